@@ -1,0 +1,1 @@
+"""High-dimensional dynamics of quantized SGD: predict, simulate, compare."""

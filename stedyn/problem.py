@@ -1,0 +1,221 @@
+"""The problem: teacher, start, noise, quantizers, rule and horizon, checked when built."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._check import choice, fail, finite, is_traced, nonnegative, positive, whole
+from .quantizers import Quantizer, input_mean, input_moments
+from .rules import SGD, Rule
+
+STES = ("identity", "clipped")
+#: Largest |E[phi]| / sqrt(E[phi^2]) accepted: below it the neglected drift stays small up to d = 1e8.
+MEAN_TOLERANCE = 1e-6
+
+
+class Samples(eqx.Module):
+    """Measured values and, if they came from a file, its path (kept for writing the problem back)."""
+
+    values: Float[Array, " n"]
+    path: str | None = eqx.field(static=True)
+
+    def __init__(self, values, path: str | None = None):
+        where = f"file {path}" if path else "samples"
+        array = np.asarray(values)
+        if array.ndim != 1 or array.size < 2 or array.dtype.kind not in "fiu":
+            fail(where, "a one-dimensional list of at least 2 numbers", f"shape {array.shape}", "reshape it")
+        if not np.all(np.isfinite(array)):
+            fail(where, "finite numbers only", f"{np.sum(~np.isfinite(array))} nan or inf", "remove them")
+        self.values = array.astype(float)
+        self.path = path
+
+
+class Teacher(eqx.Module):
+    """Law of the teacher weights ``w*``: one independent draw for each coordinate.
+
+    ``Teacher.constant(value)``, ``Teacher.gaussian(std)``, ``Teacher.rademacher(scale)`` (``+-scale``
+    with equal probability) or ``Teacher.samples(values)``.
+    """
+
+    kind: str = eqx.field(static=True)
+    scale: Float[Array, ""] | float | None
+    data: Samples | None
+
+    @classmethod
+    def constant(cls, value=1.0):
+        return cls("constant", finite("teacher.value", value), None)
+
+    @classmethod
+    def gaussian(cls, std=1.0):
+        return cls("gaussian", positive("teacher.std", std), None)
+
+    @classmethod
+    def rademacher(cls, scale=1.0):
+        return cls("rademacher", positive("teacher.scale", scale), None)
+
+    @classmethod
+    def samples(cls, values, path=None):
+        return cls("file", None, values if isinstance(values, Samples) else Samples(values, path))
+
+    @property
+    def rho(self) -> Float[Array, ""]:
+        """``E[w*^2]``."""
+        if self.data is not None:
+            return jnp.mean(jnp.asarray(self.data.values) ** 2)
+        return jnp.asarray(self.scale) ** 2
+
+
+class Start(eqx.Module):
+    """Law of the latent weights at ``tau = 0``, independent of the teacher.
+
+    ``Start.gaussian(mean, std)``, ``Start.constant(value)`` or ``Start.samples(values)``.
+    """
+
+    kind: str = eqx.field(static=True)
+    mean: Float[Array, ""] | float | None
+    std: Float[Array, ""] | float | None
+    data: Samples | None
+
+    @classmethod
+    def gaussian(cls, mean=0.0, std=1.0):
+        return cls("gaussian", finite("start.mean", mean), positive("start.std", std), None)
+
+    @classmethod
+    def constant(cls, value=0.0):
+        return cls("constant", finite("start.value", value), 0.0, None)
+
+    @classmethod
+    def samples(cls, values, path=None):
+        return cls("file", None, None, values if isinstance(values, Samples) else Samples(values, path))
+
+
+class Run(eqx.Module):
+    """Horizon and saved times: ``points`` equally spaced in ``[0, tau]``, or an explicit list ``taus``."""
+
+    tau: float = eqx.field(static=True)
+    points: int = eqx.field(static=True)
+    explicit: tuple[float, ...] | None = eqx.field(static=True)
+
+    def __init__(self, tau=100.0, points=201, *, taus=None):
+        self.explicit = None
+        if taus is None:
+            self.tau = float(positive("tau", tau))
+            self.points = whole("points", points, 2, 10**6)
+            return
+        values = tuple(float(finite("taus", t)) for t in np.atleast_1d(np.asarray(taus, dtype=object)))
+        if len(values) < 2 or values[0] < 0 or any(b <= a for a, b in zip(values, values[1:], strict=False)):
+            fail("taus", "at least two increasing times, the first 0 or later", list(values)[:6], "sort them")
+        self.explicit, self.tau, self.points = values, values[-1], len(values)
+
+    @property
+    def taus(self) -> np.ndarray:
+        """The saved times (T,), in units of steps / d."""
+        return np.linspace(0.0, self.tau, self.points) if self.explicit is None else np.array(self.explicit)
+
+
+class Problem(eqx.Module):
+    """A quantized teacher-student problem (``docs``, theory sections 0 to 2).
+
+    ``y = w*.x / sqrt(d) + noise_std xi`` and the student predicts ``psi(w).phi(x) / sqrt(d)``, with
+    ``psi`` the weight quantizer and ``phi`` the input quantizer, ``x ~ N(0, I_d)``.
+
+    Parameters
+    ----------
+    teacher, start : Teacher, Start
+        Laws of ``w*`` and of the latent weights at the start.
+    noise_std : float
+        Standard deviation of the label noise.
+    weights, inputs : Quantizer or None
+        None means not quantized.
+    ste : {"identity", "clipped"}
+        Surrogate derivative ``h``: 1, or ``1{|w| <= weights.range}``.
+    latent_clip : float or None
+        Latent weights are clipped to ``[-latent_clip, latent_clip]`` after every step.
+    rule : Rule
+        The update rule; `SGD` by default.
+    run : Run
+        Horizon and saved times, in units of ``tau = steps / d``.
+
+    Raises
+    ------
+    ValueError
+        If a field is out of bounds, or if the input quantizer has a non-zero mean: then
+        ``sum_j psi_j E[phi]`` grows like ``sqrt(d)`` and no limit exists.
+
+    Examples
+    --------
+    >>> from stedyn import Problem, Quantizer, SGD
+    >>> p = Problem(weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(lr=0.1))
+    >>> p.weights.n_levels
+    4
+    """
+
+    teacher: Teacher
+    start: Start
+    noise_std: Float[Array, ""] | float
+    weights: Quantizer
+    inputs: Quantizer
+    ste: str = eqx.field(static=True)
+    latent_clip: Float[Array, ""] | float | None
+    rule: Rule
+    run: Run
+
+    def __init__(
+        self,
+        teacher: Teacher | None = None,
+        start: Start | None = None,
+        *,
+        noise_std=0.0,
+        weights: Quantizer | None = None,
+        inputs: Quantizer | None = None,
+        ste: str = "identity",
+        latent_clip=None,
+        rule: Rule | None = None,
+        run: Run | None = None,
+    ):
+        self.teacher = Teacher.constant() if teacher is None else teacher
+        self.start = Start.gaussian() if start is None else start
+        self.noise_std = nonnegative("noise.std", noise_std)
+        self.weights = Quantizer(kind="none") if weights is None else weights
+        self.inputs = Quantizer(kind="none") if inputs is None else inputs
+        self.ste = choice("weights.ste", ste, STES)
+        self.latent_clip = None if latent_clip is None else positive("weights.latent_clip", latent_clip)
+        self.rule = SGD() if rule is None else rule
+        self.run = Run() if run is None else run
+        if self.ste == "clipped" and self.weights.range is None:
+            fail("weights.range", "a positive number for ste = 'clipped'", None, "set it")
+        self._check_inputs()
+        self._check_start()
+
+    def _check_inputs(self):
+        if self.inputs.is_none or is_traced(self.inputs.levels):
+            return
+        mean, spread = float(input_mean(self.inputs)), float(input_moments(self.inputs).k2) ** 0.5
+        if abs(mean) > MEAN_TOLERANCE * spread:
+            fail(
+                "inputs",
+                "a quantizer with E[phi(x)] = 0 (otherwise the output grows like sqrt(d) and no limit exists)",
+                f"kind {self.inputs.kind!r} with mean {mean:.3g}",
+                "use mid-rise or mid-tread, or centre the levels",
+            )
+
+    def _check_start(self):
+        clip, value = self.latent_clip, self.start.mean
+        if clip is None or self.start.kind != "constant" or is_traced(clip) or is_traced(value):
+            return
+        if np.any(np.abs(value) > clip):
+            fail("start.value", f"a value inside the latent clip {clip}", value, "move it or widen the clip")
+
+    @property
+    def taus(self) -> np.ndarray:
+        """The saved times ``tau = steps / d`` (T,)."""
+        return self.run.taus
+
+    def unquantized(self) -> Problem:
+        """The same problem with weights that are not quantized (inputs and rule as they are)."""
+        return Problem(
+            self.teacher, self.start, noise_std=self.noise_std, inputs=self.inputs, rule=self.rule, run=self.run
+        )
