@@ -1,0 +1,96 @@
+"""Reading lists of numbers and writing whole files or none."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+import numpy as np
+
+from ._check import fail
+
+SAMPLE_SUFFIXES = (".npy", ".csv")
+
+
+def write_atomic(path: str | os.PathLike, data: str | bytes) -> Path:
+    """Write a file so that it is there whole or not at all; an old one stays until the new one is.
+
+    Raises
+    ------
+    OSError
+        If the folder does not exist or cannot be written; nothing is left behind.
+    """
+    target = Path(os.path.realpath(path))
+    scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(scratch, "xb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+        os.replace(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return Path(path)
+
+
+def read_samples(path: Path, name: str) -> np.ndarray:
+    """The numbers of a ``.npy`` or ``.csv`` file, as float64 ``(n,)``.
+
+    A CSV file holds one number on each line, or one line of numbers; it has no header. ``name`` is
+    the key that named the file, for the message of an error.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, has another suffix, or does not hold a list of numbers.
+    """
+    if path.suffix not in SAMPLE_SUFFIXES:
+        fail(name, "a file ending in .npy or .csv", str(path), "convert it to one of these")
+    try:
+        return _read_npy(path, name) if path.suffix == ".npy" else _read_csv(path, name)
+    except FileNotFoundError:
+        mend = "check the name; it is relative to the folder of the problem file"
+        fail(name, "a file that exists", str(path), mend)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        fail(name, "a file that can be read", f"{path} ({reason})", "check it")
+
+
+def _read_npy(path: Path, name: str) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError):
+        array = None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim != 1:
+        kind = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "something else"
+        fail(name, "one list of floats in NumPy's format", f"{kind} in {path}", "save it with numpy.save")
+    return array.astype(float)
+
+
+def _read_csv(path: Path, name: str) -> np.ndarray:
+    rows = []
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            cells = line.strip().split(",")
+            if cells == [""]:
+                continue
+            try:
+                rows.append([float(cell) for cell in cells])
+            except ValueError:
+                fail(
+                    name,
+                    "numbers only, without a header",
+                    f"{line.strip()!r} on line {number} of {path}",
+                    "remove what is not a number",
+                )
+            if len(rows[-1]) != len(rows[0]):
+                fail(
+                    name,
+                    f"rows as long as the first, which has {len(rows[0])}",
+                    f"{len(rows[-1])} on line {number} of {path}",
+                    "make it one number on each line",
+                )
+    array = np.array(rows, dtype=float)
+    if array.ndim != 2 or 1 not in array.shape:
+        shape = " x ".join(map(str, array.shape)) if rows else "no"
+        fail(name, "one column or one row", f"{shape} numbers in {path}", "keep the column you mean")
+    return array.ravel()

@@ -1,0 +1,261 @@
+"""Problems as TOML: tables teacher, start, noise, weights, inputs, rule and run.
+
+Reading checks everything and reports the first fault in one sentence; writing loses nothing, so that
+a problem read back equals the one written. The keys of ``[rule]`` are the parameters of its class in
+`stedyn.rules.RULES`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ._check import fail
+from ._io import read_samples, write_atomic
+from ._tables import checked_tables, rule_parameters, set_key, set_value
+from .problem import Problem, Run, Samples, Start, Teacher
+from .quantizers import Quantizer
+from .rules import RULES, Rule
+
+__all__ = [
+    "load_problem",
+    "problem_from_dict",
+    "problem_to_dict",
+    "read_tables",
+    "save_problem",
+    "set_key",
+    "set_value",
+    "write_atomic",
+]
+
+
+def load_problem(path: str | os.PathLike) -> Problem:
+    """Read a problem from a TOML file.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, is not TOML, or describes no valid problem: one sentence that names
+        the file, the table and the key, what was expected, and how to mend it.
+    """
+    return problem_from_dict(read_tables(path), folder=Path(path).parent, source=str(path))
+
+
+def read_tables(path: str | os.PathLike) -> dict[str, Any]:
+    """The tables of a TOML file, not yet checked; ValueError if it is missing or not TOML."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such file; check the name.") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); name a problem file.") from None
+    except ValueError as error:  # faults of TOML, and bytes that are not UTF-8
+        raise ValueError(f"{path}: not valid TOML ({error}); correct it there.") from None
+
+
+def problem_from_dict(
+    tables: dict[str, Any], *, folder: str | os.PathLike = ".", source: str | None = None
+) -> Problem:
+    """Build a problem from its tables.
+
+    Parameters
+    ----------
+    tables : dict
+        What `problem_to_dict` returns or a TOML file holds. Absent tables and keys take the defaults;
+        absent ``weights`` or ``inputs`` mean not quantized.
+    folder : path
+        Where relative paths of samples start.
+    source : str
+        Put before the message of an error; usually the name of the file.
+
+    Raises
+    ------
+    ValueError
+        One sentence: table and key, what was expected, what was found, how to mend it.
+
+    Examples
+    --------
+    >>> problem_from_dict({"weights": {"bits": 2, "range": 2.0}, "rule": {"lr": 0.1}}).weights.n_levels
+    4
+    """
+    with _named(f"{source}: " if source else ""):
+        checked = checked_tables(tables)
+        weights, run = checked["weights"], checked["run"]
+        ste, latent_clip = weights.pop("ste", "identity"), weights.pop("latent_clip", None)
+        if "taus" in run and len(run) > 1:
+            raise ValueError("run.taus: already sets the saved times; remove run.tau and run.points.")
+        with _named("run."):
+            horizon = Run(**run)
+        return Problem(
+            _law(Teacher, "teacher", checked["teacher"], folder),
+            _law(Start, "start", checked["start"], folder),
+            noise_std=checked["noise"].get("std", 0.0),
+            weights=_quantizer("weights", weights) if "weights" in tables else None,
+            inputs=_quantizer("inputs", checked["inputs"]) if "inputs" in tables else None,
+            ste=ste,
+            latent_clip=latent_clip,
+            rule=_rule(checked["rule"]),
+            run=horizon,
+        )
+
+
+@contextmanager
+def _named(prefix: str) -> Iterator[None]:
+    """Put the name of a table or file before the message of a ValueError raised inside."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{prefix}{error}") from None
+
+
+def _law(law: Any, table: str, content: dict[str, Any], folder: str | os.PathLike):
+    """The teacher or the start; its kind names the method that builds it."""
+    kind = content.pop("kind")
+    if kind != "file":
+        return getattr(law, kind)(**content)
+    if len(content) != 1:
+        found = "both" if content else "neither"
+        fail(table, "one of path or values for kind = 'file'", found, "give one")
+    if "values" in content:
+        values = content["values"]
+        if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
+            fail(f"{table}.values", "a list of numbers", values, "give one")
+        return law.samples(values)
+    if not isinstance(content["path"], str):
+        fail(f"{table}.path", "the name of a file", content["path"], "put it in quotes")
+    path = Path(os.path.abspath(Path(folder) / content["path"]))
+    values = read_samples(path, f"{table}.path")
+    with _named(f"{table}.path: "):
+        return law.samples(values, str(path))
+
+
+def _quantizer(table: str, content: dict[str, Any]) -> Quantizer:
+    levels = content.get("levels", [])
+    if not isinstance(levels, list):
+        fail(f"{table}.levels", "a list of numbers", levels, "write it as [-1.0, 0.0, 1.0]")
+    with _named(f"{table}."):
+        return Quantizer(**content)
+
+
+def _rule(content: dict[str, Any]) -> Rule:
+    kind = content.pop("kind")
+    for name, parameter in rule_parameters(kind).items():
+        if parameter.default is inspect.Parameter.empty and name not in content:
+            fail(f"rule.{name}", f"a value, as kind {kind!r} needs it", None, "set it")
+    with _named("rule."):
+        return RULES[kind](**content)
+
+
+def problem_to_dict(problem: Problem) -> dict[str, Any]:
+    """The tables of a problem, in plain Python numbers, strings and lists.
+
+    Samples that came from a file are given by its ``path``, others as a list ``values``.
+
+    Raises
+    ------
+    ValueError
+        If a field holds an array of values (a sweep): a file describes one problem.
+    """
+    teacher, start, rule, run = problem.teacher, problem.start, problem.rule, problem.run
+    name = {"constant": "value", "gaussian": "std", "rademacher": "scale"}.get(teacher.kind)
+    gaussian = start.kind == "gaussian"
+    tables: dict[str, dict[str, Any]] = {
+        "teacher": _samples(teacher.data) if name is None else {name: teacher.scale},
+        "start": _samples(start.data)
+        or ({"mean": start.mean, "std": start.std} if gaussian else {"value": start.mean}),
+        "noise": {"std": problem.noise_std},
+        "weights": {
+            **_quantizer_table(problem.weights),
+            "ste": problem.ste,
+            "latent_clip": problem.latent_clip,
+        },
+        "inputs": _quantizer_table(problem.inputs),
+        "rule": {key: getattr(rule, key) for key in rule_parameters(rule.kind)},
+        "run": {"tau": run.tau, "points": run.points} if run.explicit is None else {"taus": run.explicit},
+    }
+    kinds = {"teacher": teacher.kind, "start": start.kind, "rule": rule.kind}
+    plain = {table: {"kind": kinds[table]} if table in kinds else {} for table in tables}
+    for table, content in tables.items():
+        for key, value in content.items():
+            if value is not None:
+                plain[table][key] = _plain(f"{table}.{key}", value)
+    if plain["weights"] == {"kind": "none", "ste": "identity"}:
+        del plain["weights"]
+    if plain["inputs"] == {"kind": "none"}:
+        del plain["inputs"]
+    return plain
+
+
+def _samples(data: Samples | None) -> dict[str, Any]:
+    if data is None:
+        return {}
+    return {"values": data.values} if data.path is None else {"path": os.path.abspath(data.path)}
+
+
+def _quantizer_table(quantizer: Quantizer) -> dict[str, Any]:
+    edge = None if quantizer.is_none and quantizer.edge == "level" else quantizer.edge
+    rounding = None if quantizer.is_none else quantizer.rounding
+    range_ = None if quantizer.kind == "levels" else quantizer.range
+    table = {"bits": quantizer.bits, "range": range_, "kind": quantizer.kind, "edge": edge}
+    return {**table, "rounding": rounding, "levels": quantizer.explicit}
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value as TOML and JSON can hold it."""
+    if isinstance(value, (jax.Array, np.ndarray, np.generic)):
+        if value.ndim > 0 and not name.endswith(".values"):
+            fail(
+                name, "one value", f"an array of {value.size}", "write the problems of a sweep one at a time"
+            )
+        return np.asarray(value).tolist()
+    if isinstance(value, tuple):
+        return [_plain(name, item) for item in value]
+    return value
+
+
+def save_problem(problem: Problem, path: str | os.PathLike) -> Path:
+    """Write a problem as TOML, and samples that are in no file as ``.npy`` beside it.
+
+    Raises
+    ------
+    ValueError
+        If a field holds an array of values (see `problem_to_dict`).
+    OSError
+        If a file cannot be written; an old one stays as it was.
+    """
+    import tomli_w
+
+    path = Path(path)
+    tables = problem_to_dict(problem)
+    for table, data in (("teacher", problem.teacher.data), ("start", problem.start.data)):
+        if data is not None:
+            tables[table] = {"kind": "file", "path": _keep(data, path, table)}
+    return write_atomic(path, "# a problem of stedyn; tau = steps / d\n" + tomli_w.dumps(tables))
+
+
+def _keep(data: Samples, path: Path, table: str) -> str:
+    """The path of a file with these samples, relative to the problem file if it lies below it."""
+    folder = Path(os.path.abspath(path)).parent
+    kept = None if data.path is None else Path(os.path.abspath(data.path))
+    if kept is None or not _holds(kept, data.values):
+        kept = folder / f"{path.stem}-{table}.npy"
+        buffer = io.BytesIO()
+        np.save(buffer, np.asarray(data.values))
+        write_atomic(kept, buffer.getvalue())
+    return kept.relative_to(folder).as_posix() if kept.is_relative_to(folder) else str(kept)
+
+
+def _holds(path: Path, values: Any) -> bool:
+    try:
+        return np.array_equal(read_samples(path, "path"), np.asarray(values))
+    except ValueError:
+        return False
