@@ -1,0 +1,180 @@
+"""Flags of the command line that describe a problem or name an output.
+
+No annotation is postponed here: typer reads them when the commands are made.
+"""
+
+import functools
+import inspect
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+#: What a command computes when it is given no problem file: setting R1.
+DEFAULT_TABLES: dict[str, dict[str, Any]] = {
+    "teacher": {"kind": "constant", "value": 1.0},
+    "start": {"kind": "gaussian", "mean": 0.0, "std": 1.0},
+    "weights": {"bits": 2, "range": 2.0},
+    "inputs": {"bits": 2, "range": 2.0},
+    "rule": {"kind": "sgd", "lr": 0.1},
+    "run": {"tau": 100.0, "points": 201},
+}
+FIGURE_FORMATS = (".png", ".pdf", ".svg")
+#: Flag -> table and key, in the order in which they are applied: a kind before what goes with it.
+_FLAGS = {
+    "kind": ("weights", "kind"),
+    "bits": ("weights", "bits"),
+    "range": ("weights", "range"),
+    "edge": ("weights", "edge"),
+    "rounding": ("weights", "rounding"),
+    "ste": ("weights", "ste"),
+    "latent_clip": ("weights", "latent_clip"),
+    "input_bits": ("inputs", "bits"),
+    "input_range": ("inputs", "range"),
+    "lr": ("rule", "lr"),
+    "weight_decay": ("rule", "weight_decay"),
+    "noise_std": ("noise", "std"),
+    "tau": ("run", "tau"),
+    "points": ("run", "points"),
+}
+
+
+def _flag(help: str, *names: str, panel: str | None = None, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, show_default=panel is None)
+
+
+def _problem_flag(help: str, *names: str, metavar: str | None = None) -> Any:
+    return _flag(help, *names, panel="The problem (each overrides the file)", metavar=metavar)
+
+
+def _problem_flags(
+    problem: Annotated[
+        Path | None,
+        typer.Argument(metavar="[PROBLEM.toml]", help="A problem file; without one, setting R1 (README)."),
+    ] = None,
+    bits: Annotated[int | None, _problem_flag("Bits of the weights.")] = None,
+    range: Annotated[float | None, _problem_flag("Range of the weights.")] = None,
+    kind: Annotated[
+        str | None,
+        _problem_flag("mid-rise, mid-tread, twos-complement, sign, ternary or none.", metavar="KIND"),
+    ] = None,
+    edge: Annotated[
+        str | None,
+        _problem_flag("What lies at the range: a level or the edge of a bin.", metavar="level|bin"),
+    ] = None,
+    rounding: Annotated[
+        str | None, _problem_flag("Rounding of the weights.", metavar="nearest|stochastic")
+    ] = None,
+    ste: Annotated[
+        str | None, _problem_flag("Straight-through estimator.", metavar="identity|clipped")
+    ] = None,
+    latent_clip: Annotated[
+        float | None, _problem_flag("Clip the latent weights to this magnitude after every step.")
+    ] = None,
+    input_bits: Annotated[int | None, _problem_flag("Bits of the inputs.")] = None,
+    input_range: Annotated[float | None, _problem_flag("Range of the inputs.")] = None,
+    lr: Annotated[float | None, _problem_flag("Learning rate.")] = None,
+    weight_decay: Annotated[float | None, _problem_flag("Weight decay.")] = None,
+    noise_std: Annotated[float | None, _problem_flag("Standard deviation of the label noise.")] = None,
+    tau: Annotated[float | None, _problem_flag("Horizon, in units of steps / d.")] = None,
+    points: Annotated[int | None, _problem_flag("Number of saved times.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        _problem_flag(
+            "Any key of a problem file, such as inputs.kind=none. Repeatable.",
+            "--set",
+            metavar="TABLE.KEY=VALUE",
+        ),
+    ] = None,
+) -> None:
+    """The parameters that `takes_problem` adds; never called."""
+
+
+def takes_problem(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the argument PROBLEM.toml and the flags; it gets them as one dict ``flags``."""
+    shared = inspect.signature(_problem_flags).parameters
+    own = [p for name, p in inspect.signature(command).parameters.items() if name != "flags"]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> Any:
+        return command({name: given.pop(name) for name in shared}, **given)
+
+    parameters = [*shared.values(), *own]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    del run.__wrapped__  # type: ignore[attr-defined]
+    return run
+
+
+def build_problem(flags: dict[str, Any]):
+    """The problem of the file, or R1, with the flags laid over it; x64 is switched on first.
+
+    Raises
+    ------
+    ValueError
+        One sentence about the file, the flag or the key at fault.
+    """
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    from ._tables import checked_tables
+    from .files import problem_from_dict, read_tables, set_key, set_value
+
+    path, source = flags["problem"], None
+    tables = DEFAULT_TABLES
+    if path is not None:
+        tables, source = read_tables(path), str(path)
+        try:
+            checked_tables(tables)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
+    given = {name: flags[name] for name in _FLAGS if flags[name] is not None}
+    of_weights = {_FLAGS[name][1] for name in given if _FLAGS[name][0] == "weights"}
+    if of_weights and of_weights <= {"ste", "latent_clip"} and "weights" not in tables:
+        tables = set_value(tables, "weights", "kind", "none")
+    for name, value in given.items():
+        tables = set_value(tables, *_FLAGS[name], value)
+    for assignment in flags["set_"] or ():
+        tables = set_key(tables, assignment)
+    if source and (given or flags["set_"]):
+        source += " with these flags"
+    return problem_from_dict(tables, folder=path.parent if path is not None else ".", source=source)
+
+
+def check_outputs(out: Path | None, plot: Path | None) -> None:
+    """Refuse outputs that could not be written, before anything is computed.
+
+    Raises
+    ------
+    ValueError
+        Which flag, what is wrong with it, and what to give.
+    """
+    if plot is not None:
+        if plot.suffix.lower() not in FIGURE_FORMATS:
+            formats = ", ".join(FIGURE_FORMATS)
+            raise ValueError(f"--plot: expected a file ending in {formats}, found {str(plot)!r}; rename it.")
+        if plot.is_dir():
+            raise ValueError(f"--plot: expected a file, found the folder {str(plot)!r}; add a file name.")
+        if not plot.parent.is_dir():
+            raise ValueError(
+                f"--plot: expected a file in a folder that exists, found {str(plot)!r}; make it."
+            )
+        _check_writable("--plot", plot.parent)
+    if out is not None:
+        nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        if not nearest.is_dir():
+            raise ValueError(f"--out: expected a folder, found the file {str(nearest)!r}; name another.")
+        _check_writable("--out", nearest)
+
+
+def _check_writable(flag: str, folder: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{flag}: expected a folder that can be written, found {str(folder)!r} ({error.strerror}); "
+            "name another."
+        ) from None

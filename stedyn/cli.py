@@ -1,0 +1,206 @@
+"""The command line: ``stedyn predict | simulate | compare | fixed-point``.
+
+Results go to standard output, everything else to standard error. A fault of the input is one sentence
+and exit code 2; a solve that failed is exit code 1; an interrupt is 130. Imports that take time are
+made inside the commands, so that help and faults are answered at once. No annotation is postponed:
+typer reads them.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ._options import build_problem, check_outputs, takes_problem
+from .report import describe, package_version, to_json, write_csv, write_figure, write_json
+
+app = typer.Typer(
+    name="stedyn",
+    help="Predict the learning curve of quantized SGD, simulate it, and compare the two.",
+    epilog="tau = steps / d. Without PROBLEM.toml a command works on setting R1: 2-bit weights and inputs.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Law = Annotated[str, typer.Option(help="How the limit is solved.", metavar="auto|grid|mixture|fluid")]
+Tol = Annotated[float, typer.Option(help="Relative accuracy asked of the law.")]
+Dim = Annotated[int, typer.Option(min=1, help="Input dimension d of the simulation.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Number of simulated runs.")]
+Seed = Annotated[int, typer.Option(min=0, help="First seed.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write CSV, JSON, TOML and a figure here.")]
+Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a figure: .png, .pdf or .svg.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"stedyn {package_version()}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+@takes_problem
+def predict(
+    flags: dict,
+    law: Law = "auto",
+    tol: Tol = 5e-3,
+    json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
+) -> int:
+    """The learning curve of the limit, its plateaus and its minimum."""
+    problem = _prepare(flags, out, plot)
+    from .solve import solve
+
+    solution = solve(problem, law=law, tol=tol, progress=_shows_progress())
+    record = solution.to_dict() | _about(problem)
+    _print(json, problem, record, str(solution))
+    _write("predict", problem, record, out, plot, {"predict": solution}, "solution_figure", solution)
+    return _status(solution.status)
+
+
+@app.command()
+@takes_problem
+def simulate(
+    flags: dict,
+    dim: Dim = 3000,
+    seeds: Seeds = 4,
+    seed: Seed = 0,
+    json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
+) -> int:
+    """One-pass SGD in dimension d, several seeds at once."""
+    problem = _prepare(flags, out, plot)
+    from .simulate import simulate
+
+    ensemble = simulate(problem, dim=dim, seeds=seeds, seed=seed, progress=_shows_progress())
+    record = ensemble.to_dict() | _about(problem)
+    _print(json, problem, record, str(ensemble))
+    _write("simulate", problem, record, out, plot, {"simulate": ensemble}, "ensemble_figure", ensemble)
+    return 0
+
+
+@app.command()
+@takes_problem
+def compare(
+    flags: dict,
+    law: Law = "auto",
+    tol: Tol = 5e-3,
+    dim: Dim = 3000,
+    seeds: Seeds = 4,
+    seed: Seed = 0,
+    json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
+) -> int:
+    """Prediction and simulation side by side, with a verdict and a figure."""
+    if plot is None and out is None and not json:
+        plot = Path("stedyn-compare.png")
+    problem = _prepare(flags, out, plot)
+    from .compare import compare
+    from .simulate import simulate
+    from .solve import solve
+
+    solution = solve(
+        problem, law=law, tol=tol, densities=[float(problem.taus[-1])], progress=_shows_progress()
+    )
+    ensemble = simulate(problem, dim=dim, seeds=seeds, seed=seed, progress=_shows_progress())
+    comparison = compare(solution, ensemble)
+    record = comparison.to_dict() | _about(problem)
+    _print(json, problem, record, str(comparison))
+    tables = {"theory": solution, "simulation": ensemble}
+    _write("compare", problem, record, out, plot, tables, "compare_figure", comparison)
+    return _status(solution.status)
+
+
+@app.command("fixed-point")
+@takes_problem
+def fixed_point(flags: dict, json: Json = False, out: Out = None) -> int:
+    """Where the curve ends: error, excess over the unquantized model, stability."""
+    problem = _prepare(flags, out, None)
+    from .fixed_points import fixed_point
+
+    found = fixed_point(problem)
+    record = found.to_dict() | _about(problem)
+    _print(json, problem, record, str(found))
+    _write("fixed-point", problem, record, out, None, {}, "", None)
+    return _status(found.status)
+
+
+def _prepare(flags: dict, out: Path | None, plot: Path | None):
+    problem = build_problem(flags)
+    check_outputs(out, plot)
+    os.environ["MPLBACKEND"] = "Agg"
+    return problem
+
+
+def _shows_progress() -> bool:
+    return sys.stderr.isatty()
+
+
+def _about(problem) -> dict[str, Any]:
+    from .files import problem_to_dict
+
+    return {"problem": problem_to_dict(problem), "version": package_version()}
+
+
+def _print(as_json: bool, problem, record: dict[str, Any], text: str) -> None:
+    print(to_json(record) if as_json else f"{describe(problem)}\n\n{text}")
+
+
+def _write(name, problem, record, out, plot, tables, draw, shown) -> None:
+    """Write what --out and --plot ask for, and say so on standard error."""
+    if out is None and plot is None:
+        return
+    from .files import save_problem
+
+    written = []
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        written += [write_json(out / f"{name}.json", record), save_problem(problem, out / "problem.toml")]
+        written += [write_csv(out / f"{key}.csv", table.to_pandas()) for key, table in tables.items()]
+    if draw:
+        from . import plots
+
+        targets = [path for path in (plot, None if out is None else out / f"{name}.png") if path is not None]
+        written += [write_figure(path, getattr(plots, draw)(shown)) for path in targets]
+    print("wrote " + ", ".join(map(str, written)), file=sys.stderr)
+
+
+def _status(status) -> int:
+    if status.ok:
+        return 0
+    print(f"stedyn: {status}", file=sys.stderr)
+    return 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    command: Callable[..., Any] = typer.main.get_command(app)
+    try:
+        code = command(args=argv, prog_name="stedyn", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("interrupted; what was being computed is lost.", 130)
+    except ValueError as error:
+        return _complain(str(error), 2)
+    except OSError as error:
+        return _complain(f"cannot write {error.filename} ({error.strerror}).", 1)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what typer raises for a fault of usage has one
+            raise
+        return _complain(error.format_message().rstrip(".") + "; see stedyn --help.", 2)
+    return code if isinstance(code, int) else 0
+
+
+def _complain(sentence: str, code: int) -> int:
+    print("stedyn: " + " ".join(sentence.split()), file=sys.stderr)
+    return code

@@ -1,0 +1,113 @@
+"""What the command line prints and writes: the conventions, JSON, CSV, figures."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._io import write_atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .problem import Problem
+    from .quantizers import Quantizer
+
+CONVENTIONS = "tau = steps / d; the error has no factor 1/2 and leaves the label noise out"
+
+
+def package_version() -> str:
+    """Version of the installed package, or of a checkout that is not installed."""
+    try:
+        return version("stedyn")
+    except PackageNotFoundError:
+        return "0.1.0+checkout"
+
+
+def describe(problem: Problem) -> str:
+    """The problem in a few lines that name every convention its numbers depend on."""
+    from .files import problem_to_dict
+
+    tables = problem_to_dict(problem)
+    laws = {table: tables[table] for table in ("teacher", "start")}
+    teacher, start = (_law(law) for law in laws.values())
+    weights = _quantizer(problem.weights) + f"; straight-through estimator: {problem.ste}"
+    if problem.latent_clip is not None:
+        weights += f", latent clip {problem.latent_clip:g}"
+    rule = ", ".join(f"{key} {_number(value)}" for key, value in tables["rule"].items() if key != "kind")
+    lines = {
+        "teacher": f"{teacher}; start {start}; label noise std {problem.noise_std:g}",
+        "weights": weights,
+        "inputs": _quantizer(problem.inputs),
+        "rule": f"{tables['rule']['kind']}, {rule}",
+        "units": CONVENTIONS,
+    }
+    return "\n".join(f"{name:<8} {text}" for name, text in lines.items())
+
+
+def _law(table: dict[str, Any]) -> str:
+    rest = ", ".join(f"{key} {_number(value)}" for key, value in table.items() if key != "kind")
+    return f"{table['kind']} ({rest})"
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, list):
+        return f"of {len(value)} numbers"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _quantizer(quantizer: Quantizer) -> str:
+    if quantizer.is_none:
+        return "not quantized"
+    if quantizer.explicit is not None:
+        return (
+            f"levels {', '.join(f'{level:g}' for level in quantizer.explicit)}; {quantizer.rounding} rounding"
+        )
+    bits = f"{quantizer.bits} bit{'s' if quantizer.bits != 1 else ''}"
+    geometry = f"{quantizer.kind}, {quantizer.edge} edge, {quantizer.rounding} rounding"
+    return f"{bits}, range {quantizer.range:g}, {geometry}"
+
+
+def to_json(record: dict[str, Any]) -> str:
+    """One JSON object; what is not finite becomes null."""
+    return json.dumps(_finite(record), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: Path, record: dict[str, Any]) -> Path:
+    """Write `to_json` and a line end."""
+    return write_atomic(path, to_json(record) + "\n")
+
+
+def write_csv(path: Path, frame: pd.DataFrame, *about: str) -> Path:
+    """Write a table below comment lines (``#``) with the version, the conventions and ``about``."""
+    buffer = io.StringIO()
+    for line in (f"stedyn {package_version()}", CONVENTIONS, *about):
+        buffer.write(f"# {line}\n")
+    frame.to_csv(buffer, index=False)
+    return write_atomic(path, buffer.getvalue())
+
+
+def write_figure(path: Path, figure: Any) -> Path:
+    """Write a matplotlib figure in the format of the file name and close it."""
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=150)
+    plt.close(figure)
+    return write_atomic(path, buffer.getvalue())

@@ -1,0 +1,165 @@
+"""The command line: its JSON, its files, and one sentence with exit code 2 for every fault of the input."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stedyn import _options, cli
+
+BAD = {
+    "predict no.toml": "no.toml: there is no such file",
+    "predict .": "cannot be read",
+    "predict bad.toml": "not valid TOML",
+    "predict unknown.toml": "unknown key of [rule] 'lrr'",
+    "predict two.toml --bits 99": "two.toml with these flags: weights.bits: expected a whole number from 1 to 16",
+    "predict --bits 0": "weights.bits: expected a whole number from 1 to 16, found 0",
+    "predict --bits 99": "weights.bits: expected a whole number from 1 to 16, found 99",
+    "predict --bits two": "Invalid value for '--bits'",
+    "predict --bits 1.5": "Invalid value for '--bits'",
+    "predict --bits": "--bits",
+    "predict --range 0": "weights.range: expected a positive number, found 0",
+    "predict --range nan": "weights.range: expected a finite number, found nan",
+    "predict --range inf": "weights.range: expected a finite number, found inf",
+    "predict --kind midrise": "weights.kind: expected one of 'mid-rise'",
+    "predict --kind sign --bits 2": "weights.bits: expected 1 for kind 'sign'",
+    "predict --edge both": "weights.edge: expected one of 'level', 'bin'",
+    "predict --rounding up": "weights.rounding: expected one of",
+    "predict --ste relu": "weights.ste: expected one of",
+    "predict --latent-clip -1": "weights.latent_clip: expected a positive number",
+    "predict --input-bits 17": "inputs.bits: expected a whole number",
+    "predict --input-range -2": "inputs.range: expected a positive number",
+    "predict --lr -0.1": "rule.lr: expected a positive number, found -0.1",
+    "predict --lr nan": "rule.lr: expected a finite number, found nan",
+    "predict --weight-decay -1": "rule.weight_decay: expected zero or a positive number",
+    "predict --noise-std -0.5": "noise.std: expected zero or a positive number",
+    "predict --tau 0": "run.tau: expected a positive number, found 0",
+    "predict --points 1": "run.points: expected a whole number from 2",
+    "predict --set rule.eta=1": "did you mean 'lr'?",
+    "predict --set rule.lr": "--set: expected TABLE.KEY=VALUE",
+    "predict --set inputs.kind=twos-complement": "inputs: expected a quantizer with E[phi(x)] = 0",
+    "predict --set weights.levels=[1,0] --set weights.kind=levels": "weights.levels: expected strictly increasing",
+    "predict --law magic": "law: expected one of",
+    "predict --tol 0": "tol: expected",
+    "predict --tol nan": "tol: expected",
+    "predict --plot a.gif": "--plot: expected a file ending in .png, .pdf, .svg",
+    "predict --plot nowhere/a.png": "--plot: expected a file in a folder that exists",
+    "predict --plot folder.png": "--plot: expected a file, found the folder",
+    "predict --out two.toml": "--out: expected a folder, found the file",
+    "predict --out two.toml/deeper": "--out: expected a folder, found the file",
+    "predict --out /proc/stedyn": "--out: expected a folder that can be written",
+    "predict --dim 10": "No such option: --dim",
+    "predict one.toml two.toml": "unexpected extra argument",
+    "simulate --dim 0": "Invalid value for '--dim'",
+    "simulate --seeds 0": "Invalid value for '--seeds'",
+    "simulate --seed -1": "Invalid value for '--seed'",
+    "simulate --law grid": "No such option: --law",
+    "compare --lr -1 --plot a.png": "rule.lr: expected a positive number",
+    "compare --lr -1 --out new": "rule.lr: expected a positive number",
+    "compare --plot a.gif": "--plot: expected a file ending in",
+    "fixed-point --lr -1": "rule.lr: expected a positive number",
+    "fixed-point --plot a.png": "No such option: --plot",
+    "predct": "No such command 'predct'",
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with a few problem files."""
+    monkeypatch.chdir(tmp_path)
+    Path("bad.toml").write_text("[rule\n")
+    Path("unknown.toml").write_text("[rule]\nlrr = 0.1\n")
+    Path("two.toml").write_text("[weights]\nbits = 2\nrange = 2.0\n")
+    Path("folder.png").mkdir()
+    return tmp_path
+
+
+def one_line(text):
+    return text.count("\n") == 1 and text.endswith("\n")
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_a_fault_of_the_input(folder, capsys, line):
+    before = sorted(folder.rglob("*"))
+    assert cli.main(line.split()) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("stedyn: ")
+    assert one_line(printed.err)
+    assert BAD[line] in printed.err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_cold_shell_answers_a_fault_without_a_traceback(tmp_path):
+    program = "import sys; from stedyn.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "predict", "--bits", "99"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert one_line(done.stderr)
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_and_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("stedyn 0.")
+    assert cli.main([]) == 0
+    assert "fixed-point" in capsys.readouterr().out
+    assert cli.main(["predict", "--help"]) == 0
+    assert "--input-bits" in capsys.readouterr().out
+
+
+def flags(**given):
+    names = [*_options._FLAGS, "problem", "set_"]
+    return dict.fromkeys(names) | given
+
+
+def test_without_a_file_the_problem_is_r1():
+    problem = _options.build_problem(flags())
+    assert (problem.weights.bits, problem.weights.range, problem.weights.kind) == (2, 2.0, "mid-rise")
+    assert (problem.inputs.bits, problem.inputs.range, problem.rule.lr) == (2, 2.0, 0.1)
+    assert (problem.noise_std, problem.run.tau) == (0.0, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "read", "expected"),
+    [
+        ({"bits": 3}, lambda p: p.weights.bits, 3),
+        ({"range": 1.5}, lambda p: p.weights.range, 1.5),
+        ({"kind": "mid-tread"}, lambda p: p.weights.kind, "mid-tread"),
+        ({"kind": "sign"}, lambda p: (p.weights.kind, p.weights.bits), ("sign", 1)),
+        ({"kind": "none"}, lambda p: p.weights.is_none, True),
+        (
+            {"kind": "none", "bits": None, "ste": "clipped"},
+            lambda p: (p.ste, p.weights.range),
+            ("clipped", 2.0),
+        ),
+        ({"edge": "bin"}, lambda p: p.weights.edge, "bin"),
+        ({"rounding": "stochastic"}, lambda p: p.weights.rounding, "stochastic"),
+        ({"ste": "clipped"}, lambda p: p.ste, "clipped"),
+        ({"latent_clip": 1.5}, lambda p: p.latent_clip, 1.5),
+        ({"input_bits": 3}, lambda p: p.inputs.bits, 3),
+        ({"input_range": 1.5}, lambda p: p.inputs.range, 1.5),
+        ({"lr": 0.3}, lambda p: p.rule.lr, 0.3),
+        ({"weight_decay": 0.1}, lambda p: p.rule.weight_decay, 0.1),
+        ({"noise_std": 0.1}, lambda p: p.noise_std, 0.1),
+        ({"tau": 5.0, "points": 6}, lambda p: p.taus.tolist(), [0, 1, 2, 3, 4, 5]),
+        (
+            {"set_": ["inputs.kind=none", "start.std=0.02"]},
+            lambda p: (p.inputs.is_none, p.start.std),
+            (True, 0.02),
+        ),
+        ({"lr": 0.3, "set_": ["rule.lr=0.4"]}, lambda p: p.rule.lr, 0.4),
+    ],
+)
+def test_a_flag_overrides_its_key(given, read, expected):
+    assert read(_options.build_problem(flags(**given))) == expected
+
+
+def test_flags_override_a_file(folder):
+    Path("p.toml").write_text("[run]\ntaus = [0.0, 1.0]\n[rule]\nlr = 0.5\n")
+    problem = _options.build_problem(flags(problem=Path("p.toml"), tau=7.0, ste="identity", latent_clip=3.0))
+    assert (problem.run.tau, problem.run.explicit, problem.rule.lr) == (7.0, None, 0.5)
+    assert problem.weights.is_none
+    assert problem.latent_clip == 3.0
