@@ -1,0 +1,6 @@
+"""The microscopic simulation: exact quantized SGD, independent of the limit theory."""
+
+from .ensemble import Ensemble
+from .run import simulate
+
+__all__ = ["Ensemble", "simulate"]

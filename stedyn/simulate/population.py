@@ -1,0 +1,40 @@
+"""Teacher and start weights of one seed, drawn on the host by NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..problem import Problem, Samples, Start, Teacher
+
+
+def population(problem: Problem, dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Teacher and latent weights (d,), float32, at the start of the run with key ``seed``.
+
+    Samples of a file are used as they are, in their order, when there are exactly ``dim`` of them;
+    otherwise ``dim`` of them are drawn with replacement.
+    """
+    teacher, start = (np.random.default_rng([seed, k]) for k in range(2))
+    return _teacher(problem.teacher, dim, teacher), _start(problem.start, dim, start)
+
+
+def _teacher(teacher: Teacher, dim: int, rng: np.random.Generator) -> np.ndarray:
+    if teacher.kind == "file":
+        return _resample(teacher.data, dim, rng)
+    if teacher.kind == "constant":
+        return np.full(dim, teacher.scale, np.float32)
+    unit = rng.standard_normal(dim) if teacher.kind == "gaussian" else rng.choice([-1.0, 1.0], dim)
+    return (float(teacher.scale) * unit).astype(np.float32)
+
+
+def _start(start: Start, dim: int, rng: np.random.Generator) -> np.ndarray:
+    if start.kind == "file":
+        return _resample(start.data, dim, rng)
+    if start.kind == "constant":
+        return np.full(dim, start.mean, np.float32)
+    return (float(start.mean) + float(start.std) * rng.standard_normal(dim)).astype(np.float32)
+
+
+def _resample(samples: Samples, dim: int, rng: np.random.Generator) -> np.ndarray:
+    values = np.asarray(samples.values)
+    chosen = values if values.size == dim else values[rng.integers(values.size, size=dim)]
+    return chosen.astype(np.float32)
