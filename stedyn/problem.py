@@ -16,10 +16,16 @@ STES = ("identity", "clipped")
 MEAN_TOLERANCE = 1e-6
 
 
+#: Samples with at most this many distinct values keep them exactly (``atoms`` and their shares).
+MAX_ATOMS = 64
+
+
 class Samples(eqx.Module):
     """Measured values and, if they came from a file, its path (kept for writing the problem back)."""
 
     values: Float[Array, " n"]
+    atoms: Float[Array, " U"] | None
+    weights: Float[Array, " U"] | None
     path: str | None = eqx.field(static=True)
 
     def __init__(self, values, path: str | None = None):
@@ -31,6 +37,9 @@ class Samples(eqx.Module):
             fail(where, "finite numbers only", f"{np.sum(~np.isfinite(array))} nan or inf", "remove them")
         self.values = array.astype(float)
         self.path = path
+        atoms, counts = np.unique(self.values, return_counts=True)
+        few = atoms.size <= MAX_ATOMS
+        self.atoms, self.weights = (atoms, counts / array.size) if few else (None, None)
 
 
 class Teacher(eqx.Module):

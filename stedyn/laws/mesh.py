@@ -1,0 +1,125 @@
+"""Cells for the grid law: edges on thresholds and walls, sizes that follow the boundary layers."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..limit import Limit
+from ..quantizers import gaussian_moments
+
+#: Start densities are resolved to this many standard deviations.
+EXTENT = 6.5
+_BISECTIONS = 60
+#: Shares of the four coordinates of `faces_of` among the cells of an interval.
+SHARES = np.array([0.2, 0.2, 0.4, 0.2])[:, None, None]
+
+
+def faces_of(limit: Limit, cells: int, horizon) -> Float[Array, " N+1"]:
+    """Cell edges with ``cells`` cells in every interval between two features.
+
+    Features are thresholds, the ends of the range of a clipped straight-through estimator, and the
+    walls of a latent clip; the two ends of an open domain are none. Cells are equally spaced in a sum
+    of four coordinates, each with its share: between two features the logarithmic distances to either
+    of them, measured in boundary layers, and the position itself; in the two outer intervals the
+    logarithmic distance to the feature, in layers and twice in units of the bulk; and everywhere
+    ``arcsinh`` of the distance to the start in its standard deviations. The layer is
+    ``D / (2 b step)`` at the smallest residual variance the problem allows.
+    """
+    centre, spread = _start_scale(limit)
+    at_start, at_floor = _extremes(limit, centre, spread)
+    layer, gap = _layer(limit, at_floor)
+    bulk = jnp.maximum(spread, gap)
+    spread = jnp.maximum(spread, layer)
+    low, high = _domain(limit, at_start, at_floor, horizon, gap)
+    hard = limit.pieces.breaks
+    if limit.clipped:
+        hard = jnp.concatenate([-limit.range[None], hard, limit.range[None]])
+    hard = jnp.sort(hard)
+    walls = limit.latent_clip is not None
+    if walls:  # features behind a wall are pressed into it, in cells that stay empty
+        room = (high - low) * 1e-9 * jnp.arange(1, hard.size + 1)
+        hard = jnp.clip(hard, low + room, high - room[::-1])
+    ends = jnp.concatenate([low[None], hard, high[None]])
+    below, above = ends[:-1, None], ends[1:, None]
+    # for each coordinate: whether distances are taken from the upper end, and their unit
+    n = hard.size + 1
+    from_above = np.zeros((3, n, 1), bool)
+    from_above[1] = True
+    unit = jnp.stack([jnp.full((n, 1), layer), jnp.full((n, 1), layer), 1e6 * (above - below)])
+    if not walls:
+        from_above[:, 0], from_above[:, -1] = True, False
+        unit = unit.at[1:, jnp.array([0, n - 1])].set(bulk)
+    sign = np.where(from_above, -1.0, 1.0)
+
+    def coordinates(w):
+        distance = jnp.where(from_above, above - w, w - below)
+        return jnp.concatenate([sign * jnp.log1p(distance / unit), jnp.arcsinh((w - centre) / spread)[None]])
+
+    first, last = coordinates(below), coordinates(above)
+    weight = SHARES / (last - first)
+    target = jnp.linspace(0.0, 1.0, cells + 1)
+
+    def halve(_, bracket):
+        left, right = bracket
+        middle = 0.5 * (left + right)
+        under = jnp.sum(weight * (coordinates(middle) - first), axis=0) < target
+        return jnp.where(under, middle, left), jnp.where(under, right, middle)
+
+    shape = (n, cells + 1)
+    bracket = jnp.broadcast_to(below, shape), jnp.broadcast_to(above, shape)
+    left, right = jax.lax.fori_loop(0, _BISECTIONS, halve, bracket)
+    inner = (0.5 * (left + right)).at[:, :1].set(below)
+    return jnp.append(inner[:, :-1].reshape(-1), high)
+
+
+def _start_scale(limit: Limit):
+    """Mean and standard deviation of the start."""
+    start = limit.start
+    if start.data is not None:
+        values = jnp.asarray(start.data.values)
+        return jnp.mean(values), jnp.std(values)
+    return jnp.asarray(start.mean) * 1.0, jnp.asarray(start.std) * 1.0
+
+
+def _extremes(limit: Limit, centre, spread):
+    """Coefficients of the limit at the start and at the smallest error the problem allows."""
+    moments = gaussian_moments(limit.pieces, centre, jnp.maximum(spread, 1e-9))
+    start = limit.error((limit.share @ limit.teacher) * moments.mean, moments.square)
+    floor = jnp.maximum(limit.floor, 1e-6 * limit.rho)
+    return limit.coefficients(start, 0.0), limit.coefficients(floor, 0.0)
+
+
+def _layer(limit: Limit, at_floor):
+    """Width of the thinnest boundary layer, and the distance between levels (or the teacher's size)."""
+    levels = limit.levels
+    gap = jnp.sqrt(limit.rho) if levels.size < 2 else (levels[-1] - levels[0]) / (levels.size - 1)
+    layer = at_floor.D / (2 * at_floor.b * gap)
+    return jnp.clip(layer, 1e-7 * gap, gap), gap
+
+
+def _domain(limit: Limit, at_start, at_floor, horizon, gap):
+    """Ends of the domain: the start, the reach of drift and diffusion within the horizon, or the walls."""
+    if limit.latent_clip is not None:
+        return -limit.latent_clip, limit.latent_clip
+    start = limit.start
+    if start.data is not None:
+        values = jnp.asarray(start.data.values)
+        low, high = jnp.min(values), jnp.max(values)
+    else:
+        low, high = start.mean - EXTENT * start.std, start.mean + EXTENT * start.std
+    a, b = jnp.maximum(at_start.a, at_floor.a), jnp.minimum(at_start.b, at_floor.b)
+    D = 2 * jnp.maximum(at_start.D, at_floor.D)
+    smallest, largest = a * jnp.min(limit.teacher), a * jnp.max(limit.teacher)
+    if limit.clipped:
+        edge, drift_low, drift_high, spread = limit.range + gap, 0.0, 0.0, 0.0
+    elif limit.levels.size == 0:
+        edge, spread = gap, EXTENT * jnp.sqrt(D * jnp.minimum(horizon, 1 / b))
+        drift_low, drift_high = jnp.maximum(-smallest / b, 0.0), jnp.maximum(largest / b, 0.0)
+    else:
+        edge, spread = jnp.max(jnp.abs(limit.levels)) + gap, EXTENT * jnp.sqrt(D * horizon)
+        drift_low = jnp.maximum(-(smallest - b * limit.levels[0]), 0.0) * horizon
+        drift_high = jnp.maximum(largest - b * limit.levels[-1], 0.0) * horizon
+    return jnp.minimum(low, -edge) - drift_low - spread, jnp.maximum(high, edge) + drift_high + spread

@@ -1,0 +1,175 @@
+r"""The ``mixture`` law: mean and variance of every (teacher, start) class, one shape within a class.
+
+State: ``mean, var (C, J)`` for ``C`` teacher and ``J`` start classes. With the drift
+``v(w) = h(w) (a c - b psi(w)) - lr weight_decay w`` the moments follow (``docs``, theory section 5)
+
+    ``d mean / d tau = E[v]``,    ``d var / d tau = 2 Cov(w, v) + D E[h^2]``,
+
+and the expectations are closed by assuming a shape: Gaussian, which is the law, or Laplace, which
+has the exponential tails of a weight held at a threshold. The distance between the two closures is
+the error the law claims; for a linear ``psi`` both are exact and it vanishes.
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..limit import Limit, start_classes
+from ..quantizers import PartialMoments, partial_moments
+
+SHAPES = ("gaussian", "laplace")
+
+
+class MixtureFlow(eqx.Module):
+    """The moment equations of all classes; ``blend`` is 0 for Gaussian and 1 for Laplace classes."""
+
+    limit: Limit
+    blend: Float[Array, ""]
+    share: Float[Array, " J"]
+    mean0: Float[Array, " J"]
+    var0: Float[Array, " J"]
+    breaks: Float[Array, " B"]
+    first: Float[Array, "B+1 2"]
+    second: Float[Array, "B+1 3"]
+    moves: Float[Array, "B+1"]
+
+    def __init__(self, limit: Limit, starts: int, blend=0.0):
+        self.limit, self.blend = limit, jnp.asarray(blend)
+        self.share, self.mean0, self.var0 = start_classes(limit.start, starts)
+        pieces = limit.pieces
+        self.breaks, self.first, self.second = pieces
+        self.moves = jnp.ones(self.first.shape[0])
+        if limit.clipped:
+            ends = jnp.stack([-limit.range, limit.range])
+            self.breaks = jnp.sort(jnp.concatenate([pieces.breaks, ends]))
+            inner = 0.5 * (self.breaks[1:] + self.breaks[:-1])
+            probe = jnp.concatenate([self.breaks[:1] - 1, inner, self.breaks[-1:] + 1])
+            piece = jnp.searchsorted(pieces.breaks, probe, side="right")
+            self.first, self.second = pieces.first[piece], pieces.second[piece]
+            self.moves = (jnp.abs(probe) < limit.range).astype(float)
+
+    def start(self):
+        """``(mean, var)`` at ``tau = 0``, each (C, J)."""
+        shape = (self.limit.teacher.size, self.share.size)
+        return jnp.broadcast_to(self.mean0, shape), jnp.broadcast_to(self.var0, shape)
+
+    def _partial(self, state) -> PartialMoments:
+        mean, var = state
+        std = jnp.sqrt(jnp.maximum(var, 1e-14 * self.limit.rho))
+        normal = partial_moments(self.breaks, mean, std)
+        if self.breaks.size == 0:
+            return normal
+        laplace = _laplace_moments(self.breaks, mean, std)
+        return PartialMoments(
+            *[(1 - self.blend) * g + self.blend * x for g, x in zip(normal, laplace, strict=True)]
+        )
+
+    def order_parameters(self, state):
+        """``(m, q)`` of the classes."""
+        p = self._partial(state)
+        psi = p.zeroth @ self.first[:, 0] + p.first @ self.first[:, 1]
+        square = p.zeroth @ self.second[:, 0] + p.first @ self.second[:, 1] + p.second @ self.second[:, 2]
+        share = self.limit.share
+        return (share * self.limit.teacher) @ psi @ self.share, share @ square @ self.share
+
+    def error(self, state) -> Float[Array, ""]:
+        """Generalization error of the classes."""
+        return self.limit.error(*self.order_parameters(state))
+
+    def velocity(self, tau, state):
+        """Velocities of mean and variance, and their (diagonal) relaxation rates."""
+        limit = self.limit
+        mean, var = state
+        a, b, D, _ = limit.coefficients(self.error(state), tau)
+        decay = limit.decay(tau)
+        p = self._partial(state)
+        drift0 = self.moves * (a * limit.teacher[:, None, None] - b * self.first[:, 0])
+        drift1 = -b * self.moves * self.first[:, 1]
+        up = jnp.sum(p.zeroth * drift0 + p.first * drift1, -1)
+        both = jnp.sum(p.first * drift0 + p.second * drift1, -1)
+        covariance = both - mean * up
+        variance = jnp.maximum(var, 1e-14 * limit.rho)
+        rate = jnp.maximum(-covariance / variance, 0.0) + decay
+        active = p.zeroth @ self.moves
+        return (up - decay * mean, 2 * (covariance - decay * variance) + D * active), (rate, 2 * rate)
+
+    def __call__(self, tau, state, args=None):
+        """``d (mean, var) / d tau``."""
+        return self.velocity(tau, state)[0]
+
+    def advance(self, tau, step, state):
+        """One linearly implicit Euler step with the relaxation rates as its Jacobian."""
+        velocity, rate = self.velocity(tau, state)
+        mean, var = (
+            y + step * dy / (1 + step * k) for y, dy, k in zip(state, velocity, rate, strict=True)
+        )
+        return mean, jnp.maximum(var, 0.0)
+
+    def watch(self, best, other):
+        """Values whose relative accuracy the step controller keeps, and their errors."""
+        scale = jnp.sqrt(self.limit.rho)
+        spread = jnp.max(jnp.abs(best[1] - other[1]) / (best[1] + 1e-4 * self.limit.rho))
+        values = jnp.stack([self.error(best), 1.0, 1.0])
+        errors = [self.error(best) - self.error(other), jnp.max(jnp.abs(best[0] - other[0])) / scale, spread]
+        return values, jnp.abs(jnp.stack(errors))
+
+    def observe(self, tau, state) -> dict[str, Array]:
+        """Order parameters and observables (``docs``, theory section 8)."""
+        limit = self.limit
+        mean, var = state
+        m, q = self.order_parameters(state)
+        weight = limit.share[:, None] * self.share
+        out = dict(
+            error=limit.error(m, q),
+            m=m,
+            q=q,
+            overlap=jnp.sum(weight * limit.teacher[:, None] * mean),
+            norm=jnp.sum(weight * (mean**2 + var)),
+        )
+        std = jnp.sqrt(jnp.maximum(var, 1e-14 * limit.rho))
+        levels = limit.levels
+        if levels.size:
+            p = partial_moments(limit.pieces.breaks, mean, std)
+            if limit.pieces.first.shape[0] == levels.size:
+                out["occupancy"] = jnp.tensordot(weight, p.zeroth, 2)
+                mean_abs = limit.coefficients(out["error"], tau).mean_abs
+                out["flip_rate"] = jnp.tensordot(weight, p.pdf, 2).sum() * mean_abs
+            else:
+                rise = (p.first[..., 1:-1] - levels[:-1] * p.zeroth[..., 1:-1]) / jnp.diff(levels)
+                stay = p.zeroth[..., 1:-1] - rise
+                pad = [(0, 0), (0, 0)]
+                each = jnp.pad(rise, pad + [(1, 0)]) + jnp.pad(stay, pad + [(0, 1)])
+                each = each.at[..., 0].add(p.zeroth[..., 0]).at[..., -1].add(p.zeroth[..., -1])
+                out["occupancy"] = jnp.tensordot(weight, each, 2)
+        if limit.range is not None:
+            p = partial_moments(jnp.stack([-limit.range, limit.range]), mean, std)
+            out["saturated"] = jnp.sum(weight * (p.zeroth[..., 0] + p.zeroth[..., 2]))
+        return out
+
+
+def _laplace_moments(breaks, mean, std) -> PartialMoments:
+    """As `partial_moments`, for a Laplace law of the same mean and variance."""
+    scale = (std / jnp.sqrt(2.0))[..., None]
+    z = (breaks - mean[..., None]) / scale
+    decay = jnp.exp(-jnp.abs(z))
+    above = z >= 0
+    t, excess = breaks, mean[..., None] - breaks
+    tail = jnp.where(above, 0.5 * decay, 1 - 0.5 * decay)
+    gain = jnp.where(above, 0.5 * scale * decay, excess + 0.5 * scale * decay)
+    square = jnp.where(above, scale**2 * decay, 2 * scale**2 + excess**2 - scale**2 * decay)
+    first = gain + t * tail
+    second = square + 2 * t * gain + t**2 * tail
+
+    def between(whole, upper):
+        ends = jnp.broadcast_to(whole[..., None], (*upper.shape[:-1], 1))
+        edges = jnp.concatenate([ends, upper, jnp.zeros_like(ends)], -1)
+        return edges[..., :-1] - edges[..., 1:]
+
+    return PartialMoments(
+        between(jnp.ones_like(mean), tail),
+        between(mean, first),
+        between(mean**2 + std**2, second),
+        0.5 * decay / scale,
+    )
