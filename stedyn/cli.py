@@ -1,7 +1,7 @@
 """The command line: ``stedyn predict | simulate | compare | fixed-point``.
 
 Results go to standard output, everything else to standard error. A fault of the input is one sentence
-and exit code 2; a solve that failed is exit code 1; an interrupt is 130. Imports that take time are
+and exit code 2; a computation that failed is exit code 1; an interrupt is 130. Imports that take time are
 made inside the commands, so that help and faults are answered at once. No annotation is postponed:
 typer reads them.
 """
@@ -192,6 +192,8 @@ def main(argv: list[str] | None = None) -> int:
         return _complain("interrupted; what was being computed is lost.", 130)
     except ValueError as error:
         return _complain(str(error), 2)
+    except FloatingPointError as error:
+        return _complain(str(error), 1)
     except OSError as error:
         return _complain(f"cannot write {error.filename} ({error.strerror}).", 1)
     except Exception as error:

@@ -25,7 +25,7 @@ def package_version() -> str:
     try:
         return version("stedyn")
     except PackageNotFoundError:
-        return "0.1.0+checkout"
+        return "0+checkout"
 
 
 def describe(problem: Problem) -> str:
