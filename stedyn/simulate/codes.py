@@ -79,7 +79,7 @@ class Coder(eqx.Module):
             return (index + jnp.float32(0.5 if self.half else 0.0)) * self.step
         number = index * jnp.float32(2.0) + jnp.float32(1.0) if self.half else index
         bits = lax.bitcast_convert_type(number + jnp.float32(_MAGIC), jnp.int32) - jnp.int32(_MAGIC_BITS)
-        return bits.astype(jnp.int8 if self.bound < 128 else jnp.int16)
+        return bits.astype(jnp.int16 if self.half and self.bound > 127 else jnp.int8)
 
     def value(self, code) -> Float32[Array, "*n"]:
         """The level of every code."""
@@ -116,4 +116,6 @@ def coder(quantizer: Quantizer) -> Coder:
     _, lowest, offset = quantizer.lattice
     step = jnp.asarray(quantizer.step, jnp.float32)
     integer = quantizer.bits <= INTEGER_BITS
-    return Coder(step, jnp.float32(1.0) / step, None, lowest, quantizer.n_levels, offset != 0, stochastic, integer)
+    return Coder(
+        step, jnp.float32(1.0) / step, None, lowest, quantizer.n_levels, offset != 0, stochastic, integer
+    )

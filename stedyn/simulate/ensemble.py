@@ -121,8 +121,8 @@ class Ensemble:
         rows = np.unique(np.linspace(0, self.tau.size - 1, min(_SHOWN, self.tau.size)).astype(int))
         lines = [
             f"{self.seeds} seed{'s' if self.seeds > 1 else ''} from {self.seed}, d = {self.dim}, "
-            f"{int(self.steps[-1])} steps each, {self.seconds:.2f} s on {self.device} "
-            f"({1e9 / max(self.coordinate_steps_per_second, 1e-9):.2f} ns per coordinate and step)",
+            f"{int(self.steps[-1])} steps each, {self.seconds:.2f} s on {self.device}, "
+            f"{self.coordinate_steps_per_second:.3g} coordinate-steps per second",
             f"{'tau':>10} {'error':>11} {'+-sem':>9} {'m':>9} {'q':>9}",
         ]
         lines += [

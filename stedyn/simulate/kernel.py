@@ -165,7 +165,7 @@ def _overlap(model: Model, w: Halves, uniforms, codes, count: int) -> Float32[Ar
 
 
 def _moves(model: Model, r, phis, uniforms, tau):
-    """The rule, elementwise on each half."""
+    """The rule on each half; one that couples coordinates needs `whole` before and `halves` after."""
     moves = [model.rule.move(r, phi, u, tau) for phi, u in zip(phis, _split(uniforms), strict=True)]
     return [move.astype(jnp.float32) for move in moves]
 

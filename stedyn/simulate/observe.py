@@ -49,7 +49,13 @@ class Observer:
         saturated = None if self.range is None else float(np.mean(np.abs(w) > self.range))
         overlap, norm = np.mean(teacher * w), np.mean(w**2)
         return Observed(
-            float(error), float(m), float(q), float(overlap), float(norm), saturated, self._occupancy(w, piece)
+            float(error),
+            float(m),
+            float(q),
+            float(overlap),
+            float(norm),
+            saturated,
+            self._occupancy(w, piece),
         )
 
     def _occupancy(self, w: np.ndarray, piece: np.ndarray) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -122,7 +123,7 @@ def simulate(
 def _steps(name: str, taus, dim: int) -> np.ndarray:
     """Whole numbers of steps (T,), int64, at the given times."""
     values = [float(finite(name, tau)) for tau in np.atleast_1d(np.asarray(taus, dtype=object))]
-    if any(value < 0 for value in values) or any(b <= a for a, b in zip(values, values[1:], strict=False)):
+    if any(value < 0 for value in values) or any(b <= a for a, b in itertools.pairwise(values)):
         fail(name, "increasing times, the first 0 or later", values[:6], "sort them and drop repeats")
     if values and values[-1] * dim > _MAX_STEPS:
         fail(name, f"at most 2^53 steps, so tau up to {_MAX_STEPS // dim}", values[-1], "shorten the run")
@@ -153,11 +154,19 @@ class _Task:
         return _Group(jnp.asarray(np.array(keys, np.uint32)), teacher, start)
 
     def compile(self, groups: list[_Group]) -> None:
-        for group in {g.teacher.shape: g for g in groups}.values():
-            teacher, w = (kernel.halves(jnp.asarray(part)) for part in (group.teacher, group.start))
-            self._call(self.programs.advance, group, teacher, w, 0, 0)
-            if self.counts_flips:
-                self._call(self.programs.flips, group, teacher, w, 0, 0)
+        """Calls the programs with no steps, for every shape, both at the same time."""
+        programs = self.programs if self.counts_flips else self.programs[:1]
+        with ThreadPoolExecutor(2) as pool:
+            futures = [
+                pool.submit(self._call, program, group, *self._halves(group), 0, 0)
+                for group in {g.teacher.shape: g for g in groups}.values()
+                for program in programs
+            ]
+            for future in futures:
+                future.result()
+
+    def _halves(self, group: _Group) -> tuple[kernel.Halves, kernel.Halves]:
+        return kernel.halves(jnp.asarray(group.teacher)), kernel.halves(jnp.asarray(group.start))
 
     def _call(self, program, group, teacher, w, at: int, n: int):
         low, high = np.uint32(at % 2**32), np.uint32(at // 2**32)
@@ -165,7 +174,7 @@ class _Task:
 
     def run(self, group: _Group, advanced) -> _Record:
         """All the steps of a group; ``advanced(n)`` hears of every ``n`` of them."""
-        teacher, w = (kernel.halves(jnp.asarray(part)) for part in (group.teacher, group.start))
+        teacher, w = self._halves(group)
         record = _Record([[] for _ in group.teacher], [], group.start, [])
         at = 0
         for target in np.union1d(self.steps, self.kept).tolist():
@@ -185,7 +194,7 @@ class _Task:
         weights = np.asarray(kernel.whole(w, self.dim))
         if not np.all(np.isfinite(weights)):
             raise FloatingPointError(
-                f"the weights grew beyond float32 before tau = {at / self.dim:.4g}; lower lr or shorten the run."
+                f"the weights grew beyond float32 before tau = {at / self.dim:.4g}; lower lr or stop sooner."
             )
         record.snapshots.extend([weights] * int(np.count_nonzero(self.kept == at)))
         for _ in range(int(np.count_nonzero(self.steps == at))):

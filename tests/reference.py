@@ -1,0 +1,88 @@
+"""The algorithm of theory section 1 in plain NumPy, float64, with the draws of the counter-based generator.
+
+Nothing here is fast or shared with the package: Threefry is written from its definition, the normals
+use the logarithm, sine and cosine of NumPy, the quantizers a search through their levels.
+"""
+
+import numpy as np
+
+STREAMS = {"inputs": 0, "noise": 1, "round_weights": 2, "round_inputs": 3, "rule": 4}
+
+
+def threefry(k0, k1, c0, c1, rounds=20):
+    """Threefry-2x32 (Salmon et al., 2011): uint32 arrays to two uint32 arrays."""
+    with np.errstate(over="ignore"):
+        k = [np.uint32(k0), np.uint32(k1), np.uint32(0x1BD11BDA) ^ np.uint32(k0) ^ np.uint32(k1)]
+        x0, x1 = np.uint32(c0) + k[0], np.uint32(c1) + k[1]
+        for i in range(rounds):
+            turn = (13, 15, 26, 6, 17, 29, 16, 24)[i % 8]
+            x0 = x0 + x1
+            x1 = (x1 << np.uint32(turn)) | (x1 >> np.uint32(32 - turn))
+            x1 = x1 ^ x0
+            if i % 4 == 3:
+                j = i // 4 + 1
+                x0, x1 = x0 + k[j % 3], x1 + k[(j + 1) % 3] + np.uint32(j)
+    return x0, x1
+
+
+def words(key, step, stream, pairs):
+    counters = np.arange(pairs, dtype=np.uint32) + np.uint32(stream << 28)
+    low = np.full(pairs, step % 2**32, np.uint32)
+    return threefry(key, step // 2**32, low, counters)
+
+
+def normals(key, step, stream, dim):
+    """``dim`` standard normals: the first half of the coordinates takes the cosines."""
+    radius, angle = words(key, step, stream, -(-dim // 2))
+    length = np.sqrt(-2 * np.log(np.minimum((radius + 0.5) * 2.0**-32, 1.0)))
+    y = angle.view(np.int32) * 2.0**-31
+    return np.concatenate([length * np.cos(np.pi * y), length * np.sin(np.pi * y)])[:dim]
+
+
+def uniforms(key, step, stream, dim):
+    pair = words(key, step, stream, -(-dim // 2))
+    return np.concatenate([((word >> np.uint32(9)) + 0.5) * 2.0**-23 for word in pair])[:dim]
+
+
+def quantize(quantizer, w, u):
+    """The level of every entry, by searching through the levels."""
+    if quantizer.is_none:
+        return w
+    levels = np.asarray(quantizer.levels, float)
+    if quantizer.rounding == "nearest":
+        return levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, w, side="right")]
+    w = np.clip(w, levels[0], levels[-1])
+    low = np.clip(np.searchsorted(levels, w, side="right") - 1, 0, levels.size - 2)
+    fraction = (w - levels[low]) / (levels[low + 1] - levels[low])
+    return levels[low + (fraction > u)]
+
+
+def sgd(problem, r, phi, u, tau):
+    return float(problem.rule.lr) * r * phi
+
+
+def step(problem, w, teacher, key, at, move=sgd):
+    """One step: the latent weights (d,) after step number ``at``."""
+    d = w.size
+    x = normals(key, at, STREAMS["inputs"], d)
+    phi = quantize(problem.inputs, x, uniforms(key, at, STREAMS["round_inputs"], d))
+    psi = quantize(problem.weights, w, uniforms(key, at, STREAMS["round_weights"], d))
+    xi = normals(key, at, STREAMS["noise"], 1)[0]
+    r = teacher @ x / np.sqrt(d) + float(problem.noise_std) * xi - psi @ phi / np.sqrt(d)
+    u = [uniforms(key, at, STREAMS["rule"] + k, d) for k in range(problem.rule.uniforms)]
+    update = move(problem, r, phi, u, at / d) / np.sqrt(d)
+    if problem.ste == "clipped":
+        update = update * (np.abs(w) <= float(problem.weights.range))
+    w = w + update - float(problem.rule.lr) * float(problem.rule.weight_decay) * w / d
+    if problem.latent_clip is not None:
+        w = np.clip(w, -float(problem.latent_clip), float(problem.latent_clip))
+    return w
+
+
+def run(problem, start, teacher, key, steps, move=sgd, first=0):
+    """Latent weights (d,) after ``steps`` steps."""
+    w = np.asarray(start, float)
+    teacher = np.asarray(teacher, float)
+    for at in range(first, first + steps):
+        w = step(problem, w, teacher, key, at, move)
+    return w

@@ -1,0 +1,590 @@
+"""The simulator does exactly the algorithm of theory section 1, whatever the way it is run."""
+
+import ast
+import dataclasses
+import importlib.util
+from pathlib import Path
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from stedyn.problem import Problem, Start, Teacher
+from stedyn.quantizers import Quantizer
+from stedyn.rules import SGD, Rule
+from stedyn.simulate import kernel, sampler, simulate
+from stedyn.simulate.codes import coder
+
+R1 = Problem(weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(0.1))
+NOISY = {"noise_std": 0.3, "rule": SGD(0.3)}
+PROBLEMS = {
+    "R1": R1,
+    "no quantizers": Problem(Teacher.gaussian(0.7), **NOISY),
+    "float path": Problem(weights=Quantizer(3, 1.5), **NOISY),
+    "12 bits": Problem(weights=Quantizer(12, 1.5), inputs=Quantizer(2, 2.0), **NOISY),
+    "8 bits, half-integers": Problem(weights=Quantizer(8, 1.5), inputs=Quantizer(8, 2.5), **NOISY),
+    "mid-tread, bin": Problem(
+        weights=Quantizer(3, 1.0, kind="mid-tread", edge="bin"),
+        inputs=Quantizer(kind="ternary", range=1.2),
+        **NOISY,
+    ),
+    "two's complement": Problem(weights=Quantizer(4, 1.0, kind="twos-complement"), **NOISY),
+    "sign": Problem(
+        weights=Quantizer(kind="sign", range=0.7), inputs=Quantizer(kind="sign", range=1.0), **NOISY
+    ),
+    "levels": Problem(weights=Quantizer(kind="levels", levels=[-1.0, -0.2, 0.1, 1.3]), **NOISY),
+    "many levels": Problem(weights=Quantizer(kind="levels", levels=np.linspace(-2, 2, 40).tolist()), **NOISY),
+    "clipped": Problem(weights=Quantizer(2, 1.5), ste="clipped", **NOISY),
+    "latent clip": Problem(weights=Quantizer(2, 1.0), inputs=Quantizer(3, 2.0), latent_clip=0.8, **NOISY),
+    "stochastic weights": Problem(weights=Quantizer(2, 2.0, rounding="stochastic"), **NOISY),
+    "stochastic inputs": Problem(
+        weights=Quantizer(2, 2.0), inputs=Quantizer(3, 2.0, rounding="stochastic"), **NOISY
+    ),
+    "stochastic levels": Problem(
+        weights=Quantizer(kind="levels", levels=[-1.0, -0.2, 0.1, 1.3], rounding="stochastic"), **NOISY
+    ),
+    "many stochastic levels": Problem(
+        weights=Quantizer(kind="levels", levels=np.linspace(-2, 2, 40).tolist(), rounding="stochastic"),
+        **NOISY,
+    ),
+    "weight decay": Problem(
+        Teacher.rademacher(0.8),
+        Start.gaussian(0.5, 0.2),
+        weights=Quantizer(2, 1.0),
+        rule=SGD(0.3, weight_decay=2.0),
+    ),
+}
+
+
+class Counted(Rule):
+    """``U = tau`` and one lattice step for each step: shows how many steps were made, and which."""
+
+    kind: ClassVar[str] = "counted"
+    traces: ClassVar[list] = []
+    lr: float = 0.1
+    weight_decay: float = 0.0
+    slope: float = 0.0
+
+    def move(self, r, phi, u, tau):
+        Counted.traces.append(1)
+        return 1.0 + self.slope * tau + 0 * r * phi
+
+
+class Rounded(Rule):
+    """Stochastic rounding of the update, with two uniform numbers to see that both are used."""
+
+    kind: ClassVar[str] = "rounded"
+    uniforms: ClassVar[int] = 2
+    lr: float = 0.3
+    weight_decay: float = 0.0
+
+    def move(self, r, phi, u, tau):
+        return 0.5 * jnp.floor(self.lr * r * phi / 0.5 + u[0]) + 0.1 * (u[1] - 0.5)
+
+
+def rounded(problem, r, phi, u, tau):
+    return 0.5 * np.floor(float(problem.rule.lr) * r * phi / 0.5 + u[0]) + 0.1 * (u[1] - 0.5)
+
+
+def advance(problem, start, teacher, keys, steps, first=0):
+    """Weights (S, d) after ``steps`` steps of the compiled loop alone."""
+    parts = [kernel.halves(jnp.asarray(x, jnp.float32)) for x in (teacher, start)]
+    words = np.uint32(first % 2**32), np.uint32(first // 2**32), np.int32(steps)
+    run, dim = kernel.programs("cpu").advance, np.shape(start)[1]
+    return np.asarray(
+        kernel.whole(run(kernel.model(problem, dim), jnp.asarray(keys, jnp.uint32), *parts, *words), dim)
+    )
+
+
+# ---- the algorithm
+
+
+@pytest.mark.parametrize(("name", "dim"), [*((name, 75) for name in PROBLEMS), ("R1", 64), ("R1", 2)])
+def test_agrees_with_the_reference_fed_the_same_draws(name, dim):
+    problem, steps, keys = PROBLEMS[name], 40, [5, 2**32 - 1]
+    starts = np.random.default_rng(4).normal(size=(2, dim)).astype(np.float32)
+    teachers = np.random.default_rng(5).normal(1.0, 0.3, size=(2, dim)).astype(np.float32)
+    found = advance(problem, starts, teachers, keys, steps)
+    for w, start, teacher, key in zip(found, starts, teachers, keys, strict=True):
+        expected = reference.run(problem, start, teacher, key, steps)
+        np.testing.assert_allclose(w, expected, rtol=0, atol=2e-5)
+        assert np.abs(expected - start).max() > 1e-2  # so that the tolerance means something
+
+
+def test_whole_run_agrees_with_the_reference():
+    ensemble = simulate(R1, dim=61, seeds=2, seed=3, taus=[0.5, 1.0], snapshots=[0.0])
+    for s in range(2):
+        w = reference.run(R1, ensemble.snapshots[s, 0], ensemble.teacher[s], 3 + s, 61)
+        np.testing.assert_allclose(ensemble.weights[s], w, rtol=0, atol=2e-5)
+
+
+def test_agrees_with_the_reference_for_a_rule_with_uniforms():
+    problem = Problem(inputs=Quantizer(2, 2.0), noise_std=0.1, rule=Rounded())
+    ensemble = simulate(problem, dim=31, seeds=1, taus=[30 / 31], snapshots=[0.0])
+    w = reference.run(problem, ensemble.snapshots[0, 0], ensemble.teacher[0], 0, 30, rounded)
+    np.testing.assert_allclose(ensemble.weights[0], w, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("bits", [(2, 2), (7, 7), (8, 8), (8, 3)])
+def test_integer_path_equals_float_path(bits):
+    dim = 200
+    problem = Problem(weights=Quantizer(bits[0], 1.5), inputs=Quantizer(bits[1], 2.5))
+    integers = kernel.model(problem, dim)
+    assert integers.weights.integer and integers.inputs.integer
+    as_floats = [dataclasses.replace(c, integer=False) for c in (integers.weights, integers.inputs)]
+    floats = dataclasses.replace(integers, weights=as_floats[0], inputs=as_floats[1])
+    rng = np.random.default_rng(1)
+    w, x = (kernel.halves(jnp.asarray(rng.normal(size=(3, dim)), jnp.float32)) for _ in range(2))
+
+    @jax.jit
+    def overlap(model):
+        codes = [kernel._mask(model.inputs.code(part, None), dim // 2) for part in x]
+        return kernel._overlap(model, w, (None, None), codes, dim)
+
+    exact = [
+        reference.quantize(q, np.asarray(kernel.whole(v, dim), float), None)
+        for q, v in ((problem.weights, w), (problem.inputs, x))
+    ]
+    expected = np.sum(exact[0] * exact[1], axis=1, keepdims=True)
+    np.testing.assert_allclose(overlap(integers), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(overlap(floats), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["mid-rise", "mid-tread", "twos-complement"])
+@pytest.mark.parametrize("bits", [2, 7, 8])
+def test_codes_fit_their_type_and_give_back_the_levels(kind, bits):
+    quantizer = Quantizer(bits, 1.7, kind=kind)
+    c = coder(quantizer)
+    codes = c.code(jnp.asarray(quantizer.levels, jnp.float32), None)
+    assert codes.dtype == (jnp.int16 if (kind, bits) == ("mid-rise", 8) else jnp.int8)
+    assert np.abs(np.asarray(codes, int)).max() == c.bound
+    np.testing.assert_allclose(c.value(codes), quantizer.levels, rtol=1e-6)
+    far = c.code(jnp.asarray([-1e30, 1e30], jnp.float32), None)
+    np.testing.assert_allclose(c.value(far), quantizer.levels[jnp.array([0, -1])], rtol=1e-6)
+
+
+@pytest.mark.parametrize("width", [1, 2, 7, 8, 9, 64, 75, 1501])
+def test_fold_adds_integers_exactly(width):
+    x = np.random.default_rng(width).integers(-1000, 1000, (2, width)).astype(np.int32)
+    np.testing.assert_array_equal(kernel.fold(jnp.asarray(x), 1000)[:, 0], x.sum(axis=1))
+
+
+def test_fold_does_not_overflow():
+    width = 2**17
+    x = jnp.full((1, width), 255 * 255, jnp.int32)  # the sum is 4 times the largest int32
+    np.testing.assert_allclose(float(kernel.fold(x, 255 * 255)[0, 0]), width * 255.0**2, rtol=1e-6)
+
+
+# ---- order parameters
+
+
+@pytest.mark.parametrize(
+    "name", ["R1", "float path", "stochastic weights", "stochastic levels", "no quantizers"]
+)
+def test_error_is_the_mean_square_on_fresh_samples(name):
+    problem = PROBLEMS[name]
+    dim, samples = 40, 20000
+    ensemble = simulate(problem, dim=dim, seeds=1, taus=[2.0])
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(samples, dim))
+    psi = reference.quantize(
+        problem.weights, np.tile(ensemble.weights[0], (samples, 1)).astype(float), rng.random(x.shape)
+    )
+    phi = reference.quantize(problem.inputs, x, rng.random(x.shape))
+    square = (x @ ensemble.teacher[0] - np.sum(psi * phi, axis=1)) ** 2 / dim
+    assert abs(square.mean() - ensemble.error[0, 0]) < 4 * square.std() / np.sqrt(samples)
+    assert square.std() / np.sqrt(samples) < 0.02 * square.mean()
+
+
+def test_other_order_parameters():
+    problem = PROBLEMS["clipped"]
+    ensemble = simulate(problem, dim=300, seeds=2, taus=[0.5, 1.5])
+    w, teacher = ensemble.weights.astype(float), ensemble.teacher.astype(float)
+    psi = reference.quantize(problem.weights, w, None)
+    last = [getattr(ensemble, name)[:, -1] for name in ("m", "q", "overlap", "norm", "saturated")]
+    expected = [teacher * psi, psi**2, teacher * w, w**2, np.abs(w) > 1.5]
+    for found, values in zip(last, expected, strict=True):
+        np.testing.assert_allclose(found, values.mean(axis=1), rtol=1e-6)
+    counts = [
+        [np.mean(np.isclose(row, level)) for level in np.asarray(problem.weights.levels)] for row in psi
+    ]
+    np.testing.assert_allclose(ensemble.occupancy[:, -1], counts, rtol=1e-12)
+    none = simulate(PROBLEMS["no quantizers"], dim=20, seeds=1, taus=[1.0])
+    assert none.occupancy is None and none.flip_rate is None and none.saturated is None
+    stochastic = simulate(PROBLEMS["stochastic weights"], dim=50, seeds=1, taus=[1.0])
+    assert stochastic.flip_rate is None
+    np.testing.assert_allclose(
+        stochastic.occupancy[0, 0] @ PROBLEMS["stochastic weights"].weights.levels, stochastic.m
+    )
+
+
+def test_flip_rate_counts_level_changes_of_the_next_steps():
+    dim, window = 256, 8
+    taus = (100 + np.arange(window + 1)) / dim
+    ensemble = simulate(R1, dim=dim, seeds=2, taus=taus, snapshots=taus)
+    levels = reference.quantize(R1.weights, ensemble.snapshots.astype(float), None)
+    changed = np.mean(levels[:, 1:] != levels[:, :-1], axis=(1, 2)) * np.sqrt(dim)
+    assert np.all(changed > 0)
+    np.testing.assert_allclose(ensemble.flip_rate[:, 0], changed, rtol=1e-6)
+
+
+# ---- counting
+
+
+@pytest.mark.parametrize("steps", [1, 999, 1000, 1001, 1700])
+def test_makes_exactly_the_steps_asked_for(steps):
+    problem = Problem(start=Start.constant(0.0), rule=Counted())
+    ensemble = simulate(problem, dim=16, seeds=1, taus=[0.0, steps / 16], chunk=1000)
+    assert ensemble.steps.tolist() == [0, steps]
+    assert ensemble.tau.tolist() == [0.0, steps / 16]
+    np.testing.assert_array_equal(ensemble.weights, np.full((1, 16), steps / 4))
+
+
+def test_rule_sees_the_time_of_every_step():
+    problem = Problem(start=Start.constant(0.0), rule=Counted(slope=16.0))
+    ensemble = simulate(problem, dim=16, seeds=1, taus=[1.0, 1001 / 16], chunk=300)
+    np.testing.assert_array_equal(ensemble.weights, np.full((1, 16), sum(1 + t for t in range(1001)) / 4))
+
+
+def test_times_are_rounded_to_whole_steps():
+    ensemble = simulate(R1, dim=7, seeds=1, taus=[0.3, 1.0, 2.07])
+    assert ensemble.steps.tolist() == [2, 7, 14]
+    np.testing.assert_array_equal(ensemble.tau, np.array([2, 7, 14]) / 7)
+
+
+def test_step_counters_go_beyond_32_bits():
+    first, dim = 2**32 - 3, 33
+    start, teacher = np.random.default_rng(2).normal(size=(2, 1, dim)).astype(np.float32)
+    w = advance(R1, start, teacher, [9], 3, first)
+    w = advance(R1, w, teacher, [9], 4, first + 3)
+    expected = reference.run(R1, start[0], teacher[0], 9, 7, first=first)
+    np.testing.assert_allclose(w[0], expected, rtol=0, atol=1e-5)
+
+
+def test_chunks_do_not_cross_a_multiple_of_two_to_the_32(monkeypatch):
+    from stedyn.simulate import run
+
+    calls = []
+
+    def jump(model, keys, teacher, w, low, high, n):
+        calls.append((int(low) + 2**32 * int(high), int(n)))
+        return w
+
+    monkeypatch.setattr(
+        run.kernel, "programs", lambda platform: kernel.Programs(jump, lambda *a: np.zeros(1))
+    )
+    ensemble = simulate(R1, dim=2, seeds=1, taus=[2.0**32 + 0.5], chunk=2**31 - 1)
+    made = [call for call in calls if call[1] > 0]
+    assert ensemble.steps.tolist() == [2**33 + 1] == [sum(n for _, n in made)]
+    assert [at for at, _ in made] == np.cumsum([0, *(n for _, n in made)])[:-1].tolist()
+    assert all(at // 2**32 == (at + n - 1) // 2**32 and n < 2**31 for at, n in made)
+
+
+# ---- independence of how it is run
+
+
+def test_run_depends_only_on_its_key():
+    base = simulate(R1, dim=250, seeds=4, taus=[1.0, 2.0])
+    for other in (
+        simulate(R1, dim=250, seeds=4, taus=[1.0, 2.0], chunk=7),
+        simulate(R1, dim=250, seeds=4, taus=[1.0, 2.0], threads=1),
+        simulate(R1, dim=250, seeds=4, taus=[0.0, 0.5, 1.0, 1.7, 2.0], snapshots=[0.1]),
+    ):
+        np.testing.assert_array_equal(other.weights, base.weights)
+        np.testing.assert_array_equal(other.error[:, -1], base.error[:, -1])
+    single = simulate(R1, dim=250, seeds=1, seed=2, taus=[2.0])
+    np.testing.assert_array_equal(single.weights[0], base.weights[2])
+    assert not np.array_equal(base.weights[0], base.weights[1])
+
+
+@pytest.mark.parametrize("name", ["R1", "float path", "stochastic weights"])
+def test_group_of_seeds_gives_the_same_weights(name):
+    start, teacher = np.random.default_rng(3).normal(size=(2, 5, 250)).astype(np.float32)
+    group = advance(PROBLEMS[name], start, teacher, range(5), 100)
+    single = advance(PROBLEMS[name], start[3:4], teacher[3:4], [3], 100)
+    np.testing.assert_array_equal(group[3:4], single)
+
+
+def test_same_result_without_64_bit_floats():
+    wide = simulate(PROBLEMS["stochastic inputs"], dim=101, seeds=1, taus=[2.0])
+    with jax.enable_x64(False):
+        narrow = simulate(PROBLEMS["stochastic inputs"], dim=101, seeds=1, taus=[2.0])
+    np.testing.assert_array_equal(wide.weights, narrow.weights)
+    np.testing.assert_allclose(wide.error, narrow.error, rtol=1e-6)
+
+
+def test_new_numbers_do_not_compile_again():
+    def run(lr, reach, noise_std):
+        problem = Problem(
+            weights=Quantizer(2, reach),
+            inputs=Quantizer(2, 2 * reach),
+            noise_std=noise_std,
+            rule=Counted(lr=lr),
+        )
+        simulate(problem, dim=18, seeds=3, taus=[1.0])
+
+    Counted.traces.clear()
+    run(0.1, 1.0, 0.0)
+    first = len(Counted.traces)
+    assert first > 0
+    run(0.2, 1.3, 0.5)
+    assert len(Counted.traces) == first
+
+
+# ---- the generator
+
+
+def test_threefry_known_answers():
+    cases = [
+        ((0, 0, 0, 0), (0x6B200159, 0x99BA4EFE)),
+        ((0xFFFFFFFF,) * 4, (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344, 0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+    ]  # Random123 1.09, tests/kat_vectors
+    for given, expected in cases:
+        found = sampler.threefry(*(jnp.asarray(word, jnp.uint32) for word in given))
+        assert tuple(int(word) for word in found) == expected
+
+
+def _normals(seeds, steps, pairs):
+    """Normals (steps, S, 2, pairs)."""
+
+    @jax.jit
+    def at(low):
+        z = sampler.normals(sampler.Counter(seeds, low, jnp.uint32(0)), sampler.INPUTS, pairs)
+        return jnp.stack([jnp.real(z), jnp.imag(z)], axis=1)
+
+    return np.asarray(jax.lax.map(at, jnp.arange(steps, dtype=jnp.uint32)), float)
+
+
+def test_box_muller_is_accurate():
+    rng = np.random.default_rng(0)
+    edges = np.array([0, 1, 2, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 2**24, 2**30, 3 * 2**30], np.uint32)
+    radius = np.concatenate([rng.integers(0, 2**32, 100000, dtype=np.uint32), np.repeat(edges, 10)])
+    angle = np.concatenate([rng.integers(0, 2**32, 100000, dtype=np.uint32), np.tile(edges, 10)])
+    found = sampler.box_muller(jnp.asarray(radius), jnp.asarray(angle))
+    length = np.sqrt(-2 * np.log(np.minimum((radius + 0.5) * 2.0**-32, 1)))
+    for values, turn in zip(found, (np.cos, np.sin), strict=True):
+        exact = length * turn(np.pi * (angle.view(np.int32) * 2.0**-31))
+        error = np.abs(np.asarray(values, float) - exact)
+        assert np.all(error <= 2e-6 + 2e-7 / np.maximum(length, 1e-3))  # near 0 the radius is rounded
+
+
+def test_normals_have_the_right_moments_and_tails():
+    from scipy.stats import chi2, norm
+
+    x = _normals(jnp.arange(4, dtype=jnp.uint32), 500, 1024).ravel()
+    n = x.size
+    for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96), (6, 15, 10170)):
+        assert abs(np.mean(x**power) - mean) < 4 * np.sqrt(variance / n)
+    counts = np.histogram(x, norm.ppf(np.linspace(0, 1, 257)))[0]
+    statistic = np.sum((counts - n / 256) ** 2) / (n / 256)
+    assert chi2.ppf(1e-4, 255) < statistic < chi2.ppf(1 - 1e-4, 255)
+    for reach in (3.0, 4.0, 4.5):
+        expected = 2 * n * norm.sf(reach)
+        assert abs(np.sum(np.abs(x) > reach) - expected) < 4 * np.sqrt(expected)
+
+
+@pytest.mark.slow
+def test_normals_have_the_right_tails_beyond_five_sigma():
+    from scipy.stats import norm
+
+    @jax.jit
+    def count(low):
+        z = sampler.normals(
+            sampler.Counter(jnp.arange(8, dtype=jnp.uint32), low, jnp.uint32(0)), sampler.INPUTS, 2**16
+        )
+        parts = jnp.abs(jnp.stack([jnp.real(z), jnp.imag(z)]))
+        return jnp.stack([jnp.sum(parts > reach) for reach in (5.0, 5.5)])
+
+    blocks = 1500
+    totals = sum(np.asarray(count(jnp.uint32(k)), float) for k in range(blocks))
+    for total, reach in zip(totals, (5.0, 5.5), strict=True):
+        expected = blocks * 8 * 2**17 * 2 * norm.sf(reach)
+        assert expected > 50
+        assert abs(total - expected) < 4 * np.sqrt(expected)
+
+
+@pytest.mark.parametrize("transform", [lambda x: x, lambda x: x**2 - 1], ids=["values", "squares"])
+def test_draws_are_not_correlated(transform):
+    x = transform(_normals(jnp.arange(4, dtype=jnp.uint32), 400, 512))
+    steps, seeds, parts, pairs = x.shape
+    neighbours = {
+        "steps": x[1:] * x[:-1],
+        "seeds": x[:, 1:] * x[:, :-1],
+        "halves": x[:, :, 0] * x[:, :, 1],
+        "pairs": x[..., 1:] * x[..., :-1],
+        "coordinate of next step": x[1:, ..., 1:] * x[:-1, ..., :-1],
+        "step of next seed": x[1:, :-1] * x[:-1, 1:],
+    }
+    variance = np.mean(x**2)
+    for name, product in neighbours.items():
+        assert abs(product.mean()) < 4.5 * variance / np.sqrt(product.size), name
+    flat = x.transpose(1, 2, 3, 0).reshape(-1, steps)
+    gram = flat[:1024] @ flat[:1024].T / steps / variance
+    off = gram[np.triu_indices(1024, 1)] * np.sqrt(steps)
+    assert abs(np.mean(off**2) - 1) < 0.05 and np.abs(off).max() < 10
+
+
+def test_streams_and_uniforms():
+    counter = sampler.Counter(jnp.arange(2, dtype=jnp.uint32), jnp.uint32(3), jnp.uint32(0))
+    streams = [
+        sampler.uniforms(counter, k, 50000)
+        for k in (sampler.ROUND_WEIGHTS, sampler.ROUND_INPUTS, sampler.RULE)
+    ]
+    u = np.stack([np.concatenate([np.real(z), np.imag(z)], 1).ravel() for z in streams]).astype(float)
+    assert u.min() > 0 and u.max() < 1
+    assert np.all(np.abs(u.mean(axis=1) - 0.5) < 4 / np.sqrt(12 * u.shape[1]))
+    assert np.all(np.abs(np.corrcoef(u)[np.triu_indices(3, 1)]) < 4 / np.sqrt(u.shape[1]))
+    assert float(sampler._unit(jnp.uint32(2**32 - 1))) < 1 and float(sampler._unit(jnp.uint32(0))) > 0
+
+
+# ---- populations, arguments, the answer
+
+
+def test_samples_are_used_as_they_are_or_drawn_with_replacement():
+    values = np.linspace(-1, 1, 30)
+    problem = Problem(Teacher.samples(values), Start.samples(values[::-1].copy()))
+    same = simulate(problem, dim=30, seeds=2, taus=[0.0])
+    np.testing.assert_array_equal(same.teacher, np.tile(values.astype(np.float32), (2, 1)))
+    np.testing.assert_array_equal(same.weights, np.tile(values[::-1].astype(np.float32), (2, 1)))
+    drawn = simulate(problem, dim=29, seeds=2, taus=[0.0])
+    assert np.isin(drawn.teacher, values.astype(np.float32)).all()
+    assert not np.array_equal(drawn.teacher[0], drawn.teacher[1])
+
+
+def test_populations_have_the_right_moments():
+    problem = Problem(Teacher.gaussian(0.5), Start.gaussian(0.3, 2.0))
+    ensemble = simulate(problem, dim=40000, seeds=1, taus=[0.0])
+    teacher, start = ensemble.teacher[0].astype(float), ensemble.weights[0].astype(float)
+    assert abs(teacher.std() - 0.5) < 4 * 0.5 / np.sqrt(80000) and abs(teacher.mean()) < 4 * 0.5 / 200
+    assert abs(start.std() - 2.0) < 4 * 2.0 / np.sqrt(80000) and abs(start.mean() - 0.3) < 4 * 2.0 / 200
+    assert abs(np.corrcoef(teacher, start)[0, 1]) < 4 / 200
+    signs = simulate(Problem(Teacher.rademacher(0.4)), dim=10000, seeds=1, taus=[0.0]).teacher
+    assert (
+        set(np.unique(signs)) == {np.float32(-0.4), np.float32(0.4)} and abs(np.mean(signs > 0) - 0.5) < 0.02
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"dim": 1}, "dim"),
+        ({"dim": 2.5}, "dim"),
+        ({"dim": 2**30}, "dim"),
+        ({"seeds": 0}, "seeds"),
+        ({"seeds": True}, "seeds"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**32 - 1}, "seed"),
+        ({"taus": [1.0, 0.5]}, "taus"),
+        ({"taus": [-1.0]}, "taus"),
+        ({"taus": [float("nan")]}, "taus"),
+        ({"taus": []}, "taus"),
+        ({"taus": [1e16]}, "taus"),
+        ({"snapshots": [2.0, 1.0]}, "snapshots"),
+        ({"threads": 0}, "threads"),
+        ({"chunk": 0}, "chunk"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_sentence(arguments, word):
+    with pytest.raises(ValueError, match=rf"^{word}: expected .*, found .*; .*\.$"):
+        simulate(R1, **({"dim": 10} | arguments))
+
+
+def test_weights_that_diverge_are_refused():
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        simulate(Problem(rule=SGD(50.0)), dim=20, seeds=3, taus=[100.0])
+
+
+def test_interrupt_stops_the_run(monkeypatch):
+    from stedyn.simulate import run
+
+    calls = []
+
+    class Bar(run.tqdm):
+        def update(self, n=1):
+            calls.append(n)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "tqdm", Bar)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(R1, dim=50, seeds=4, taus=[1000.0], chunk=100)
+    assert len(calls) <= 4
+
+
+def test_progress_is_on_stderr_and_complete(capsys):
+    simulate(R1, dim=20, seeds=2, taus=[5.0], chunk=30, progress=True)
+    out, err = capsys.readouterr()
+    assert out == "" and "200/200" in err
+
+
+def test_ensemble_summaries():
+    ensemble = simulate(R1, dim=40, seeds=3, seed=7, taus=[0.0, 1.0], snapshots=[0.5, 1.0])
+    assert list(ensemble.to_dict()) == [
+        "tau", "error_mean", "error_std", "seeds", "dim", "steps", "seconds", "coordinate_steps_per_second", "device",
+    ]  # fmt: skip
+    assert ensemble.to_dict()["steps"] == 40
+    np.testing.assert_allclose(ensemble.error_sem, ensemble.error.std(axis=0, ddof=1) / np.sqrt(3))
+    table = ensemble.to_pandas()
+    assert len(table) == 6 and table.seed.tolist() == [7, 7, 8, 8, 9, 9]
+    np.testing.assert_array_equal(table.error.to_numpy().reshape(3, 2), ensemble.error)
+    assert ensemble.snapshots.shape == (3, 2, 40)
+    np.testing.assert_array_equal(ensemble.snapshots[:, 1], ensemble.weights)
+    assert "3 seeds from 7, d = 40, 40 steps each" in str(ensemble) and len(str(ensemble).splitlines()) == 4
+
+
+def test_nothing_of_the_limit_is_imported():
+    root = Path(importlib.util.find_spec("stedyn").origin).parent
+
+    def modules(path):
+        package = ["stedyn", *path.parent.relative_to(root).parts]
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = package[: len(package) - node.level + 1] if node.level else []
+                stem = ".".join([*base, *([node.module] if node.module else [])])
+                names = [stem, *(f"{stem}.{alias.name}" for alias in node.names)]
+            yield from (name for name in names if name.split(".")[0] == "stedyn")
+
+    def file(name):
+        path = root.joinpath(*name.split(".")[1:])
+        return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+
+    seen, queue = set(), list((root / "simulate").glob("*.py"))
+    assert len(queue) >= 6
+    while queue:
+        path = queue.pop()
+        if path in seen or path == root / "__init__.py":  # the package's own front lists everything
+            continue
+        seen.add(path)
+        queue += [found for name in modules(path) if (found := file(name))]
+    names = {path.relative_to(root).with_suffix("").as_posix() for path in seen}
+    assert {"quantizers", "rules", "problem", "simulate/kernel"} <= names
+    forbidden = ("limit", "laws", "solve", "solution", "fixed_points", "plateau", "ranges", "compare")
+    assert not [name for name in names if name.split("/")[0] in forbidden]
+
+
+# ---- physics
+
+
+def _check_table(problem, table, dim, seeds):
+    ensemble = simulate(problem, dim=dim, seeds=seeds, taus=list(table))
+    gaps = (ensemble.error_mean - np.array(list(table.values()))) / ensemble.error_sem
+    assert np.all(np.abs(gaps) < 4.5), gaps  # about 0.2 % for a t variable with 7 degrees of freedom
+    assert np.all(ensemble.error_sem < 0.03 * ensemble.error_mean)
+
+
+def test_reference_curve_of_section_10():
+    _check_table(R1, {10.0: 0.3691}, 1500, 8)
+
+
+@pytest.mark.slow
+def test_reference_curves_of_section_10():
+    _check_table(R1, {10.0: 0.3691, 25.0: 0.2552, 50.0: 0.3424}, 3000, 8)
+    weights = Quantizer(2, 2.0, rounding="stochastic")
+    r4 = Problem(weights=weights, noise_std=0.1, rule=SGD(0.3))
+    _check_table(r4, {3.0: 0.7641, 6.0: 0.4035, 12.0: 0.3431, 30.0: 0.3549}, 3000, 8)
