@@ -108,3 +108,8 @@ def integrate(law, taus: Float[Array, " T"], keep: Float[Array, " K"], rtol) -> 
         max_steps=MAX_STEPS,
         throw=False,
     )
+
+
+def failed(solution: diffrax.Solution):
+    """Whether an integration stopped before its last time."""
+    return solution.result != RESULTS.successful

@@ -69,8 +69,11 @@ class Limit(eqx.Module):
         return unavoidable + k2 * (self.share @ distance**2)
 
 
-def derive(problem: Problem, classes: int = 64) -> Limit:
-    """The limit of a problem with at most ``classes`` teacher classes.
+def derive(problem: Problem, classes: int = 64, coarse=False) -> Limit:
+    """The limit of a problem with at most ``classes`` teacher classes (an even number).
+
+    With ``coarse`` neighbouring classes are merged in pairs, the shapes kept: comparing the two shows
+    what the finite number of classes costs.
 
     Raises
     ------
@@ -86,7 +89,7 @@ def derive(problem: Problem, classes: int = 64) -> Limit:
             "rule.weight_decay: expected 0 with weights.ste = 'clipped', as decayed weights stick to the ends "
             "of the range and the limit does not close; set it to 0, use the identity, or simulate."
         )
-    teacher, share = teacher_classes(problem.teacher, classes)
+    teacher, share = teacher_classes(problem.teacher, classes, coarse)
     scale = problem.weights.range
     return Limit(
         teacher,
@@ -128,7 +131,7 @@ def gaussian_bins(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def sample_bins(values, n: int):
     """Split measured values into ``n`` groups of neighbours: share, mean, variance of each."""
     ordered = jnp.sort(jnp.asarray(values))
-    n = min(n, ordered.size)
+    n = min(n, ordered.size - ordered.size % 2)
     edges = np.linspace(0, ordered.size, n + 1).round().astype(int)
     count = np.diff(edges)
     total = jnp.concatenate([jnp.zeros(1), jnp.cumsum(ordered)])[edges]
@@ -137,29 +140,38 @@ def sample_bins(values, n: int):
     return count / ordered.size, mean, jnp.maximum(jnp.diff(squares) / count - mean**2, 0.0)
 
 
-def teacher_classes(teacher: Teacher, n: int) -> tuple[Float[Array, " C"], Float[Array, " C"]]:
+def merge_pairs(share, mean, var, coarse):
+    """Give neighbours their common mean and variance where ``coarse`` (a traced flag) is set."""
+    share, mean, var = (jnp.asarray(x) for x in (share, mean, var))
+    pair = share.reshape(-1, 2)
+    weight = pair / jnp.sum(pair, axis=1, keepdims=True)
+    common = jnp.sum(weight * mean.reshape(-1, 2), axis=1, keepdims=True)
+    square = jnp.sum(weight * (mean**2 + var).reshape(-1, 2), axis=1, keepdims=True)
+    return (
+        share,
+        jnp.where(coarse, jnp.repeat(common, 2), mean),
+        jnp.where(coarse, jnp.repeat(square - common**2, 2), var),
+    )
+
+
+def teacher_classes(teacher: Teacher, n: int, coarse=False) -> tuple[Float[Array, " C"], Float[Array, " C"]]:
     """Values and shares of the teacher classes; ``sum share c^2`` is exactly ``rho``."""
     if teacher.kind == "constant":
         return jnp.reshape(jnp.asarray(teacher.scale) * 1.0, (1,)), jnp.ones(1)
     if teacher.kind == "rademacher":
         return jnp.asarray(teacher.scale) * jnp.array([-1.0, 1.0]), jnp.full(2, 0.5)
-    if teacher.kind == "gaussian":
-        share, mean, _ = gaussian_bins(n)
-        return jnp.asarray(teacher.scale) * (mean / np.sqrt(share @ mean**2)), jnp.asarray(share)
-    if teacher.data.atoms is not None:
+    if teacher.data is not None and teacher.data.atoms is not None:
         return jnp.asarray(teacher.data.atoms), jnp.asarray(teacher.data.weights)
-    share, mean, _ = sample_bins(teacher.data.values, n)
-    share = jnp.asarray(share)
+    bins = gaussian_bins(n) if teacher.data is None else sample_bins(teacher.data.values, n)
+    share, mean, _ = merge_pairs(*bins, coarse)
     return mean * jnp.sqrt(teacher.rho / (share @ mean**2)), share
 
 
-def start_classes(start: Start, n: int):
+def start_classes(start: Start, n: int, coarse=False):
     """Share, mean and variance of the ``J <= n`` start classes of the mixture law."""
     if start.kind == "constant":
         return jnp.ones(1), jnp.reshape(jnp.asarray(start.mean) * 1.0, (1,)), jnp.zeros(1)
-    if start.kind == "gaussian":
-        share, mean, var = gaussian_bins(n)
-        scale = jnp.asarray(start.std)
-        return jnp.asarray(share), jnp.asarray(start.mean) + scale * mean, scale**2 * var
-    share, mean, var = sample_bins(start.data.values, n)
-    return jnp.asarray(share), mean, var
+    if start.data is not None:
+        return merge_pairs(*sample_bins(start.data.values, n), coarse)
+    share, mean, var = merge_pairs(*gaussian_bins(n), coarse)
+    return share, start.mean + start.std * mean, start.std**2 * var

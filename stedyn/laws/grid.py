@@ -23,7 +23,7 @@ class GridFlow(eqx.Module):
     """The semi-discrete equation ``d mass / d tau = A(tau, error) mass``; ``A`` is tridiagonal.
 
     ``faces (N+1,)``, ``first, second (N,)`` the cell averages of ``E[psi|w]`` and ``E[psi^2|w]``,
-    ``frozen (N,)`` marks cells outside the range of the clipped straight-through estimator.
+    ``frozen (N,)`` marks cells outside the range of the clipped straight-through estimator; nothing crosses ``wall``.
     """
 
     limit: Limit
@@ -31,10 +31,11 @@ class GridFlow(eqx.Module):
     first: Float[Array, " N"]
     second: Float[Array, " N"]
     frozen: Float[Array, " N"]
+    wall: Float[Array, ""]
 
-    def __init__(self, limit: Limit, cells: int, horizon):
+    def __init__(self, limit: Limit, cells: int, horizon, coarse=False):
         self.limit = limit
-        self.faces = faces_of(limit, cells, horizon)
+        self.faces, self.wall = faces_of(limit, cells, horizon, coarse)
         w, h = self.centers, self.widths
         piece = jnp.searchsorted(limit.pieces.breaks, w, side="right")
         p1, p2 = limit.pieces.first[piece], limit.pieces.second[piece]
@@ -107,7 +108,8 @@ class GridFlow(eqx.Module):
         if limit.clipped:
             up = jnp.where(inside | out_down, 0.0, up)
             down = jnp.where(inside | out_up, 0.0, down)
-        return up, down
+        open_ = self.faces[1:-1] < self.wall
+        return jnp.where(open_, up, 0.0), jnp.where(open_, down, 0.0)
 
     def __call__(self, tau, mass, args=None) -> Float[Array, "C N"]:
         """``d mass / d tau`` (N cells, total zero)."""

@@ -17,8 +17,11 @@ _BISECTIONS = 60
 SHARES = np.array([0.2, 0.2, 0.4, 0.2])[:, None, None]
 
 
-def faces_of(limit: Limit, cells: int, horizon) -> Float[Array, " N+1"]:
-    """Cell edges with ``cells`` cells in every interval between two features.
+def faces_of(limit: Limit, cells: int, horizon, coarse=False) -> tuple[Float[Array, " N+1"], Float[Array, ""]]:
+    """Cell edges with ``cells`` cells in every interval between two features, and the upper wall.
+
+    With ``coarse`` (a traced flag) every other edge is dropped, and as many empty cells are put
+    behind the wall: both meshes have one shape, so that one compilation serves for both.
 
     Features are thresholds, the ends of the range of a clipped straight-through estimator, and the
     walls of a latent clip; the two ends of an open domain are none. Cells are equally spaced in a sum
@@ -72,7 +75,10 @@ def faces_of(limit: Limit, cells: int, horizon) -> Float[Array, " N+1"]:
     bracket = jnp.broadcast_to(below, shape), jnp.broadcast_to(above, shape)
     left, right = jax.lax.fori_loop(0, _BISECTIONS, halve, bracket)
     inner = (0.5 * (left + right)).at[:, :1].set(below)
-    return jnp.append(inner[:, :-1].reshape(-1), high)
+    faces = jnp.append(inner[:, :-1].reshape(-1), high)
+    kept = faces[::2]
+    behind = high + (high - low) * jnp.arange(1, faces.size - kept.size + 1)
+    return jnp.where(coarse, jnp.concatenate([kept, behind]), faces), high
 
 
 def _start_scale(limit: Limit):

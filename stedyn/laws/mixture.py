@@ -1,9 +1,9 @@
 r"""The ``mixture`` law: mean and variance of every (teacher, start) class, one shape within a class.
 
 State: ``mean, var (C, J)`` for ``C`` teacher and ``J`` start classes. With the drift
-``v(w) = h(w) (a c - b psi(w)) - lr weight_decay w`` the moments follow (``docs``, theory section 5)
+``v(w) = a c - b psi(w) - lr weight_decay w`` the moments follow (``docs``, theory section 5)
 
-    ``d mean / d tau = E[v]``,    ``d var / d tau = 2 Cov(w, v) + D E[h^2]``,
+    ``d mean / d tau = E[v]``,    ``d var / d tau = 2 Cov(w, v) + D``,
 
 and the expectations are closed by assuming a shape: Gaussian, which is the law, or Laplace, which
 has the exponential tails of a weight held at a threshold. The distance between the two closures is
@@ -19,36 +19,24 @@ from jaxtyping import Array, Float
 from ..limit import Limit, start_classes
 from ..quantizers import PartialMoments, partial_moments
 
-SHAPES = ("gaussian", "laplace")
+#: Cells in which the density of a mixture is handed out.
+DENSITY_CELLS = 2000
 
 
 class MixtureFlow(eqx.Module):
-    """The moment equations of all classes; ``blend`` is 0 for Gaussian and 1 for Laplace classes."""
+    """The moment equations of all classes.
+
+    ``blend`` is None for Gaussian classes; a number mixes in Laplace moments, up to 1.
+    """
 
     limit: Limit
-    blend: Float[Array, ""]
+    blend: Float[Array, ""] | None
     share: Float[Array, " J"]
     mean0: Float[Array, " J"]
     var0: Float[Array, " J"]
-    breaks: Float[Array, " B"]
-    first: Float[Array, "B+1 2"]
-    second: Float[Array, "B+1 3"]
-    moves: Float[Array, "B+1"]
-
-    def __init__(self, limit: Limit, starts: int, blend=0.0):
-        self.limit, self.blend = limit, jnp.asarray(blend)
-        self.share, self.mean0, self.var0 = start_classes(limit.start, starts)
-        pieces = limit.pieces
-        self.breaks, self.first, self.second = pieces
-        self.moves = jnp.ones(self.first.shape[0])
-        if limit.clipped:
-            ends = jnp.stack([-limit.range, limit.range])
-            self.breaks = jnp.sort(jnp.concatenate([pieces.breaks, ends]))
-            inner = 0.5 * (self.breaks[1:] + self.breaks[:-1])
-            probe = jnp.concatenate([self.breaks[:1] - 1, inner, self.breaks[-1:] + 1])
-            piece = jnp.searchsorted(pieces.breaks, probe, side="right")
-            self.first, self.second = pieces.first[piece], pieces.second[piece]
-            self.moves = (jnp.abs(probe) < limit.range).astype(float)
+    def __init__(self, limit: Limit, starts: int, blend=None, coarse=False):
+        self.limit, self.blend = limit, blend
+        self.share, self.mean0, self.var0 = start_classes(limit.start, starts, coarse)
 
     def start(self):
         """``(mean, var)`` at ``tau = 0``, each (C, J)."""
@@ -58,10 +46,11 @@ class MixtureFlow(eqx.Module):
     def _partial(self, state) -> PartialMoments:
         mean, var = state
         std = jnp.sqrt(jnp.maximum(var, 1e-14 * self.limit.rho))
-        normal = partial_moments(self.breaks, mean, std)
-        if self.breaks.size == 0:
+        breaks = self.limit.pieces.breaks
+        normal = partial_moments(breaks, mean, std)
+        if self.blend is None or breaks.size == 0:
             return normal
-        laplace = _laplace_moments(self.breaks, mean, std)
+        laplace = _laplace_moments(breaks, mean, std)
         return PartialMoments(
             *[(1 - self.blend) * g + self.blend * x for g, x in zip(normal, laplace, strict=True)]
         )
@@ -69,8 +58,9 @@ class MixtureFlow(eqx.Module):
     def order_parameters(self, state):
         """``(m, q)`` of the classes."""
         p = self._partial(state)
-        psi = p.zeroth @ self.first[:, 0] + p.first @ self.first[:, 1]
-        square = p.zeroth @ self.second[:, 0] + p.first @ self.second[:, 1] + p.second @ self.second[:, 2]
+        _, first, second = self.limit.pieces
+        psi = p.zeroth @ first[:, 0] + p.first @ first[:, 1]
+        square = p.zeroth @ second[:, 0] + p.first @ second[:, 1] + p.second @ second[:, 2]
         share = self.limit.share
         return (share * self.limit.teacher) @ psi @ self.share, share @ square @ self.share
 
@@ -85,15 +75,13 @@ class MixtureFlow(eqx.Module):
         a, b, D, _ = limit.coefficients(self.error(state), tau)
         decay = limit.decay(tau)
         p = self._partial(state)
-        drift0 = self.moves * (a * limit.teacher[:, None, None] - b * self.first[:, 0])
-        drift1 = -b * self.moves * self.first[:, 1]
-        up = jnp.sum(p.zeroth * drift0 + p.first * drift1, -1)
-        both = jnp.sum(p.first * drift0 + p.second * drift1, -1)
-        covariance = both - mean * up
-        variance = jnp.maximum(var, 1e-14 * limit.rho)
-        rate = jnp.maximum(-covariance / variance, 0.0) + decay
-        active = p.zeroth @ self.moves
-        return (up - decay * mean, 2 * (covariance - decay * variance) + D * active), (rate, 2 * rate)
+        first = limit.pieces.first
+        psi = p.zeroth @ first[:, 0] + p.first @ first[:, 1]
+        both = p.first @ first[:, 0] + p.second @ first[:, 1]
+        covariance = jnp.maximum(both - mean * psi, 0.0)
+        rate = b * covariance / jnp.maximum(var, 1e-14 * limit.rho) + decay
+        up = a * limit.teacher[:, None] - b * psi - decay * mean
+        return (up, D - 2 * b * covariance - 2 * decay * var), (rate, 2 * rate)
 
     def __call__(self, tau, state, args=None):
         """``d (mean, var) / d tau``."""
@@ -147,6 +135,14 @@ class MixtureFlow(eqx.Module):
             p = partial_moments(jnp.stack([-limit.range, limit.range]), mean, std)
             out["saturated"] = jnp.sum(weight * (p.zeroth[..., 0] + p.zeroth[..., 2]))
         return out
+
+    def masses(self, mean, var):
+        """Cell masses of saved states ``(K, C, J)``: edges (N+1,), (K, C, N), teacher, share."""
+        std = jnp.sqrt(jnp.maximum(var, 1e-14 * self.limit.rho))
+        low, high = jnp.min(mean - 6 * std), jnp.max(mean + 6 * std)
+        edges = jnp.linspace(low, high, DENSITY_CELLS + 1)
+        each = partial_moments(edges[1:-1], mean, std).zeroth
+        return edges, jnp.einsum("kcjn,j->kcn", each, self.share), self.limit.teacher, self.limit.share
 
 
 def _laplace_moments(breaks, mean, std) -> PartialMoments:

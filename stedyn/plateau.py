@@ -1,0 +1,211 @@
+r"""Plateaus of an error curve, of theory or simulation, and their closed forms for a small lr.
+
+With ``s(tau) = -d ln(error) / d tau``, a *drop* is a local maximum of ``s`` whose surrounding descent
+(the interval where ``s`` exceeds a tenth of the peak) lowers the error by at least 20 %. The *plateau*
+before it is the maximal interval that ends where the descent begins and on which ``s`` stays below a
+tenth of the peak (``docs``, theory section 7).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy.signal import argrelmax, savgol_filter
+
+from ._check import fail
+from .limit import derive
+from .problem import Problem
+
+#: A descent has to lower the error by this fraction, and quiet means s below this part of the peak.
+LEAST_DROP, QUIET = 0.2, 0.1
+#: The smoothing window grows until the noise of s falls below this part of its peak.
+SLOPE_NOISE = 0.02
+#: A plateau has to last this many saved intervals; errors below this part of the largest are floor.
+RESOLVED, FLOOR = 3, 1e-9
+
+
+@dataclasses.dataclass(frozen=True)
+class Plateau:
+    """A plateau and the drop that ends it; times are ``tau = steps / d``.
+
+    Attributes
+    ----------
+    start, end, length : float
+        Its interval; ``length = end - start``.
+    height, next_height : float
+        Mean error on it, and on the quiet stretch after the drop (or at the end of the curve).
+    escape : float
+        When the error crosses the mean of the two heights.
+    """
+
+    start: float
+    end: float
+    length: float
+    height: float
+    next_height: float
+    escape: float
+
+    def to_dict(self) -> dict[str, float]:
+        return dataclasses.asdict(self)
+
+    def __str__(self):
+        return (
+            f"tau {self.start:.4g} to {self.end:.4g} (length {self.length:.4g}) at error {self.height:.4g}, "
+            f"then {self.next_height:.4g}; escape at tau = {self.escape:.4g}"
+        )
+
+
+def find_plateaus(tau, error, noise=None) -> list[Plateau]:
+    """All plateaus of a curve, in time order; a pure decay and a final floor are none.
+
+    Parameters
+    ----------
+    tau, error : (T,)
+        Increasing times and positive errors.
+    noise : float or (T,), optional
+        Relative standard error of ``error``. By default it is estimated from second differences, which
+        misses noise that is correlated in time: pass the spread of an ensemble over its seeds.
+
+    Raises
+    ------
+    ValueError
+        If the arrays are not of one length, not increasing, or not positive.
+    """
+    tau, error = np.asarray(tau, dtype=float), np.asarray(error, dtype=float)
+    if tau.ndim != 1 or tau.shape != error.shape or tau.size < 2 or np.any(np.diff(tau) <= 0):
+        fail("tau", "increasing times, as many as errors", f"shapes {tau.shape} and {error.shape}", "check them")
+    if not np.all(np.isfinite(error)) or np.any(error < 0):
+        fail("error", "finite numbers that are not negative", float(np.min(error)), "check the curve")
+    if tau.size < 5 or np.all(error <= 0):
+        return []
+    log = np.log(np.maximum(error, FLOOR * np.max(error)))
+    time, log = _smoothed(tau, log, noise)
+    slope = -np.diff(log) / np.diff(time)
+    drops = sorted(_drops(slope, log), key=lambda drop: drop[1])
+    found = []
+    for n, (peak, left, right) in enumerate(drops):
+        quiet = slope <= QUIET * slope[peak]
+        earliest = drops[n - 1][2] + 1 if n else 0
+        latest = drops[n + 1][1] - 1 if n + 1 < len(drops) else slope.size - 1
+        first, last = left, right
+        while first > earliest and quiet[first - 1]:
+            first -= 1
+        while last < latest and quiet[last + 1]:
+            last += 1
+        if left - first >= RESOLVED:
+            found.append(_measure(time, np.exp(log), slope, peak, first, left, right, last))
+    return found
+
+
+def _smoothed(tau, log, noise):
+    """The curve on a uniform grid, smoothed as far as its noise demands."""
+    if noise is None:
+        bend = np.diff(log, 2)
+        noise = 1.4826 * np.median(np.abs(bend - np.median(bend))) / np.sqrt(6)
+        uniform = np.allclose(np.diff(tau), tau[1] - tau[0], rtol=1e-3)
+        noise = noise if uniform else 0.0
+    sigma = float(np.median(np.broadcast_to(noise, log.shape)))
+    if sigma <= 0:
+        return tau, log
+    time = np.linspace(tau[0], tau[-1], tau.size)
+    level = np.interp(time, tau, log)
+    spacing = time[1] - time[0]
+    for window in range(3, max(4, tau.size // 4), 2):
+        smooth = savgol_filter(level, window, 1, mode="interp")
+        peak = np.max(-np.diff(smooth)) / spacing
+        if sigma * np.sqrt(12 / window**3) / spacing <= SLOPE_NOISE * peak:
+            break
+    return time, smooth
+
+
+def _drops(slope, log):
+    """Peaks of the slope, highest first, with the first and last interval of their descent."""
+    peaks = argrelmax(np.concatenate([[-np.inf], slope, [-np.inf]]), mode="clip")[0] - 1
+    taken = np.zeros(slope.size, bool)
+    for peak in sorted(peaks, key=lambda k: -slope[k]):
+        if taken[peak] or slope[peak] <= 0:
+            continue
+        left = right = peak
+        while left > 0 and slope[left - 1] > QUIET * slope[peak] and not taken[left - 1]:
+            left -= 1
+        while right < slope.size - 1 and slope[right + 1] > QUIET * slope[peak] and not taken[right + 1]:
+            right += 1
+        taken[left : right + 1] = True
+        if log[left] - log[right + 1] >= -np.log(1 - LEAST_DROP):
+            yield peak, left, right
+
+
+def _measure(time, error, slope, peak, first, left, right, last):
+    """The plateau on intervals ``first .. left - 1`` before the descent ``left .. right``."""
+    middle, limit = 0.5 * (time[1:] + time[:-1]), QUIET * slope[peak]
+    end = np.interp(limit, slope[left - 1 : left + 1], middle[left - 1 : left + 1])
+    begin = time[first]
+    if first > 0 and slope[first - 1] > limit:
+        begin = np.interp(-limit, -slope[first - 1 : first + 1], middle[first - 1 : first + 1])
+    height = _mean(time, error, begin, end)
+    after = error[right + 1] if last == right else _mean(time, error, time[right + 1], time[last + 1])
+    target = 0.5 * (height + after)
+    span = slice(max(left - 1, 0), right + 2)
+    below = np.flatnonzero(error[span] <= target)
+    k = span.start + (int(below[0]) if below.size else right + 1 - span.start)
+    escape = time[k]
+    if k > 0:
+        escape = np.interp(-target, -error[k - 1 : k + 1], time[k - 1 : k + 1])
+    return Plateau(*map(float, (begin, end, end - begin, height, after, escape)))
+
+
+def _mean(time, error, begin, end):
+    """Time average of the error over an interval."""
+    inside = (time > begin) & (time < end)
+    t = np.concatenate([[begin], time[inside], [end]])
+    return np.trapezoid(np.interp(t, time, error), t) / (end - begin)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stair:
+    """A level held by the weights of one class, from ``enter`` to ``leave`` (infinite: it is kept)."""
+
+    level: float
+    enter: float
+    leave: float
+
+
+def small_lr_stairs(problem: Problem) -> list[Stair]:
+    r"""Levels that a weight passes as ``lr -> 0``, with their times in ``tau = steps / d``.
+
+    A weight on level ``psi_k`` moves at speed ``a w* - b psi_k`` (for SGD ``lr (k1 w* - k2 psi_k)``) and
+    leaves it after distance / speed; it stays at the threshold where the speed changes sign. Mid-tread
+    weights started at 0 leave at ``(step/2) / (lr k1 w*)``; mid-rise weights climb a staircase whose
+    stair ``k`` lasts ``step / (lr (k1 w* - k2 psi_k))`` (``docs``, theory section 7).
+
+    Raises
+    ------
+    ValueError
+        Unless teacher and start are each centred on one value and weights are rounded to the nearest level.
+    """
+    if problem.teacher.kind not in ("constant", "rademacher") or problem.start.mean is None:
+        fail("teacher", "one value (constant or rademacher) and a start around one value", problem.teacher.kind,
+             "use solve(problem, law='fluid') for distributions")
+    if problem.weights.is_none or problem.weights.rounding != "nearest":
+        fail("weights", "a quantizer that rounds to the nearest level", problem.weights.kind, "choose one")
+    limit = derive(problem, 2)
+    a, b, _, _ = limit.coefficients(limit.rho, 0.0)
+    force = float(a) * float(problem.teacher.scale)
+    levels, thresholds = np.asarray(limit.levels), np.asarray(limit.pieces.breaks)
+    w = float(problem.start.mean)
+    k = int(np.searchsorted(thresholds, w, side="right"))
+    now, stairs = 0.0, []
+    while True:
+        speed = force - float(b) * float(levels[k])
+        speed = 0.0 if abs(speed) < 1e-12 * abs(force) else speed
+        onward = 1 if speed > 0 else -1
+        edge = k if speed > 0 else k - 1
+        stays = speed == 0 or not 0 <= edge < thresholds.size
+        if stairs and not stays and (levels[k] - stairs[-1].level) * onward < 0:
+            stays = True  # pushed back to the threshold it came from: it chatters there
+        if stays:
+            return [*stairs, Stair(float(levels[k]), now, np.inf)]
+        leave = now + (float(thresholds[edge]) - w) / speed
+        stairs.append(Stair(float(levels[k]), now, leave))
+        now, w, k = leave, float(thresholds[edge]), k + onward

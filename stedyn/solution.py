@@ -1,0 +1,203 @@
+"""What a solve returns: curves, occupancies, densities, status; and the registry of quantities."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import equinox as eqx
+import numpy as np
+import pandas as pd
+from jaxtyping import Array, Float
+
+from .plateau import Plateau, find_plateaus
+from .problem import Problem
+
+
+class Quantity(NamedTuple):
+    """How a quantity is written: symbol, axis label, unit, and what it is."""
+
+    symbol: str
+    label: str
+    unit: str
+    description: str
+
+
+QUANTITIES: dict[str, Quantity] = {
+    "tau": Quantity(r"\tau", "time", "steps / d", "number of steps divided by the input dimension"),
+    "error": Quantity(
+        r"\varepsilon",
+        "generalization error",
+        "output variance",
+        "E[(teacher - student output)^2], without the factor 1/2 and without label noise",
+    ),
+    "m": Quantity("m", "overlap of teacher and quantized student", "1", "E[w* psi(w)]"),
+    "q": Quantity("q", "norm of the quantized student", "1", "E[psi(w)^2]"),
+    "overlap": Quantity(r"E[w^* w]", "overlap of teacher and latent weights", "1", "E[w* w]"),
+    "norm": Quantity(r"E[w^2]", "norm of the latent weights", "1", "E[w^2]"),
+    "saturated": Quantity(
+        r"P(|w| > R)", "saturated fraction", "1", "fraction of latent weights beyond the range"
+    ),
+    "flip_rate": Quantity(
+        r"\sqrt{d}\,P(\mathrm{flip})",
+        "flip rate times sqrt(d)",
+        "1 / step",
+        "fraction of weights whose level changes in one step, times sqrt(d)",
+    ),
+    "occupancy": Quantity("P(psi)", "level occupancy", "1", "fraction of weights on every level"),
+}
+CURVES = ("error", "m", "q", "overlap", "norm", "saturated", "flip_rate")
+
+_SENTENCES = (
+    "The solution reached the horizon within the requested tolerance.",
+    "The solution reached the horizon, but its error estimate is above the requested tolerance.",
+    "The solution reached the horizon; this law offers no error estimate.",
+    "The integration stopped before the horizon: the largest number of steps was reached.",
+    "The integration stopped before the horizon: the error grows without bound (lower lr).",
+)
+REACHED, INACCURATE, UNESTIMATED, MAX_STEPS, DIVERGED = range(5)
+
+
+class Status(eqx.Module):
+    """Outcome of a solve: ``str()`` is a sentence, ``ok`` whether the horizon was reached."""
+
+    code: Array | int
+
+    @property
+    def ok(self) -> bool:
+        return int(self.code) <= UNESTIMATED
+
+    def __str__(self):
+        return _SENTENCES[int(self.code)]
+
+
+class SolveError(RuntimeError):
+    """A solve did not reach its horizon."""
+
+
+class Densities(eqx.Module):
+    """Law of the latent weights at ``K`` times: masses of ``N`` cells for every teacher class.
+
+    Attributes
+    ----------
+    tau : (K,)
+    edges : (N + 1,)
+    mass : (K, C, N), each row sums to 1
+    teacher, share : (C,), teacher values and their probabilities
+    """
+
+    tau: Float[Array, " K"]
+    edges: Float[Array, " N+1"]
+    mass: Float[Array, "K C N"]
+    teacher: Float[Array, " C"]
+    share: Float[Array, " C"]
+
+    @property
+    def total(self) -> np.ndarray:
+        """Masses averaged over the teacher (K, N)."""
+        return np.einsum("c,kcn->kn", np.asarray(self.share), np.asarray(self.mass))
+
+    @property
+    def pdf(self) -> np.ndarray:
+        """Density in every cell, averaged over the teacher (K, N)."""
+        return self.total / np.diff(self.edges)
+
+    def cdf(self, k: int, w) -> np.ndarray:
+        """Probability of a latent weight below ``w`` at time ``tau[k]``."""
+        below = np.append(0.0, np.cumsum(self.total[k]))
+        return np.interp(w, self.edges, np.clip(below / below[-1], 0.0, 1.0), left=0.0, right=1.0)
+
+
+class Solution(eqx.Module):
+    """The limit of a problem along its run. All curves have the length of ``tau`` (T,).
+
+    Attributes
+    ----------
+    tau, error, m, q, overlap, norm : (T,)
+        See `QUANTITIES` for what each is.
+    saturated, flip_rate : (T,) or None
+        None where the problem has no range, or where the level changes at every step.
+    occupancy : (T, L) or None
+        Probability of every level of the weight quantizer.
+    densities : Densities or None
+        Law of the latent weights at the times asked for.
+    law : str
+        The law that was solved.
+    error_estimate : float or None
+        Estimated largest relative error of ``error`` over the curve; None if the law has none.
+    status : Status
+    statistics : dict
+        Steps, cells, classes, passes.
+    problem : Problem
+    """
+
+    tau: Float[Array, " T"]
+    error: Float[Array, " T"]
+    m: Float[Array, " T"]
+    q: Float[Array, " T"]
+    overlap: Float[Array, " T"]
+    norm: Float[Array, " T"]
+    saturated: Float[Array, " T"] | None
+    flip_rate: Float[Array, " T"] | None
+    occupancy: Float[Array, "T L"] | None
+    densities: Densities | None
+    law: str = eqx.field(static=True)
+    error_estimate: Array | float | None
+    status: Status
+    statistics: dict
+    problem: Problem
+
+    @property
+    def final_error(self) -> float:
+        """Error at the last saved time (not a fixed point: see `stedyn.fixed_point`)."""
+        return float(self.error[-1])
+
+    @property
+    def minimum(self) -> tuple[float, float]:
+        """``(tau, error)`` where the saved curve is lowest."""
+        k = int(np.argmin(np.asarray(self.error)))
+        return float(self.tau[k]), float(self.error[k])
+
+    def plateaus(self) -> list[Plateau]:
+        """Plateaus of the error curve (see `stedyn.plateau.find_plateaus`)."""
+        return find_plateaus(np.asarray(self.tau), np.asarray(self.error))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a saved time; level occupancies in columns ``occupancy_0, ...``."""
+        columns = {"tau": np.asarray(self.tau)}
+        for name in CURVES:
+            curve = getattr(self, name)
+            if curve is not None:
+                columns[name] = np.asarray(curve)
+        if self.occupancy is not None:
+            columns |= {f"occupancy_{k}": column for k, column in enumerate(np.asarray(self.occupancy).T)}
+        return pd.DataFrame(columns)
+
+    def to_dict(self) -> dict:
+        """Plain numbers and lists: curve, plateaus, minimum, final error, law, estimate, status."""
+        tau, error = self.minimum
+        return {
+            "tau": np.asarray(self.tau).tolist(),
+            "error": np.asarray(self.error).tolist(),
+            "m": np.asarray(self.m).tolist(),
+            "q": np.asarray(self.q).tolist(),
+            "plateaus": [plateau.to_dict() for plateau in self.plateaus()],
+            "minimum": {"tau": tau, "error": error},
+            "final_error": self.final_error,
+            "law": self.law,
+            "error_estimate": None if self.error_estimate is None else float(self.error_estimate),
+            "status": str(self.status),
+        }
+
+    def __str__(self):
+        estimate = self.error_estimate
+        claim = "no error estimate" if estimate is None else f"relative error below {float(estimate):.1e}"
+        rows = self.to_pandas()[["tau", "error", "m", "q"]]
+        picked = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, 9).round().astype(int))]
+        tau, error = self.minimum
+        lines = [
+            f"{self.law} law to tau = {float(self.tau[-1]):g} (tau = steps / d), {claim}",
+            picked.to_string(index=False, float_format=lambda x: f"{x:.6g}"),
+            f"minimum: error {error:.6g} at tau = {tau:.4g}; final error {self.final_error:.6g}",
+        ]
+        lines += [f"plateau: {plateau}" for plateau in self.plateaus()] or ["no plateau"]
+        return "\n".join([*lines, str(self.status)])

@@ -1,0 +1,252 @@
+"""Solve the limit of a problem: choose a law, integrate it, estimate its error, refine."""
+
+from __future__ import annotations
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._check import choice, fail, is_traced, positive, whole
+from .integrate import failed, integrate
+from .laws.fluid import observe_paths
+from .laws.grid import GridFlow
+from .laws.mixture import MixtureFlow
+from .limit import derive
+from .problem import Problem
+from .quantizers import as_arrays
+from .solution import DIVERGED, INACCURATE, MAX_STEPS, REACHED, UNESTIMATED, Densities, Solution, SolveError, Status
+
+LAWS = ("auto", "grid", "mixture", "fluid")
+#: Cells of a first pass of the grid law, over all intervals; and the largest number of unknowns.
+FIRST_CELLS, MOST_UNKNOWNS = 800, 1_500_000
+PASSES = 5
+MIXTURE_STARTS, FLUID_STARTS = 16, 400
+_OPTIONAL = ("saturated", "flip_rate", "occupancy")
+
+
+def solve(
+    problem: Problem,
+    *,
+    law: str = "auto",
+    tol: float = 5e-3,
+    densities=None,
+    cells: int | None = None,
+    classes: int | None = None,
+    throw: bool = True,
+) -> Solution:
+    r"""Deterministic limit of a problem along its run.
+
+    Parameters
+    ----------
+    problem : Problem
+        Its ``run`` says where the curve is saved, in units of ``tau = steps / d``.
+    law : {"auto", "grid", "mixture", "fluid"}
+        ``grid`` solves the Fokker-Planck equation and refines until ``tol`` is met. ``mixture`` follows
+        mean and variance of classes: fast, exact for a linear ``psi``. ``fluid`` is the closed form of a
+        small lr. ``auto`` takes ``mixture`` where it is exact and ``grid`` elsewhere.
+    tol : float
+        Relative error of the curve, at its worst saved time, that ``grid`` has to reach.
+    densities : sequence of float, optional
+        Times at which the law of the latent weights is kept (``grid`` and ``mixture``).
+    cells, classes : int, optional
+        Cells of the grid between two features, and number of teacher classes, for the first pass. Inside
+        a JAX transformation (vmap, grad, jit) there is one pass, with its error estimate and no refinement.
+    throw : bool
+        Raise `SolveError` if the horizon is not reached; otherwise return what was, with its status.
+
+    Returns
+    -------
+    Solution
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of bounds, if 64-bit floats are off, or if the law does not apply.
+    SolveError
+        See ``throw``.
+
+    References
+    ----------
+    ``docs``, theory sections 3 and 5; arXiv 2510.10693 for the limit of the straight-through estimator.
+
+    Examples
+    --------
+    >>> from stedyn import Problem, Run, SGD
+    >>> s = solve(Problem(noise_std=0.5, rule=SGD(lr=0.5), run=Run(tau=40.0, points=11)))
+    >>> print(f"{s.final_error:.4f}")  # lr sigma^2 / (2 - lr)
+    0.0833
+    """
+    choice("law", law, LAWS)
+    positive("tol", tol)
+    if not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            "solve: expected 64-bit floats, found 32-bit ones; call jax.config.update('jax_enable_x64', True) first."
+        )
+    taus = problem.taus
+    keep = _kept_times(densities, taus[-1])
+    law = _chosen(law, problem)
+    classes = _even("classes", classes, 32)
+    traced = any(is_traced(leaf) for leaf in jax.tree.leaves(problem))
+    problem_arrays = as_arrays(problem)
+    if law == "fluid":
+        curves, counts, kept, estimate, code = _fluid(problem_arrays, taus, keep, classes, traced)
+    elif law == "mixture":
+        curves, counts, kept, estimate, code = _mixture(problem_arrays, taus, keep, tol, classes, traced)
+    else:
+        first = None if cells is None else whole("cells", cells, 4, 10**6)
+        curves, counts, kept, estimate, code = _grid(problem_arrays, taus, keep, tol, first, classes, traced)
+    if not traced:
+        curves, taus, code = _finite_part(curves, taus, int(code))
+        if throw and not Status(code).ok:
+            raise SolveError(str(Status(code)))
+        estimate = None if estimate is None else float(estimate)
+    densities_kept = None if kept is None else Densities(jnp.asarray(keep), *kept)
+    optional = {name: curves.get(name) for name in _OPTIONAL}
+    required = {name: curves[name] for name in ("error", "m", "q", "overlap", "norm")}
+    return Solution(
+        tau=jnp.asarray(taus),
+        **required,
+        **optional,
+        densities=densities_kept,
+        law=law,
+        error_estimate=estimate,
+        status=Status(code),
+        statistics=counts,
+        problem=problem,
+    )
+
+
+def _kept_times(densities, horizon) -> np.ndarray:
+    times = np.zeros(0) if densities is None else np.atleast_1d(np.asarray(densities, dtype=float))
+    if times.ndim != 1 or not np.all(np.isfinite(times)) or np.any(np.diff(times) <= 0):
+        fail("densities", "increasing times", densities, "sort them")
+    if times.size and (times[0] < 0 or times[-1] > horizon):
+        fail("densities", f"times between 0 and the horizon {horizon:g}", densities, "extend run.tau")
+    return times
+
+
+def _chosen(law: str, problem: Problem) -> str:
+    free = problem.ste == "identity" and problem.latent_clip is None
+    if law == "auto":
+        return "mixture" if problem.weights.is_none and free else "grid"
+    if law == "mixture" and not free:
+        raise ValueError(
+            "law: expected 'grid' or 'fluid' with the clipped estimator or a latent clip, found 'mixture', whose "
+            "Gaussian classes know no edge; choose 'grid'."
+        )
+    return law
+
+
+def _even(name: str, value, default: int) -> int:
+    number = default if value is None else whole(name, value, 2, 4096)
+    return number + number % 2
+
+
+def _finite_part(curves, taus, code: int):
+    """The saved times before a failure; the whole curve without one."""
+    good = np.all([np.isfinite(np.asarray(curves[name])) for name in ("error", "m", "q", "norm")], axis=0)
+    if np.all(good):
+        return curves, taus, code
+    size = int(np.argmin(good))
+    growing = size > 1 and curves["error"][size - 1] > 1e3 * curves["error"][0]
+    return {name: curve[:size] for name, curve in curves.items()}, taus[:size], DIVERGED if growing else MAX_STEPS
+
+
+@eqx.filter_jit
+def _grid_pass(problem, taus, keep, rtol, coarse, cells, classes):
+    limit = derive(problem, classes, coarse)
+    law = GridFlow(limit, cells, taus[-1], coarse)
+    solution = integrate(law, taus, keep, rtol)
+    kept = (law.faces, solution.ys[1], limit.teacher, limit.share) if keep.size else None
+    return solution.ys[0], solution.stats, kept, failed(solution)
+
+
+def _grid(problem, taus, keep, tol, cells, classes, traced):
+    intervals = problem.weights.pieces.breaks.size + 1 + (2 if problem.ste == "clipped" else 0)
+    if cells is None:
+        cells = max(16, FIRST_CELLS // intervals)
+    cells += cells % 2
+    taus, keep = jnp.asarray(taus), jnp.asarray(keep)
+    for count in range(1, PASSES + 1):
+        run = functools.partial(_grid_pass, problem, taus, keep)
+        rtol = jnp.asarray(tol) / 5
+        fine, stats, kept, bad = run(rtol, jnp.asarray(False), cells, classes)
+        rough, _, _, rough_bad = run(4 * rtol, jnp.asarray(True), cells, classes)
+        # the scheme is of second order in the cells: a third of the difference remains, and is removed
+        correction = jax.tree.map(lambda a, b: (a - b) / 3, fine, rough)
+        curves = jax.tree.map(lambda a, b: a + b, fine, correction)
+        curves = {name: _restored(name, curve, fine[name]) for name, curve in curves.items()}
+        estimate = jnp.max(jnp.abs(correction["error"]) / fine["error"])
+        code = jnp.where(bad | rough_bad, MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
+        size = len(_teacher_atoms(problem, classes))
+        unknowns = cells * intervals * size
+        counts = dict(stats, cells=cells * intervals, classes=size, passes=count)
+        if traced or int(code) != INACCURATE or count == PASSES or unknowns >= MOST_UNKNOWNS:
+            break
+        growth = float(np.clip(1.2 * np.sqrt(estimate / tol), 2, 8))
+        if size > 2 and problem.teacher.kind in ("gaussian", "file"):
+            classes = min(256, 2 * classes)
+        growth = min(growth, max(1.5, MOST_UNKNOWNS / (cells * intervals * size)))
+        cells = 2 * int(np.ceil(cells * growth / 2))
+    return curves, counts, kept, estimate, code
+
+
+def _restored(name, curve, fine):
+    """Extrapolated probabilities stay probabilities; an error that extrapolates below zero does not."""
+    if name in ("occupancy", "saturated"):
+        return jnp.clip(curve, 0.0, 1.0)
+    return jnp.where(curve > 0, curve, fine) if name in ("error", "q", "norm", "flip_rate") else curve
+
+
+def _teacher_atoms(problem, classes):
+    return jax.eval_shape(lambda p: derive(p, classes).teacher, problem).shape[0] * [0]
+
+
+@eqx.filter_jit
+def _mixture_pass(problem, taus, keep, rtol, blend, coarse, classes):
+    limit = derive(problem, classes, coarse)
+    law = MixtureFlow(limit, MIXTURE_STARTS, blend, coarse)
+    solution = integrate(law, taus, keep, rtol)
+    kept = law.masses(*solution.ys[1]) if keep.size else None
+    return solution.ys[0], solution.stats, kept, failed(solution)
+
+
+def _mixture(problem, taus, keep, tol, classes, traced):
+    taus, keep, rtol = jnp.asarray(taus), jnp.asarray(keep), jnp.asarray(1e-5)
+    linear = problem.weights.is_none
+    run = functools.partial(_mixture_pass, problem, taus, keep, rtol)
+    blend = None if traced or linear else jnp.zeros(())
+    curves, stats, kept, bad = run(blend, jnp.asarray(False), classes)
+    counts = dict(stats, classes=classes, starts=MIXTURE_STARTS, passes=1)
+    if traced:
+        return curves, counts, kept, None, jnp.where(bad, MAX_STEPS, UNESTIMATED)
+    merged = run(blend, jnp.asarray(True), classes)[0]
+    shaped = merged if linear else run(jnp.ones(()), jnp.asarray(False), classes)[0]
+    apart = [jnp.max(jnp.abs(other["error"] / curves["error"] - 1)) for other in (merged, shaped)]
+    estimate = apart[0] if linear else 2 * (apart[0] + apart[1])
+    code = jnp.where(bad, MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
+    return curves, counts, kept, estimate, code
+
+
+@eqx.filter_jit
+def _fluid_pass(problem, taus, classes):
+    return observe_paths(derive(problem, classes), taus, FLUID_STARTS)
+
+
+def _fluid(problem, taus, keep, classes, traced):
+    if keep.size:
+        raise ValueError("densities: expected none with law = 'fluid', which has no density; choose 'grid'.")
+    if not traced:
+        inputs = derive(problem, 2).inputs
+        where = [(1.0, 0.0), (2.0, 0.0), (1.0, float(taus[-1]))]
+        ab = np.array([problem.rule.coefficients(V, inputs, tau)[:2] for V, tau in where])
+        if np.any(np.abs(ab - ab[0]) > 1e-9 * np.abs(ab[0])):
+            raise ValueError(
+                f"law: expected 'grid' or 'mixture' for the rule {problem.rule.kind!r}, found 'fluid', which needs a "
+                "drift that depends neither on the residual nor on time."
+            )
+    curves = _fluid_pass(problem, jnp.asarray(taus), classes)
+    return curves, dict(classes=classes, starts=FLUID_STARTS, passes=1), None, None, jnp.asarray(UNESTIMATED)
