@@ -20,7 +20,7 @@ from .problem import Problem
 #: A descent has to lower the error by this fraction, and quiet means s below this part of the peak.
 LEAST_DROP, QUIET = 0.2, 0.1
 #: The smoothing window grows until the noise of s falls below this part of its peak.
-SLOPE_NOISE = 0.02
+SLOPE_NOISE = 0.03
 #: A plateau has to last this many saved intervals; errors below this part of the largest are floor.
 RESOLVED, FLOOR = 3, 1e-9
 
@@ -80,7 +80,7 @@ def find_plateaus(tau, error, noise=None) -> list[Plateau]:
     if tau.size < 5 or np.all(error <= 0):
         return []
     log = np.log(np.maximum(error, FLOOR * np.max(error)))
-    time, log = _smoothed(tau, log, noise)
+    time, log, sigma = _smoothed(tau, log, noise)
     slope = -np.diff(log) / np.diff(time)
     drops = sorted(_drops(slope, log), key=lambda drop: drop[1])
     found = []
@@ -88,18 +88,15 @@ def find_plateaus(tau, error, noise=None) -> list[Plateau]:
         quiet = slope <= QUIET * slope[peak]
         earliest = drops[n - 1][2] + 1 if n else 0
         latest = drops[n + 1][1] - 1 if n + 1 < len(drops) else slope.size - 1
-        first, last = left, right
-        while first > earliest and quiet[first - 1]:
-            first -= 1
-        while last < latest and quiet[last + 1]:
-            last += 1
+        first = _quiet_run(quiet, log, left, earliest, -1, 3 * sigma)
+        last = _quiet_run(quiet, log, right, latest, 1, 3 * sigma)
         if left - first >= RESOLVED:
-            found.append(_measure(time, np.exp(log), slope, peak, first, left, right, last))
+            found.append(_measure(time, np.interp(time, tau, error), slope, peak, first, left, right, last))
     return found
 
 
 def _smoothed(tau, log, noise):
-    """The curve on a uniform grid, smoothed as far as its noise demands."""
+    """The curve on a uniform grid, smoothed as far as its noise demands, and that noise."""
     if noise is None:
         bend = np.diff(log, 2)
         noise = 1.4826 * np.median(np.abs(bend - np.median(bend))) / np.sqrt(6)
@@ -107,7 +104,7 @@ def _smoothed(tau, log, noise):
         noise = noise if uniform else 0.0
     sigma = float(np.median(np.broadcast_to(noise, log.shape)))
     if sigma <= 0:
-        return tau, log
+        return tau, log, 0.0
     time = np.linspace(tau[0], tau[-1], tau.size)
     level = np.interp(time, tau, log)
     spacing = time[1] - time[0]
@@ -116,7 +113,21 @@ def _smoothed(tau, log, noise):
         peak = np.max(-np.diff(smooth)) / spacing
         if sigma * np.sqrt(12 / window**3) / spacing <= SLOPE_NOISE * peak:
             break
-    return time, smooth
+    return time, smooth, sigma
+
+
+def _quiet_run(quiet, log, edge, stop, step, slack):
+    """Last interval of the quiet stretch that borders ``edge``; excursions within the noise are ignored."""
+    k = edge
+    while k != stop:
+        j = k + step
+        while not quiet[j] and j != stop:
+            j += step
+        low, high = min(k + step, j), max(k + step, j)
+        if j != k + step and abs(log[low] - log[high + 1]) > slack or (j == k + step and not quiet[j]):
+            break
+        k = j
+    return k
 
 
 def _drops(slope, log):
@@ -146,13 +157,17 @@ def _measure(time, error, slope, peak, first, left, right, last):
     height = _mean(time, error, begin, end)
     after = error[right + 1] if last == right else _mean(time, error, time[right + 1], time[last + 1])
     target = 0.5 * (height + after)
-    span = slice(max(left - 1, 0), right + 2)
-    below = np.flatnonzero(error[span] <= target)
-    k = span.start + (int(below[0]) if below.size else right + 1 - span.start)
-    escape = time[k]
-    if k > 0:
-        escape = np.interp(-target, -error[k - 1 : k + 1], time[k - 1 : k + 1])
+    span = slice(first, last + 2)
+    escape = time[first] + _time_above(time[span], error[span], target)
     return Plateau(*map(float, (begin, end, end - begin, height, after, escape)))
+
+
+def _time_above(time, error, target):
+    """Time a piecewise linear curve spends above a value: for a noisy descent, an unbiased crossing."""
+    over = error - target
+    high, low = np.maximum(over[:-1], over[1:]), np.minimum(over[:-1], over[1:])
+    part = np.clip(high / np.where(high > low, high - low, 1.0), 0.0, 1.0)
+    return np.sum(np.diff(time) * np.where(high > low, part, high > 0))
 
 
 def _mean(time, error, begin, end):
