@@ -14,8 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
+from . import __version__
 from ._options import build_problem, check_outputs, takes_problem
-from .report import describe, package_version, to_json, write_csv, write_figure, write_json
+from .report import describe, to_json, write_csv, write_figure, write_json
 
 app = typer.Typer(
     name="stedyn",
@@ -41,7 +42,7 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
     if version:
-        print(f"stedyn {package_version()}")
+        print(f"stedyn {__version__}")
     elif context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -60,7 +61,9 @@ def predict(
     problem = _prepare(flags, out, plot)
     from .solve import solve
 
-    solution = solve(problem, law=law, tol=tol, progress=_shows_progress())
+    solution = solve(problem, law=law, tol=tol, throw=False)
+    if len(solution.tau) < 2:
+        return _status(solution.status)
     record = solution.to_dict() | _about(problem)
     _print(json, problem, record, str(solution))
     _write("predict", problem, record, out, plot, {"predict": solution}, "solution_figure", solution)
@@ -110,9 +113,9 @@ def compare(
     from .simulate import simulate
     from .solve import solve
 
-    solution = solve(
-        problem, law=law, tol=tol, densities=[float(problem.taus[-1])], progress=_shows_progress()
-    )
+    # the last weights of the simulation are set against the density at the same time
+    densities = None if law == "fluid" else [float(problem.taus[-1])]
+    solution = solve(problem, law=law, tol=tol, densities=densities)
     ensemble = simulate(problem, dim=dim, seeds=seeds, seed=seed, progress=_shows_progress())
     comparison = compare(solution, ensemble)
     record = comparison.to_dict() | _about(problem)
@@ -133,7 +136,7 @@ def fixed_point(flags: dict, json: Json = False, out: Out = None) -> int:
     record = found.to_dict() | _about(problem)
     _print(json, problem, record, str(found))
     _write("fixed-point", problem, record, out, None, {}, "", None)
-    return _status(found.status)
+    return 0
 
 
 def _prepare(flags: dict, out: Path | None, plot: Path | None):
@@ -150,7 +153,7 @@ def _shows_progress() -> bool:
 def _about(problem) -> dict[str, Any]:
     from .files import problem_to_dict
 
-    return {"problem": problem_to_dict(problem), "version": package_version()}
+    return {"problem": problem_to_dict(problem), "version": __version__}
 
 
 def _print(as_json: bool, problem, record: dict[str, Any], text: str) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 import math
-from importlib.metadata import PackageNotFoundError, version
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import __version__
 from ._io import write_atomic
 
 if TYPE_CHECKING:
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 CONVENTIONS = "tau = steps / d; the error has no factor 1/2 and leaves the label noise out"
 
 
-def package_version() -> str:
-    """Version of the installed package, or of a checkout that is not installed."""
-    try:
-        return version("stedyn")
-    except PackageNotFoundError:
-        return "0+checkout"
+def versions() -> str:
+    """Versions of everything a result depends on, in one line."""
+    import jax
+    import numpy
+
+    python = platform.python_version()
+    return f"stedyn {__version__}, python {python}, jax {jax.__version__}, numpy {numpy.__version__}"
 
 
 def describe(problem: Problem) -> str:
@@ -95,9 +97,9 @@ def write_json(path: Path, record: dict[str, Any]) -> Path:
 
 
 def write_csv(path: Path, frame: pd.DataFrame, *about: str) -> Path:
-    """Write a table below comment lines (``#``) with the version, the conventions and ``about``."""
+    """Write a table below comment lines (``#``) with the versions, the conventions and ``about``."""
     buffer = io.StringIO()
-    for line in (f"stedyn {package_version()}", CONVENTIONS, *about):
+    for line in (versions(), CONVENTIONS, *about):
         buffer.write(f"# {line}\n")
     frame.to_csv(buffer, index=False)
     return write_atomic(path, buffer.getvalue())

@@ -1,0 +1,113 @@
+"""Figures: axes in, axes out. Theory is a line, simulation points with a band, plateaus are shaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Array, Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .solution import QUANTITIES
+
+if TYPE_CHECKING:
+    from .simulate import Ensemble
+    from .solution import Solution
+
+# blue and vermilion are told apart by every common colour vision; grey marks places only
+THEORY, SIMULATION, PLACE = "#0072B2", "#D55E00", "0.88"
+#: Spread of an error above which its axis is logarithmic.
+LOG_SPREAD = 20.0
+
+
+def learning_curve(ax: Axes, solution: Solution | None = None, ensemble: Ensemble | None = None) -> Axes:
+    """Error against ``tau``: predicted line, simulated mean with a band of one standard deviation.
+
+    The plateaus of the prediction are shaded.
+    """
+    lowest, highest = np.inf, 0.0
+    if solution is not None:
+        for i, plateau in enumerate(solution.plateaus()):
+            ax.axvspan(
+                plateau.start, plateau.end, color=PLACE, lw=0, zorder=0, label="plateau" if i == 0 else None
+            )
+    if ensemble is not None:
+        runs = np.asarray(ensemble.error)
+        mean = runs.mean(0)
+        label = f"simulation, d = {ensemble.dim}, {len(runs)} seed{'s' if len(runs) > 1 else ''}"
+        if len(runs) > 1:
+            std = runs.std(0, ddof=1)
+            ax.fill_between(ensemble.tau, mean - std, mean + std, color=SIMULATION, alpha=0.25, lw=0)
+        ax.plot(ensemble.tau, mean, color=SIMULATION, lw=1.2, label=label)
+        lowest, highest = mean.min(), mean.max()
+    if solution is not None:
+        error = np.asarray(solution.error)
+        ax.plot(solution.tau, error, color=THEORY, lw=1.8, label=f"limit ({solution.law})")
+        lowest, highest = min(lowest, error.min()), max(highest, error.max())
+    if lowest > 0 and highest > LOG_SPREAD * lowest:
+        # a band that reaches zero must not stretch the axis
+        ax.set_yscale("log", nonpositive="clip")
+        ax.set_ylim(0.4 * lowest, 2 * highest)
+    else:
+        ax.set_ylim(bottom=0)
+    ax.set_xlabel(axis_label("tau"))
+    ax.set_ylabel(axis_label("error"))
+    ax.margins(x=0)
+    ax.legend(frameon=False)
+    return ax
+
+
+def density_panel(
+    ax: Axes,
+    w: Float[Array, " N"] | None = None,
+    density: Float[Array, " N"] | None = None,
+    *,
+    edges: Float[Array, "B+1"] | None = None,
+    histogram: Float[Array, " B"] | None = None,
+    thresholds: Float[Array, "L-1"] = (),
+) -> Axes:
+    """Density of the latent weights: predicted line, simulated histogram, thresholds of the quantizer."""
+    for i, threshold in enumerate(np.asarray(thresholds)):
+        ax.axvline(threshold, color="0.6", lw=0.8, ls=":", label="threshold" if i == 0 else None)
+    if edges is not None and histogram is not None:
+        ax.stairs(histogram, edges, fill=True, color=SIMULATION, alpha=0.35, label="simulation")
+    if w is not None and density is not None:
+        ax.plot(w, density, color=THEORY, lw=1.5, label="limit")
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("latent weight $w$")
+    ax.set_ylabel("density")
+    ax.legend(facecolor="white", edgecolor="none", framealpha=1.0, fontsize="small")
+    return ax
+
+
+def axis_label(name: str) -> str:
+    """Label of a quantity of the registry, with its symbol and, if it has one, its unit."""
+    quantity = QUANTITIES[name]
+    unit = "" if quantity.unit in ("", "1") else f" [{quantity.unit}]"
+    return f"{quantity.label} ${quantity.symbol}${unit}"
+
+
+def solution_figure(solution: Solution) -> Figure:
+    """The predicted learning curve, its plateaus shaded."""
+    figure, (ax,) = panels(1)
+    learning_curve(ax, solution)
+    return figure
+
+
+def ensemble_figure(ensemble: Ensemble) -> Figure:
+    """The simulated learning curve with its spread over the seeds."""
+    figure, (ax,) = panels(1)
+    learning_curve(ax, ensemble=ensemble)
+    return figure
+
+
+def panels(count: int, width: float = 5.6, height: float = 3.8) -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` axes side by side."""
+    figure, axes = plt.subplots(
+        1, count, figsize=(width * count, height), layout="constrained", squeeze=False
+    )
+    for ax in axes[0]:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, list(axes[0])
