@@ -10,11 +10,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .compare import Comparison, compare
     from .fixed_points import FixedPoint, fixed_point
     from .plateau import Plateau, find_plateaus, small_lr_stairs
     from .problem import Problem, Run, Start, Teacher
     from .quantizers import Quantizer
     from .rules import SGD, Rule
+    from .simulate import Ensemble, simulate
     from .solution import Solution, SolveError
     from .solve import solve
 
@@ -22,11 +24,13 @@ __version__ = "0.1.0"
 
 #: Public names and the modules they live in; each is imported when it is first used.
 _HOME = {
+    "compare": ("Comparison", "compare"),
     "fixed_points": ("FixedPoint", "fixed_point"),
     "plateau": ("Plateau", "find_plateaus", "small_lr_stairs"),
     "problem": ("Problem", "Run", "Start", "Teacher"),
     "quantizers": ("Quantizer",),
     "rules": ("SGD", "Rule"),
+    "simulate": ("Ensemble", "simulate"),
     "solution": ("Solution", "SolveError"),
     "solve": ("solve",),
 }
