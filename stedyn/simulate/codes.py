@@ -62,14 +62,21 @@ class Coder(eqx.Module):
         return self.step * jnp.float32(0.5) if self.half else self.step
 
     def code(self, w: Float32[Array, "*n"], u: Float32[Array, "*n"] | None):
-        """The code of every entry: int8 or int16 if `integer`, otherwise the level itself."""
+        """The code of every entry: int8 or int16 if `integer`, otherwise the level itself.
+
+        ``u ~ U(0, 1)`` is needed by stochastic rounding, and None otherwise.
+        """
         if self.count == 0:
             return w
+        if self.stochastic and u is None:
+            raise ValueError(
+                "stochastic rounding needs u, uniform on (0, 1), with one entry for each weight."
+            )
         if self.levels is not None:
             return self._search(w, u)
         low, high = jnp.float32(self.lowest), jnp.float32(self.lowest + self.count - 1)
         place = w * self.inverse - jnp.float32(0.5 if self.half else 0.0)
-        if self.stochastic:
+        if u is not None:
             place = jnp.clip(place, low, high)
             index = jnp.floor(place)
             index = index + (place - index > u).astype(jnp.float32)
@@ -115,7 +122,7 @@ def coder(quantizer: Quantizer) -> Coder:
         return Coder(zero, zero, levels, 0, quantizer.n_levels, False, stochastic, False)
     _, lowest, offset = quantizer.lattice
     step = jnp.asarray(quantizer.step, jnp.float32)
-    integer = quantizer.bits <= INTEGER_BITS
+    integer = quantizer.n_levels <= 2**INTEGER_BITS
     return Coder(
         step, jnp.float32(1.0) / step, None, lowest, quantizer.n_levels, offset != 0, stochastic, integer
     )

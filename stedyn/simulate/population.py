@@ -18,20 +18,20 @@ def population(problem: Problem, dim: int, seed: int) -> tuple[np.ndarray, np.nd
 
 
 def _teacher(teacher: Teacher, dim: int, rng: np.random.Generator) -> np.ndarray:
-    if teacher.kind == "file":
+    if teacher.data is not None:
         return _resample(teacher.data, dim, rng)
     if teacher.kind == "constant":
         return np.full(dim, teacher.scale, np.float32)
     unit = rng.standard_normal(dim) if teacher.kind == "gaussian" else rng.choice([-1.0, 1.0], dim)
-    return (float(teacher.scale) * unit).astype(np.float32)
+    return (np.asarray(teacher.scale) * unit).astype(np.float32)
 
 
 def _start(start: Start, dim: int, rng: np.random.Generator) -> np.ndarray:
-    if start.kind == "file":
+    if start.data is not None:
         return _resample(start.data, dim, rng)
     if start.kind == "constant":
         return np.full(dim, start.mean, np.float32)
-    return (float(start.mean) + float(start.std) * rng.standard_normal(dim)).astype(np.float32)
+    return (np.asarray(start.mean) + np.asarray(start.std) * rng.standard_normal(dim)).astype(np.float32)
 
 
 def _resample(samples: Samples, dim: int, rng: np.random.Generator) -> np.ndarray:
