@@ -192,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         code = command(args=argv, prog_name="stedyn", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain("interrupted; what was being computed is lost.", 130)
+        code = 130
     except ValueError as error:
         return _complain(str(error), 2)
     except FloatingPointError as error:
@@ -203,6 +203,8 @@ def main(argv: list[str] | None = None) -> int:
         if not hasattr(error, "format_message"):  # what typer raises for a fault of usage has one
             raise
         return _complain(error.format_message().rstrip(".") + "; see stedyn --help.", 2)
+    if code == 130:  # typer turns an interrupt into this code
+        return _complain("interrupted; what was being computed is lost.", code)
     return code if isinstance(code, int) else 0
 
 

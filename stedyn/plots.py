@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from .solution import QUANTITIES
 
 if TYPE_CHECKING:
+    from .compare import Comparison
     from .simulate import Ensemble
     from .solution import Solution
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 THEORY, SIMULATION, PLACE = "#0072B2", "#D55E00", "0.88"
 #: Spread of an error above which its axis is logarithmic.
 LOG_SPREAD = 20.0
+#: Bins of the histogram, and about how many points of a simulated curve are marked.
+BINS, MARKERS = 80, 30
 
 
 def learning_curve(ax: Axes, solution: Solution | None = None, ensemble: Ensemble | None = None) -> Axes:
@@ -40,7 +43,9 @@ def learning_curve(ax: Axes, solution: Solution | None = None, ensemble: Ensembl
         if len(runs) > 1:
             std = runs.std(0, ddof=1)
             ax.fill_between(ensemble.tau, mean - std, mean + std, color=SIMULATION, alpha=0.25, lw=0)
-        ax.plot(ensemble.tau, mean, color=SIMULATION, lw=1.2, label=label)
+        every = max(1, len(mean) // MARKERS)
+        line = ax.plot(ensemble.tau, mean, color=SIMULATION, lw=0.5, zorder=3, label=label)[0]
+        line.set(marker="o", ms=4, mfc="white", mew=1.2, markevery=every)
         lowest, highest = mean.min(), mean.max()
     if solution is not None:
         error = np.asarray(solution.error)
@@ -100,6 +105,34 @@ def ensemble_figure(ensemble: Ensemble) -> Figure:
     """The simulated learning curve with its spread over the seeds."""
     figure, (ax,) = panels(1)
     learning_curve(ax, ensemble=ensemble)
+    return figure
+
+
+def compare_figure(comparison: Comparison) -> Figure:
+    """Both learning curves and, where the law has a density, the latent weights at the last time."""
+    solution, ensemble = comparison.solution, comparison.ensemble
+    if comparison.histogram is None:
+        figure, (ax,) = panels(1)
+        learning_curve(ax, solution, ensemble)
+        return figure
+    figure, (left, right) = panels(2)
+    learning_curve(left, solution, ensemble)
+    weights = np.asarray(ensemble.weights).ravel()
+    low, high = np.quantile(weights, [0.0005, 0.9995])
+    margin = 0.1 * (high - low)
+    edges = np.linspace(low - margin, high + margin, BINS + 1)
+    counts = np.histogram(weights, edges)[0]
+    densities = solution.densities
+    density_panel(
+        right,
+        0.5 * (densities.edges[1:] + densities.edges[:-1]),
+        densities.pdf[-1],
+        edges=edges,
+        histogram=counts / weights.size / np.diff(edges),
+        thresholds=solution.problem.weights.thresholds,
+    )
+    right.set_xlim(edges[0], edges[-1])
+    right.set_title(rf"$\tau = {float(ensemble.tau[-1]):g}$", fontsize="medium")
     return figure
 
 

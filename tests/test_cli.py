@@ -1,12 +1,16 @@
 """The command line: its JSON, its files, and one sentence with exit code 2 for every fault of the input."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import tomli_w
 
-from stedyn import _options, cli
+from stedyn import _options, cli, plots
 
 BAD = {
     "predict no.toml": "no.toml: there is no such file",
@@ -71,6 +75,7 @@ def folder(tmp_path, monkeypatch):
     Path("bad.toml").write_text("[rule\n")
     Path("unknown.toml").write_text("[rule]\nlrr = 0.1\n")
     Path("two.toml").write_text("[weights]\nbits = 2\nrange = 2.0\n")
+    Path("r1.toml").write_text(tomli_w.dumps(_options.DEFAULT_TABLES))
     Path("folder.png").mkdir()
     return tmp_path
 
@@ -163,3 +168,129 @@ def test_flags_override_a_file(folder):
     assert (problem.run.tau, problem.run.explicit, problem.rule.lr) == (7.0, None, 0.5)
     assert problem.weights.is_none
     assert problem.latent_clip == 3.0
+
+
+SMALL = ["--tau", "2", "--points", "9"]
+RUNS = ["--dim", "60", "--seeds", "2"]
+NUMBERS = {
+    "predict": ("tau", "error", "m", "q"),
+    "simulate": ("tau", "error_mean", "error_std"),
+    "compare": ("tau", "error", "error_mean", "error_std", "gap_in_standard_errors"),
+    "fixed-point": (),
+}
+KEYS = {
+    "predict": {"plateaus", "minimum", "final_error", "law", "error_estimate", "status"},
+    "simulate": {"seeds", "dim", "steps", "seconds", "coordinate_steps_per_second", "device"},
+    "compare": {"plateaus_theory", "plateaus_simulation", "verdict", "law", "final_error", "seeds", "device"},
+    "fixed-point": {"error", "excess", "saturated_fraction", "stable", "status"},
+}
+FLAGS = {
+    "predict": [*SMALL, "--law", "fluid"],
+    "simulate": [*SMALL, *RUNS],
+    "compare": [*SMALL, *RUNS, "--law", "fluid"],
+    "fixed-point": ["--noise-std", "0.1"],
+}
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_json_is_one_object_and_nothing_else(folder, capsys, command):
+    before = sorted(folder.rglob("*"))
+    assert cli.main([command, *FLAGS[command], "--json"]) == 0
+    printed = capsys.readouterr()
+    record = json.loads(printed.out)
+    assert one_line(printed.out)
+    assert printed.err == ""
+    assert sorted(folder.rglob("*")) == before
+    assert KEYS[command] | set(NUMBERS[command]) | {"problem", "version"} <= record.keys()
+    for name in NUMBERS[command]:
+        assert len(record[name]) == 9
+        assert all(isinstance(value, float) for value in record[name])
+    assert record["problem"]["weights"]["kind"] == "mid-rise"
+    if command == "predict":
+        assert record["minimum"].keys() == {"tau", "error"}
+        assert record["final_error"] == record["error"][-1]
+    if command == "simulate":
+        assert (record["steps"], record["dim"], record["seeds"]) == (120, 60, 2)
+
+
+def test_json_of_a_plateau(capsys):
+    flags_ = ["--kind", "mid-tread", "--range", "1", "--set", "start.std=0.02", "--lr", "0.02", "--tau", "60"]
+    assert cli.main(["predict", *flags_, "--set", "inputs.kind=none", "--law", "fluid", "--json"]) == 0
+    (plateau,) = json.loads(capsys.readouterr().out)["plateaus"]
+    assert plateau.keys() == {"start", "end", "length", "height", "next_height", "escape"}
+    assert plateau["escape"] == pytest.approx(25, rel=0.02)  # (step / 2) / lr
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_the_text_names_its_conventions(capsys, command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([command, *FLAGS[command]]) == 0
+    text = capsys.readouterr().out
+    assert "tau = steps / d" in text
+    assert "no factor 1/2" in text
+    assert "leaves the label noise out" in text
+    assert "2 bits, range 2, mid-rise, level edge" in text
+    figures = [path.name for path in tmp_path.iterdir()]
+    assert figures == (["stedyn-compare.png"] if command == "compare" else [])
+
+
+def test_out_holds_everything(folder, capsys):
+    line = [
+        "compare",
+        "two.toml",
+        *SMALL,
+        *RUNS,
+        "--law",
+        "mixture",
+        "--out",
+        "new/results",
+        "--plot",
+        "c.pdf",
+    ]
+    assert cli.main([*line, "--json"]) == 0
+    printed = capsys.readouterr()
+    names = {path.name for path in Path("new/results").iterdir()}
+    assert names == {"compare.json", "theory.csv", "simulation.csv", "problem.toml", "compare.png"}
+    assert Path("new/results/compare.json").read_text() == printed.out
+    assert "c.pdf" in printed.err
+    assert Path("c.pdf").read_bytes().startswith(b"%PDF")
+    assert Path("new/results/compare.png").read_bytes().startswith(b"\x89PNG")
+    theory = pd.read_csv("new/results/theory.csv", comment="#")
+    np.testing.assert_allclose(theory["error"], json.loads(printed.out)["error"])
+    assert "# tau = steps / d" in Path("new/results/theory.csv").read_text()
+    # the problem that was written is the problem that was solved
+    assert cli.main(["compare", "new/results/problem.toml", *RUNS, "--law", "fluid", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["error_mean"] == json.loads(printed.out)["error_mean"]
+
+
+def test_out_of_the_other_commands(folder, capsys):
+    for command in ("predict", "simulate", "fixed-point"):
+        assert cli.main([command, *FLAGS[command], "--out", command]) == 0
+        names = {path.name for path in Path(command).iterdir()}
+        expected = {f"{command}.json", "problem.toml"}
+        if command != "fixed-point":
+            expected |= {f"{command}.csv", f"{command}.png"}
+        assert names == expected
+
+
+def test_an_interrupt_is_one_sentence_and_writes_nothing(folder, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stedyn.simulate.simulate", interrupt)
+    before = sorted(folder.rglob("*"))
+    assert cli.main(["simulate", *SMALL, *RUNS, "--out", "new"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_full_disk_is_one_sentence(folder, capsys, monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("stedyn.report.write_atomic", full)
+    assert cli.main(["simulate", *SMALL, *RUNS, "--plot", "s.png"]) == 1
+    message = capsys.readouterr().err
+    assert message == "stedyn: cannot write s.png (No space left on device).\n"
+    assert plots.plt.get_fignums() == []

@@ -73,3 +73,22 @@ def test_the_density_panel_holds_both_and_the_thresholds(ax):
     np.testing.assert_array_equal(ax.patches[0].get_data().values, [0.4, 0.6])
     assert [line.get_xdata()[0] for line in ax.get_lines()[:2]] == [-0.5, 0.5]
     assert labels(ax) == ["threshold", "simulation", "limit"]
+
+
+def test_the_figure_of_a_comparison_sets_weights_against_their_density():
+    edges = np.linspace(-1.0, 1.0, 101)
+    densities = SimpleNamespace(edges=edges, pdf=np.full((2, 100), 0.5))
+    theory = solution(np.exp(-TAU))
+    theory.densities, theory.problem = densities, SimpleNamespace(weights=SimpleNamespace(thresholds=[0.0]))
+    runs = ensemble(np.exp(-TAU) * np.array([[0.9], [1.1]]))
+    runs.weights = np.random.default_rng(0).uniform(-1, 1, (2, 5000))
+    shown = SimpleNamespace(solution=theory, ensemble=runs, histogram=object())
+    figure = plots.compare_figure(shown)
+    left, right = figure.axes
+    assert len(left.get_lines()) == 2
+    histogram = right.patches[0].get_data()
+    assert np.sum(histogram.values * np.diff(histogram.edges)) == pytest.approx(1, abs=0.01)
+    assert np.all(right.get_lines()[-1].get_ydata() == 0.5)
+    shown.histogram = None  # a law without a density
+    assert len(plots.compare_figure(shown).axes) == 1
+    plt.close("all")
