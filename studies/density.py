@@ -31,7 +31,7 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
     densities = solve(problem, law="grid", densities=taus).densities
     ensemble = simulate(problem, dim=dim, seeds=seeds, seed=seed, snapshots=taus)
 
-    edges = np.linspace(-4.0, 4.0, 41 if quick else 161)
+    edges = np.linspace(-2.0, 2.4, 45 if quick else 177)
     rows = []
     for k, tau in enumerate(taus):
         weights = ensemble.snapshots[:, k].astype(float)
@@ -68,8 +68,9 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
         ax.set_title(rf"$\tau = {tau:g}$", fontsize="medium")
         ax.set_xlim(edges[0], edges[-1])
         if ax is not axes[0]:
-            ax.get_legend().remove()
             ax.set_ylabel("")
+        if ax is not axes[-1]:  # where the left of the panel is empty
+            ax.get_legend().remove()
     report.write_figure(folder / "density.png", figure)
     return table
 

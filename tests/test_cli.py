@@ -1,5 +1,6 @@
 """The command line: its JSON, its files, and one sentence with exit code 2 for every fault of the input."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -278,7 +279,7 @@ def test_an_interrupt_is_one_sentence_and_writes_nothing(folder, capsys, monkeyp
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stedyn.simulate.simulate", interrupt)
+    monkeypatch.setattr(importlib.import_module("stedyn.simulate"), "simulate", interrupt)
     before = sorted(folder.rglob("*"))
     assert cli.main(["simulate", *SMALL, *RUNS, "--out", "new"]) == 130
     assert "interrupted" in capsys.readouterr().err

@@ -1,0 +1,41 @@
+"""What the README says can be run, runs; and the studies run quick."""
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_ten_lines_of_python_run(tmp_path):
+    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert "assert" in snippet
+    # in an interpreter of its own: the order in which modules are imported must not matter
+    done = subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Theory and simulation" in done.stdout
+
+
+def test_the_problem_file_is_valid(tmp_path):
+    from stedyn.files import load_problem
+
+    (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "p.toml").write_text(text)
+    assert load_problem(tmp_path / "p.toml").latent_clip == 2.0
+
+
+def test_every_picture_and_link_exists():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["density", "plateau_vs_range"])
+def test_a_study_runs_quick(tmp_path, name):
+    runpy.run_path(str(ROOT / "studies" / f"{name}.py"))["main"](quick=True, out=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.csv", f"{name}.png"}
