@@ -69,7 +69,9 @@ def _largest(scaled):
     return jnp.max(jnp.abs(scaled[1]))
 
 
-def integrate(law, taus: Float[Array, " T"], keep: Float[Array, " K"], rtol) -> diffrax.Solution:
+def integrate(
+    law, taus: Float[Array, " T"], keep: Float[Array, " K"], rtol, adjoint=diffrax.RecursiveCheckpointAdjoint()
+) -> diffrax.Solution:
     """Integrate a law from ``tau = 0`` to its last saved time.
 
     Parameters
@@ -105,6 +107,7 @@ def integrate(law, taus: Float[Array, " T"], keep: Float[Array, " K"], rtol) -> 
         args=law,
         saveat=diffrax.SaveAt(subs=saves),
         stepsize_controller=controller,
+        adjoint=adjoint,
         max_steps=MAX_STEPS,
         throw=False,
     )

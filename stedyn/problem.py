@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -200,7 +201,8 @@ class Problem(eqx.Module):
         self._check_start()
 
     def _check_inputs(self):
-        if self.inputs.is_none or is_traced(self.inputs.levels):
+        symmetric = self.inputs.kind not in ("twos-complement", "levels")
+        if symmetric or any(is_traced(leaf) for leaf in jax.tree.leaves(self.inputs)):
             return
         mean, spread = float(input_mean(self.inputs)), float(input_moments(self.inputs).k2) ** 0.5
         if abs(mean) > MEAN_TOLERANCE * spread:

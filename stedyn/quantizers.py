@@ -332,4 +332,4 @@ def input_mean(quantizer: Quantizer) -> Float[Array, ""]:
 
 def as_arrays(tree):
     """Every float of a record as a float64 array, so that a new value is not a new compilation."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=float), tree)
+    return jax.tree.map(lambda leaf: leaf if is_traced(leaf) else jnp.asarray(np.asarray(leaf, dtype=float)), tree)

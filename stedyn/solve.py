@@ -90,14 +90,14 @@ def solve(
     law = _chosen(law, problem)
     classes = _even("classes", classes, 32)
     traced = any(is_traced(leaf) for leaf in jax.tree.leaves(problem))
-    problem_arrays = as_arrays(problem)
+    arrays = as_arrays(problem), jnp.asarray(taus), jnp.asarray(keep)
     if law == "fluid":
-        curves, counts, kept, estimate, code = _fluid(problem_arrays, taus, keep, classes, traced)
+        curves, counts, kept, estimate, code = _fluid(*arrays, classes, traced)
     elif law == "mixture":
-        curves, counts, kept, estimate, code = _mixture(problem_arrays, taus, keep, tol, classes, traced)
+        curves, counts, kept, estimate, code = _mixture(*arrays, tol, classes, traced)
     else:
         first = None if cells is None else whole("cells", cells, 4, 10**6)
-        curves, counts, kept, estimate, code = _grid(problem_arrays, taus, keep, tol, first, classes, traced)
+        curves, counts, kept, estimate, code = _grid(*arrays, tol, first, classes, traced)
     if not traced:
         curves, taus, code = _finite_part(curves, taus, int(code))
         if throw and not Status(code).ok:
@@ -160,49 +160,54 @@ def _grid_pass(problem, taus, keep, rtol, coarse, cells, classes):
     limit = derive(problem, classes, coarse)
     law = GridFlow(limit, cells, taus[-1], coarse)
     solution = integrate(law, taus, keep, rtol)
-    kept = (law.faces, solution.ys[1], limit.teacher, limit.share) if keep.size else None
+    kept = (law.faces, solution.ys[1] if keep.size else None, limit.teacher, limit.share)
     return solution.ys[0], solution.stats, kept, failed(solution)
 
 
+@eqx.filter_jit
+def _extrapolate(fine, coarse, tol):
+    """Combine a solution with one of half the cells and classes and four times the time tolerance.
+
+    The scheme is of second order in the cells: a third of the difference is left in the fine solution. It
+    is removed, and its largest relative size in the error is the estimate.
+    """
+    curves, _, _, bad = fine
+    correction = {name: (curve - coarse[0][name]) / 3 for name, curve in curves.items()}
+    estimate = jnp.max(jnp.abs(correction["error"]) / curves["error"])
+    better = {name: curve + correction[name] for name, curve in curves.items()}
+    for name, curve in curves.items():
+        if name in ("occupancy", "saturated"):
+            better[name] = jnp.clip(better[name], 0.0, 1.0)
+        elif name in ("error", "q", "norm", "flip_rate"):
+            better[name] = jnp.where(better[name] > 0, better[name], curve)
+    code = jnp.where(bad | coarse[3], MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
+    return better, estimate, code
+
+
 def _grid(problem, taus, keep, tol, cells, classes, traced):
-    intervals = problem.weights.pieces.breaks.size + 1 + (2 if problem.ste == "clipped" else 0)
-    if cells is None:
-        cells = max(16, FIRST_CELLS // intervals)
+    features = max(problem.weights.n_levels - 1, 0)
+    if problem.weights.rounding == "stochastic":
+        features += 1
+    intervals = features + 1 + (2 if problem.ste == "clipped" else 0)
+    cells = max(16, FIRST_CELLS // intervals) if cells is None else cells
     cells += cells % 2
-    taus, keep = jnp.asarray(taus), jnp.asarray(keep)
     for count in range(1, PASSES + 1):
         run = functools.partial(_grid_pass, problem, taus, keep)
-        rtol = jnp.asarray(tol) / 5
-        fine, stats, kept, bad = run(rtol, jnp.asarray(False), cells, classes)
-        rough, _, _, rough_bad = run(4 * rtol, jnp.asarray(True), cells, classes)
-        # the scheme is of second order in the cells: a third of the difference remains, and is removed
-        correction = jax.tree.map(lambda a, b: (a - b) / 3, fine, rough)
-        curves = jax.tree.map(lambda a, b: a + b, fine, correction)
-        curves = {name: _restored(name, curve, fine[name]) for name, curve in curves.items()}
-        estimate = jnp.max(jnp.abs(correction["error"]) / fine["error"])
-        code = jnp.where(bad | rough_bad, MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
-        size = len(_teacher_atoms(problem, classes))
-        unknowns = cells * intervals * size
+        # both have the same shapes and share one compilation
+        fine = run(jnp.asarray(0.2 * tol), jnp.asarray(False), cells, classes)
+        coarse = run(jnp.asarray(0.8 * tol), jnp.asarray(True), cells, classes)
+        curves, estimate, code = _extrapolate(fine, coarse, jnp.asarray(tol))
+        stats, kept = fine[1:3]
+        size = kept[2].shape[-1]
         counts = dict(stats, cells=cells * intervals, classes=size, passes=count)
+        unknowns = cells * intervals * size
         if traced or int(code) != INACCURATE or count == PASSES or unknowns >= MOST_UNKNOWNS:
             break
-        growth = float(np.clip(1.2 * np.sqrt(estimate / tol), 2, 8))
-        if size > 2 and problem.teacher.kind in ("gaussian", "file"):
+        growth = float(np.clip(1.2 * np.sqrt(float(estimate) / tol), 1.5, 8))
+        cells = 2 * int(np.ceil(cells * min(growth, max(1.5, MOST_UNKNOWNS / unknowns)) / 2))
+        if problem.teacher.kind in ("gaussian", "file") and size == classes:
             classes = min(256, 2 * classes)
-        growth = min(growth, max(1.5, MOST_UNKNOWNS / (cells * intervals * size)))
-        cells = 2 * int(np.ceil(cells * growth / 2))
-    return curves, counts, kept, estimate, code
-
-
-def _restored(name, curve, fine):
-    """Extrapolated probabilities stay probabilities; an error that extrapolates below zero does not."""
-    if name in ("occupancy", "saturated"):
-        return jnp.clip(curve, 0.0, 1.0)
-    return jnp.where(curve > 0, curve, fine) if name in ("error", "q", "norm", "flip_rate") else curve
-
-
-def _teacher_atoms(problem, classes):
-    return jax.eval_shape(lambda p: derive(p, classes).teacher, problem).shape[0] * [0]
+    return curves, counts, None if kept[1] is None else kept, estimate, code
 
 
 @eqx.filter_jit
@@ -215,7 +220,7 @@ def _mixture_pass(problem, taus, keep, rtol, blend, coarse, classes):
 
 
 def _mixture(problem, taus, keep, tol, classes, traced):
-    taus, keep, rtol = jnp.asarray(taus), jnp.asarray(keep), jnp.asarray(1e-5)
+    rtol = jnp.asarray(1e-5)
     linear = problem.weights.is_none
     run = functools.partial(_mixture_pass, problem, taus, keep, rtol)
     blend = None if traced or linear else jnp.zeros(())
@@ -241,12 +246,12 @@ def _fluid(problem, taus, keep, classes, traced):
         raise ValueError("densities: expected none with law = 'fluid', which has no density; choose 'grid'.")
     if not traced:
         inputs = derive(problem, 2).inputs
-        where = [(1.0, 0.0), (2.0, 0.0), (1.0, float(taus[-1]))]
+        where = [(1.0, 0.0), (2.0, 0.0), (1.0, taus[-1])]
         ab = np.array([problem.rule.coefficients(V, inputs, tau)[:2] for V, tau in where])
         if np.any(np.abs(ab - ab[0]) > 1e-9 * np.abs(ab[0])):
             raise ValueError(
                 f"law: expected 'grid' or 'mixture' for the rule {problem.rule.kind!r}, found 'fluid', which needs a "
                 "drift that depends neither on the residual nor on time."
             )
-    curves = _fluid_pass(problem, jnp.asarray(taus), classes)
+    curves = _fluid_pass(problem, taus, classes)
     return curves, dict(classes=classes, starts=FLUID_STARTS, passes=1), None, None, jnp.asarray(UNESTIMATED)
