@@ -104,7 +104,7 @@ def takes_problem(command: Callable[..., Any]) -> Callable[..., Any]:
     parameters = [*shared.values(), *own]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
-    del run.__wrapped__  # type: ignore[attr-defined]
+    del run.__wrapped__
     return run
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import ArrayLike, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -66,15 +66,15 @@ def learning_curve(ax: Axes, solution: Solution | None = None, ensemble: Ensembl
 
 def density_panel(
     ax: Axes,
-    w: Float[Array, " N"] | None = None,
-    density: Float[Array, " N"] | None = None,
+    w: Float[ArrayLike, " N"] | None = None,
+    density: Float[ArrayLike, " N"] | None = None,
     *,
-    edges: Float[Array, "B+1"] | None = None,
-    histogram: Float[Array, " B"] | None = None,
-    thresholds: Float[Array, "L-1"] = (),
+    edges: Float[ArrayLike, "B+1"] | None = None,
+    histogram: Float[ArrayLike, " B"] | None = None,
+    thresholds: Float[ArrayLike, "L-1"] | None = None,
 ) -> Axes:
     """Density of the latent weights: predicted line, simulated histogram, thresholds of the quantizer."""
-    for i, threshold in enumerate(np.asarray(thresholds)):
+    for i, threshold in enumerate([] if thresholds is None else np.asarray(thresholds)):
         ax.axvline(threshold, color="0.6", lw=0.8, ls=":", label="threshold" if i == 0 else None)
     if edges is not None and histogram is not None:
         ax.stairs(histogram, edges, fill=True, color=SIMULATION, alpha=0.35, label="simulation")
@@ -111,7 +111,8 @@ def ensemble_figure(ensemble: Ensemble) -> Figure:
 def compare_figure(comparison: Comparison) -> Figure:
     """Both learning curves and, where the law has a density, the latent weights at the last time."""
     solution, ensemble = comparison.solution, comparison.ensemble
-    if comparison.histogram is None:
+    densities = solution.densities
+    if comparison.histogram is None or densities is None:
         figure, (ax,) = panels(1)
         learning_curve(ax, solution, ensemble)
         return figure
@@ -122,7 +123,6 @@ def compare_figure(comparison: Comparison) -> Figure:
     margin = 0.1 * (high - low)
     edges = np.linspace(low - margin, high + margin, BINS + 1)
     counts = np.histogram(weights, edges)[0]
-    densities = solution.densities
     density_panel(
         right,
         0.5 * (densities.edges[1:] + densities.edges[:-1]),
