@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float32, UInt32
 
+from .._check import fail
 from ..problem import Problem
 from ..rules import Rule
 from . import sampler
@@ -65,6 +66,9 @@ def model(problem: Problem, dim: int) -> Model:
         array = jnp.asarray(value)
         return array.astype(jnp.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
+    if problem.rule.uniforms > sampler.MAX_RULE_STREAMS:
+        most = f"at most {sampler.MAX_RULE_STREAMS} uniform numbers for each coordinate"
+        fail("rule.uniforms", most, problem.rule.uniforms, "use fewer")
     return Model(
         coder(problem.weights),
         coder(problem.inputs),

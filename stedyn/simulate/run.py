@@ -97,7 +97,7 @@ def simulate(
     dim = whole("dim", dim, 2, 2 * sampler.MAX_PAIRS)
     seeds = whole("seeds", seeds, 1)
     seed = whole("seed", seed, 0, 2**32 - seeds)
-    threads = whole("threads", len(os.sched_getaffinity(0)) if threads is None else threads, 1)
+    threads = whole("threads", _cores() if threads is None else threads, 1)
     chunk = whole("chunk", max(1, _CHUNK // dim) if chunk is None else chunk, 1, 2**31 - 1)
     steps = _steps("taus", problem.taus if taus is None else taus, dim)
     kept = _steps("snapshots", snapshots, dim)
@@ -118,6 +118,11 @@ def simulate(
         records = _run(task, groups, threads, bar)
     seconds = time.perf_counter() - begin
     return _ensemble(problem, task, groups, records, seed, seconds, f"{platform}, {threads} thread(s)")
+
+
+def _cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _steps(name: str, taus, dim: int) -> np.ndarray:
