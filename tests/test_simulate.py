@@ -172,6 +172,26 @@ def test_codes_fit_their_type_and_give_back_the_levels(kind, bits):
     np.testing.assert_allclose(c.value(far), quantizer.levels[jnp.array([0, -1])], rtol=1e-6)
 
 
+@pytest.mark.parametrize("bits", [2, 3, 12])
+@pytest.mark.parametrize("kind", ["mid-rise", "mid-tread", "twos-complement", "levels"])
+def test_ties_go_up(kind, bits):
+    levels = np.arange(2.0**bits) - 2.0 ** (bits - 1)  # all thresholds are exact in float32
+    reach = {
+        "mid-rise": 2.0**bits - 1,
+        "mid-tread": 2.0 ** (bits - 1) - 1,
+        "twos-complement": 2.0 ** (bits - 1),
+    }
+    if kind == "levels":
+        quantizer = Quantizer(kind=kind, levels=levels.tolist())
+    else:
+        quantizer = Quantizer(bits, reach[kind], kind=kind)
+    c = coder(quantizer)
+    at = jnp.asarray(quantizer.thresholds, jnp.float32)
+    np.testing.assert_allclose(c.value(c.code(at, None)), quantizer.levels[1:], rtol=1e-6, atol=1e-6)
+    below = c.value(c.code(at - jnp.float32(1e-3), None))
+    np.testing.assert_allclose(below, quantizer.levels[:-1], rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("width", [1, 2, 7, 8, 9, 64, 75, 1501])
 def test_fold_adds_integers_exactly(width):
     x = np.random.default_rng(width).integers(-1000, 1000, (2, width)).astype(np.int32)
@@ -536,12 +556,13 @@ def test_interrupt_stops_the_run(monkeypatch):
     class Bar(run.tqdm):
         def update(self, n=1):
             calls.append(n)
-            raise KeyboardInterrupt
+            if len(calls) == 3:
+                raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "tqdm", Bar)
     with pytest.raises(KeyboardInterrupt):
         simulate(R1, dim=DIM, seeds=4, taus=[1000.0], chunk=100)
-    assert len(calls) <= 4
+    assert len(calls) < 20  # of 5160
 
 
 def test_progress_is_on_stderr_and_complete(capsys):
