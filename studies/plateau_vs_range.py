@@ -3,7 +3,7 @@
 Teacher ``w* = 1``, start ``N(0, 0.02^2)``, mid-tread weights with levels at the range, inputs not
 quantized, lr 0.01, label noise 0.1. All weights round to 0 until they have drifted over half a step, so
 that for a small learning rate the escape is at ``(step / 2) / (lr w*)``, with
-``step = range / (2^(bits - 1) - 1)``: proportional to the range, and halved, about, by every further bit.
+``step = range / (2^(bits - 1) - 1)``: proportional to the range, and a little more than halved by every further bit.
 The figure has this closed form, the limit (grid law) and the simulation.
 """
 
