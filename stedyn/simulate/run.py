@@ -222,8 +222,15 @@ def _run(task: _Task, groups: list[_Group], threads: int, bar: tqdm) -> list[_Re
         with lock:
             bar.update(n)
 
+    def run(group: _Group) -> _Record:
+        try:
+            return task.run(group, advanced)
+        except BaseException:
+            task.stop.set()  # the other threads stop at their next chunk
+            raise
+
     with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(task.run, group, advanced) for group in groups]
+        futures = [pool.submit(run, group) for group in groups]
         try:
             return [future.result() for future in futures]
         except BaseException:
