@@ -89,7 +89,7 @@ class FixedPoint(eqx.Module):
         }
 
     def __str__(self):
-        ceiling = "no ceiling of lr (psi is bounded)" if self.lr_ceiling is None else f"lr below {self.lr_ceiling:.4g}"
+        ceiling = "no ceiling of lr (psi or the rule is bounded)" if self.lr_ceiling is None else f"lr below {self.lr_ceiling:.4g}"
         over = "unquantized weights would diverge"
         if self.excess is not None:
             over = f"excess {self.excess:.6g} over unquantized weights ({self.unquantized_error:.6g})"
@@ -213,8 +213,10 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
     a, b, _, _ = limit.coefficients(limit.rho, jnp.inf)
     ceiling = None
     if linear:  # S = D / (2 b): the error reproduces itself once lr k2 = 2
-        slope = float(jax.jvp(lambda v: stationary_error(limit, v), (limit.rho,), (jnp.ones(()),))[1])
-        ceiling = float(problem.rule.rate(jnp.inf)) / slope if np.isfinite(slope) else 2 / k2
+        far = 1e7 * limit.rho  # where rounding no longer matters, and a bounded rule does not grow
+        slope = float(jax.jvp(lambda v: stationary_error(limit, v), (far,), (jnp.ones(()),))[1])
+        ceiling = final / slope if np.isfinite(slope) else 2 / k2
+        ceiling = None if slope < 1e-3 * final else ceiling
     saturated = 0.0
     if problem.weights.n_levels:
         pull = np.asarray(a * limit.teacher)

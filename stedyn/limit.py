@@ -22,7 +22,7 @@ from scipy.stats import norm
 
 from .problem import Problem, Start, Teacher
 from .quantizers import InputMoments, Pieces, input_moments
-from .rules import Coefficients, Rule
+from .rules import Coefficients, Response, Rule
 
 
 class Limit(eqx.Module):
@@ -34,6 +34,7 @@ class Limit(eqx.Module):
     pieces: Pieces
     inputs: InputMoments
     rule: Rule
+    response: Response
     start: Start
     noise_var: Float[Array, ""]
     range: Float[Array, ""] | None
@@ -47,7 +48,13 @@ class Limit(eqx.Module):
 
     def coefficients(self, error, tau) -> Coefficients:
         """``a, b, D, E|U|`` when the generalization error is ``error``."""
-        return self.rule.coefficients(self.noise_var + jnp.maximum(error, 0.0), self.inputs, tau)
+        return self.response(self.noise_var + jnp.maximum(error, 0.0), tau)
+
+    def effective_step(self, error, tau) -> Float[Array, ""]:
+        """``b / (lr k2)``: 1 for SGD, the part of the step that is left by rounding (0 once lr is 0)."""
+        rate = self.rule.rate(tau)
+        b = self.coefficients(error, tau).b
+        return jnp.where(rate > 0, b / (jnp.where(rate > 0, rate, 1.0) * self.inputs.k2), 0.0)
 
     def decay(self, tau) -> Float[Array, ""]:
         """``lr weight_decay``: rate at which latent weights shrink."""
@@ -90,14 +97,16 @@ def derive(problem: Problem, classes: int = 64, coarse=False) -> Limit:
             "of the range and the limit does not close; set it to 0, use the identity, or simulate."
         )
     teacher, share = teacher_classes(problem.teacher, classes, coarse)
+    inputs = input_moments(problem.inputs)
     scale = problem.weights.range
     return Limit(
         teacher,
         share,
         problem.weights.levels,
         problem.weights.pieces,
-        input_moments(problem.inputs),
+        inputs,
         problem.rule,
+        problem.rule.response(inputs),
         problem.start,
         jnp.asarray(problem.noise_std) ** 2,
         None if scale is None else jnp.asarray(scale),

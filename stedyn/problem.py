@@ -199,6 +199,7 @@ class Problem(eqx.Module):
             fail("weights.range", "a positive number for ste = 'clipped'", None, "set it")
         self._check_inputs()
         self._check_start()
+        self.rule.check(self)
 
     def _check_inputs(self):
         symmetric = self.inputs.kind not in ("twos-complement", "levels")

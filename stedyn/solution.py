@@ -43,9 +43,15 @@ QUANTITIES: dict[str, Quantity] = {
         "1 / step",
         "fraction of weights whose level changes in one step, times sqrt(d)",
     ),
+    "effective_step": Quantity(
+        r"b/(\eta k_2)",
+        "effective step size",
+        "learning rate",
+        "drift of the limit towards the teacher over that of SGD at the same rate",
+    ),
     "occupancy": Quantity("P(psi)", "level occupancy", "1", "fraction of weights on every level"),
 }
-CURVES = ("error", "m", "q", "overlap", "norm", "saturated", "flip_rate")
+CURVES = ("error", "m", "q", "overlap", "norm", "effective_step", "saturated", "flip_rate")
 
 _SENTENCES = (
     "The solution reached the horizon within the requested tolerance.",
@@ -114,6 +120,8 @@ class Solution(eqx.Module):
     ----------
     tau, error, m, q, overlap, norm : (T,)
         See `QUANTITIES` for what each is.
+    effective_step : (T,)
+        ``b(V) / (lr k2)``: 1 for SGD, less where rounding loses a part of the step.
     saturated, flip_rate : (T,) or None
         None where the problem has no range, or where the level changes at every step.
     occupancy : (T, L) or None
@@ -136,6 +144,7 @@ class Solution(eqx.Module):
     q: Float[Array, " T"]
     overlap: Float[Array, " T"]
     norm: Float[Array, " T"]
+    effective_step: Float[Array, " T"]
     saturated: Float[Array, " T"] | None
     flip_rate: Float[Array, " T"] | None
     occupancy: Float[Array, "T L"] | None

@@ -105,7 +105,7 @@ def solve(
         estimate = None if estimate is None else float(estimate)
     densities_kept = None if kept is None else Densities(jnp.asarray(keep), *kept)
     optional = {name: curves.get(name) for name in _OPTIONAL}
-    required = {name: curves[name] for name in ("error", "m", "q", "overlap", "norm")}
+    required = {name: curves[name] for name in ("error", "m", "q", "overlap", "norm", "effective_step")}
     return Solution(
         tau=jnp.asarray(taus),
         **required,

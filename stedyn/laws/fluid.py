@@ -43,7 +43,14 @@ def observe_paths(limit: Limit, taus: Float[Array, " T"], starts: int) -> dict[s
         return jnp.tensordot(weight, x, 2)
 
     m, q = average(c[..., None] * psi), average(square)
-    return dict(error=limit.error(m, q), m=m, q=q, overlap=average(c[..., None] * w), norm=average(w**2))
+    return dict(
+        error=limit.error(m, q),
+        m=m,
+        q=q,
+        overlap=average(c[..., None] * w),
+        norm=average(w**2),
+        effective_step=jnp.full(taus.shape, 1.0) * limit.effective_step(limit.rho, 0.0),
+    )
 
 
 _ODD = np.array([-1.0, 1.0])

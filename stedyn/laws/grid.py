@@ -139,6 +139,7 @@ class GridFlow(eqx.Module):
             overlap=weighted @ w,
             norm=total @ (w**2 + h**2 / 12),
         )
+        out["effective_step"] = limit.effective_step(out["error"], tau)
         levels, theta = limit.levels, limit.pieces.breaks
         if levels.size:
             out["occupancy"] = _occupancy(limit, total, self.first, theta, w)

@@ -107,7 +107,8 @@ def _layer(limit: Limit, at_floor):
     """Width of the thinnest boundary layer, and the distance between levels (or the teacher's size)."""
     levels = limit.levels
     gap = jnp.sqrt(limit.rho) if levels.size < 2 else (levels[-1] - levels[0]) / (levels.size - 1)
-    layer = at_floor.D / (2 * at_floor.b * gap)
+    tiny = 1e-200  # rules that round may stand still at the floor
+    layer = (at_floor.D + tiny) / (2 * (at_floor.b + tiny) * gap)
     return jnp.clip(layer, 1e-7 * gap, gap), gap
 
 
@@ -121,7 +122,7 @@ def _domain(limit: Limit, at_start, at_floor, horizon, gap):
         low, high = jnp.min(values), jnp.max(values)
     else:
         low, high = start.mean - EXTENT * start.std, start.mean + EXTENT * start.std
-    a, b = jnp.maximum(at_start.a, at_floor.a), jnp.minimum(at_start.b, at_floor.b)
+    a, b = jnp.maximum(at_start.a, at_floor.a), jnp.maximum(jnp.minimum(at_start.b, at_floor.b), 1e-200)
     D = 2 * jnp.maximum(at_start.D, at_floor.D)
     smallest, largest = a * jnp.min(limit.teacher), a * jnp.max(limit.teacher)
     if limit.clipped:

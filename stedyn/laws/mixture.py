@@ -116,6 +116,7 @@ class MixtureFlow(eqx.Module):
             overlap=jnp.sum(weight * limit.teacher[:, None] * mean),
             norm=jnp.sum(weight * (mean**2 + var)),
         )
+        out["effective_step"] = limit.effective_step(out["error"], tau)
         std = jnp.sqrt(jnp.maximum(var, 1e-14 * limit.rho))
         levels = limit.levels
         if levels.size:

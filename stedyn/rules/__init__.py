@@ -1,0 +1,47 @@
+"""Update rules: how one coordinate moves, and the coefficients of the limit that follow from it.
+
+`Rule` is the seam; a rule of one's own is a subclass with `Rule.move`. ``RULES`` holds the kinds that a
+problem file can name. BinaryConnect is `SGD` with quantized weights.
+"""
+
+from .base import Coefficients, Response, Rule
+from .linear import SGD, Shrinkage
+from .multinomial import Multinomial
+from .quadrature import Profile
+from .rounding import DeterministicRounding, QuantizedGradient, Sign, StochasticRounding
+from .schedules import SCHEDULES, Constant, Cosine, Custom, Inverse, Schedule, Step
+
+__all__ = [
+    "RULES",
+    "SCHEDULES",
+    "SGD",
+    "Coefficients",
+    "Constant",
+    "Cosine",
+    "Custom",
+    "DeterministicRounding",
+    "Inverse",
+    "Multinomial",
+    "Profile",
+    "QuantizedGradient",
+    "Response",
+    "Rule",
+    "Schedule",
+    "Shrinkage",
+    "Sign",
+    "Step",
+    "StochasticRounding",
+]
+
+RULES: dict[str, type[Rule]] = {
+    rule.kind: rule
+    for rule in (
+        SGD,
+        Shrinkage,
+        QuantizedGradient,
+        DeterministicRounding,
+        StochasticRounding,
+        Sign,
+        Multinomial,
+    )
+}

@@ -1,0 +1,239 @@
+r"""The seam of all update rules: a move for the simulation, coefficients for the limit.
+
+With residual ``r``, the input the student sees ``phi_i`` and ``h`` the surrogate derivative of the
+straight-through estimator, a step of the microscopic algorithm is (``docs``, theory section 1)
+
+    ``w_i <- clip( w_i + h(w_i) U(r, phi_i) / sqrt(d) - lr weight_decay w_i / d )``.
+
+A rule is the function ``U``. The simulator calls its moves and nothing else; the limit calls its
+response and nothing else, with ``r ~ N(0, V)``:
+
+    ``a(V) = E[r U x] / V``,  ``b(V) = E[r U phi] / V``,  ``D(V) = E[U^2]``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from .._check import fail, is_traced, nonnegative, positive, whole
+from ..quantizers import InputMoments
+from .nodes import batch_nodes, input_atoms
+from .quadrature import LIGHT, Profile, Samples, profile_of, sample
+from .schedules import Schedule, as_schedule, check_schedule
+from .tables import Table
+
+if TYPE_CHECKING:
+    from ..problem import Problem
+
+#: Largest mini-batch.
+MAX_BATCH = 2**11
+#: Scales (square root of the residual variance) between which a rule without closed form is tabulated.
+LOWEST, HIGHEST = 1e-5, 1e4
+
+
+class Coefficients(NamedTuple):
+    """Coefficients of the limit at one time: drift ``a c - b psi``, diffusion ``D``, ``E|U|``."""
+
+    a: Float[Array, ""]
+    b: Float[Array, ""]
+    D: Float[Array, ""]
+    mean_abs: Float[Array, ""]
+
+
+class Response(eqx.Module):
+    """What the limit needs of a rule for given inputs: its coefficients as a function of ``V`` and ``tau``."""
+
+    def __call__(self, V, tau) -> Coefficients:
+        raise NotImplementedError
+
+
+class Rule(eqx.Module):
+    r"""An update rule ``U(r, phi)``; a subclass with `move` is all a rule of one's own needs.
+
+    Its coefficients then come from `move` by quadrature (to 1e-5 with up to 300 jumps within the reach
+    of the residual); a rule that knows more overrides `profile` or `response`. ``kind`` is its name in
+    a problem file, if it is entered in ``stedyn.rules.RULES``.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate, above 0, at the start.
+    weight_decay : float
+        The latent weight shrinks at rate ``lr weight_decay`` in ``tau``.
+    batch : int
+        Mini-batch size B: one step uses the gradient averaged over B samples; ``tau`` counts steps.
+    schedule : Schedule, function of tau, or None
+        Factor of ``lr`` (see `stedyn.rules.schedules`).
+
+    Notes
+    -----
+    Of the class attributes, ``uniforms`` says how many independent ``U(0, 1)`` numbers one coordinate
+    consumes in one step. ``product`` says that ``U`` depends on ``r`` and ``phi`` by their product, the
+    gradient, alone: mini-batches need it (a move then gets ``r = 1`` and the averaged gradient as ``phi``),
+    and the quadrature is faster. ``joint`` says that one draw couples all coordinates, in `moves`.
+    A limit exists if ``U`` is odd in the gradient.
+
+    Examples
+    --------
+    Gradient clipping at a threshold, predicted without further work:
+
+    >>> import jax, jax.numpy as jnp
+    >>> from stedyn import Problem, Rule, Run, solve
+    >>> class Clipped(Rule):
+    ...     kind = "clipped"
+    ...     product = True
+    ...     threshold: float = 1.0
+    ...
+    ...     def move(self, r, phi, u, tau):
+    ...         return self.rate(tau) * jnp.clip(r * phi, -self.threshold, self.threshold)
+    >>> problem = Problem(noise_std=0.5, rule=Clipped(lr=0.2, threshold=0.5), run=Run(tau=40.0, points=9))
+    >>> solve(problem).final_error < 0.03
+    True
+    """
+
+    kind: ClassVar[str]
+    uniforms: ClassVar[int] = 0
+    product: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
+
+    lr: Float[Array, ""] | float = eqx.field(default=0.1, converter=lambda v: positive("lr", v))
+    weight_decay: Float[Array, ""] | float = eqx.field(
+        default=0.0, converter=lambda v: nonnegative("weight_decay", v)
+    )
+    batch: int = eqx.field(default=1, static=True, converter=lambda v: whole("batch", v, 1, MAX_BATCH))
+    schedule: Schedule | None = eqx.field(default=None, converter=as_schedule)
+
+    def rate(self, tau) -> Float[Array, ""]:
+        """Learning rate at ``tau = steps / d``."""
+        lr = jnp.asarray(self.lr)
+        return lr if self.schedule is None else lr * self.schedule(tau)
+
+    def move(self, r, phi, u, tau):
+        """``U(r, phi)``, elementwise: ``r (S, 1)``, ``phi (S, d)``, ``u (uniforms, S, d)`` or None."""
+        raise NotImplementedError
+
+    @property
+    def streams(self) -> int:
+        """Uniform numbers for each coordinate and step that the simulation draws."""
+        return self.uniforms
+
+    def moves(self, g, u, tau):
+        """``U`` of all coordinates at once, for a rule that is ``joint``: ``g = r phi (S, d)``, ``u (S, n)``."""
+        raise NotImplementedError
+
+    @property
+    def lattice(self) -> Float[Array, ""] | float | None:
+        """Spacing, times ``sqrt(d)``, of the lattice on which the weights live; None if they are floats."""
+        return None
+
+    def samples(self, tau) -> Samples:
+        """The move at all gradients, for the quadrature; of a rule of the gradient alone."""
+        return sample(lambda g, u: self.move(jnp.ones_like(g), g, u, tau), self.uniforms)
+
+    def profile(self, s: Float[Array, " K"], tau) -> Profile:
+        """``E[g U] / s^2, E[U^2], E|U|`` at gradients ``g ~ N(0, s^2)``; by quadrature here."""
+        samples = self.samples(tau)
+        return _each(lambda one: profile_of(samples, one), s)
+
+    def response(self, inputs: InputMoments) -> Response:
+        """The coefficients for these inputs, with everything prepared that does not depend on ``V``."""
+        if self.product:
+            return GradientResponse(self, inputs)
+        return PairResponse(self, inputs)
+
+    def coefficients(self, V, inputs: InputMoments, tau) -> Coefficients:
+        """``a, b, D`` and ``E|U|`` at residual variance ``V`` and time ``tau``."""
+        return self.response(inputs)(V, tau)
+
+    def check(self, problem: Problem) -> None:
+        """Refuse a problem that the rule cannot run, with one sentence."""
+        check_schedule("rule.schedule", self.schedule, problem.taus)
+        if self.batch > 1 and not self.product and not self.joint:
+            fail("rule.batch", f"1 for the rule {self.kind!r}, as it is no function of the gradient alone",
+                 self.batch, "set it to 1, or product = True on the rule if it is one")  # fmt: skip
+        if self.batch > 1 and self.product and self.uniforms == 0 and not is_traced(self.lr):
+            phi = jnp.array([-1.3, -0.4, 0.2, 0.7])
+            apart = self.move(jnp.full(4, 2.0), phi, None, 0.0) - self.move(jnp.ones(4), 2 * phi, None, 0.0)
+            if jnp.max(jnp.abs(apart)) > 1e-5 * jnp.max(jnp.abs(self.move(jnp.ones(4), 2 * phi, None, 0.0))):
+                fail(
+                    "rule.product", "False for a move that does not depend on r phi alone", True, "remove it"
+                )
+
+    def check_dim(self, dim: int) -> None:
+        """Refuse a dimension in which the rule cannot be simulated."""
+
+
+class GradientResponse(Response):
+    """Coefficients of a rule of the gradient alone: its `Rule.profile`, averaged over ``|phi|``.
+
+    With ``s = sqrt(V) |phi| / B`` and ``e = E[g U] / s^2``: ``a = E[e sum_b phi_b x_b / B]``,
+    ``b = E[e |phi|^2 / B]``, ``D = E[U^2]`` (``docs``, theory section 4).
+    """
+
+    rule: Rule
+    nodes: tuple
+    table: Table | None
+
+    def __init__(self, rule: Rule, inputs: InputMoments):
+        self.rule, self.nodes, self.table = rule, batch_nodes(inputs, rule.batch), None
+        if type(rule).profile is Rule.profile and rule.schedule is None:
+            self.table = Table(lambda s: rule.profile(s, 0.0), LOWEST, HIGHEST)
+
+    def __call__(self, V, tau):
+        norm, mass, own, teacher = self.nodes
+        V = jnp.maximum(V, 0.0)
+        # differentiable at V = 0, where the gradient vanishes
+        s = jnp.where(V > 0, jnp.sqrt(jnp.where(V > 0, V, 1.0)), 0.0) * norm
+        if self.table is not None:
+            p = self.table(s)
+        else:
+            p = self.rule.profile(s, tau)
+        return Coefficients(p.slope @ teacher, p.slope @ own, p.square @ mass, p.mean_abs @ mass)
+
+
+class PairResponse(Response):
+    """Coefficients of a rule of ``r`` and ``phi``: an integral over ``r`` for every value of ``phi``."""
+
+    rule: Rule
+    inputs: InputMoments
+    table: Table | None
+
+    def __init__(self, rule: Rule, inputs: InputMoments):
+        self.rule, self.inputs, self.table = rule, inputs, None
+        if rule.schedule is None:
+            self.table = Table(lambda sigma: self._direct(sigma, 0.0), LOWEST, HIGHEST)
+
+    def _direct(self, sigma, tau) -> Coefficients:
+        """Coefficients at scales ``sigma (K,)`` of the residual."""
+
+        def add(total, atom):
+            phi, mass, overlap = atom
+
+            def move(r, u):
+                return self.rule.move(r, jnp.full_like(r, phi), u, tau)
+
+            samples = sample(move, self.rule.uniforms, None if self.rule.uniforms else LIGHT)
+            p = _each(lambda one: profile_of(samples, one), sigma)
+            part = p.slope * overlap, p.slope * mass * phi, p.square * mass, p.mean_abs * mass
+            return Coefficients(*(old + new for old, new in zip(total, part, strict=True))), None
+
+        start = Coefficients(*[jnp.zeros_like(sigma)] * 4)
+        return lax.scan(add, start, input_atoms(self.inputs))[0]
+
+    def __call__(self, V, tau):
+        V = jnp.maximum(V, 0.0)
+        sigma = jnp.where(V > 0, jnp.sqrt(jnp.where(V > 0, V, 1.0)), 0.0)
+        if self.table is not None:
+            return self.table(sigma)
+        return jax.tree.map(lambda x: x[0], self._direct(sigma[None], tau))
+
+
+def _each(f, values):
+    """``f`` of every value, a few at a time to bound the memory."""
+    return lax.map(f, values, batch_size=16)

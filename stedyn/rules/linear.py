@@ -1,0 +1,158 @@
+"""Rules that are linear in the gradient: SGD, and SGD with a shrunken, noisy gradient."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtri
+from jaxtyping import Array, Float
+
+from .._check import fail, finite, is_traced, nonnegative
+from .base import Coefficients, GradientResponse, Response, Rule
+from .quadrature import Profile
+from .schedules import Schedule, as_schedule, check_schedule
+
+_ROOT = float(np.sqrt(2 / np.pi))
+
+
+class SGD(Rule):
+    """Stochastic gradient descent: ``U = lr r phi``, so ``a = lr k1``, ``b = lr k2``, ``D = lr^2 k2 V / B``.
+
+    With quantized weights (``Problem(weights=...)``) it is BinaryConnect: latent weights are floats and
+    the forward pass sees them rounded, to the nearest level or stochastically.
+
+    Parameters
+    ----------
+    lr, weight_decay, batch, schedule
+        See `Rule`.
+    """
+
+    kind: ClassVar[str] = "sgd"
+    product: ClassVar[bool] = True
+
+    def move(self, r, phi, u, tau):
+        return self.rate(tau) * r * phi
+
+    def profile(self, s, tau):
+        lr = self.rate(tau)
+        return Profile(jnp.full_like(s, 1.0) * lr, (lr * s) ** 2, _ROOT * lr * s)
+
+    def response(self, inputs):
+        return _Single(self, inputs) if self.batch == 1 else GradientResponse(self, inputs)
+
+
+class _Single(Response):
+    """SGD with single samples, from the input moments alone."""
+
+    rule: SGD
+    inputs: tuple
+
+    def __call__(self, V, tau):
+        lr, V = self.rule.rate(tau), jnp.maximum(V, 0.0)
+        root = jnp.sqrt(2 * V / jnp.pi)
+        k1, k2 = self.inputs.k1, self.inputs.k2
+        return Coefficients(lr * k1, lr * k2, lr**2 * k2 * V, lr * root * self.inputs.mean_abs)
+
+
+def _fraction(name: str, value):
+    value = finite(name, value)
+    if not is_traced(value) and not np.all((np.asarray(value) > 0) & (np.asarray(value) <= 1)):
+        fail(name, "a number above 0 and at most 1", value, "give one in (0, 1]")
+    return value
+
+
+class Shrinkage(Rule):
+    """SGD with a shrunken gradient: ``U = lr (q r phi + s z)``, ``z ~ N(0, 1)`` (arXiv 2508.07142).
+
+    ``a = lr E[q] k1``, ``b = lr E[q] k2``, ``D = lr^2 (E[q^2] k2 V / B + s^2)``. Without noise a constant
+    q is exactly SGD at rate ``lr q``.
+
+    Parameters
+    ----------
+    lr, weight_decay, batch, schedule
+        See `Rule`.
+    q : float
+        Shrinkage factor in (0, 1].
+    q_min : float, optional
+        Makes the factor random, uniform on ``[q_min, q]`` and drawn for every coordinate and step; one
+        draw for all coordinates of a step has the same limit.
+    noise_std : float
+        The standard deviation ``s`` of the added noise.
+    q_schedule : Schedule, function of tau, or None
+        Multiplies ``q`` (and ``q_min``); at most 1.
+    """
+
+    kind: ClassVar[str] = "shrinkage"
+    product: ClassVar[bool] = True
+
+    q: Float[Array, ""] | float = eqx.field(default=1.0, converter=lambda v: _fraction("q", v))
+    q_min: Float[Array, ""] | float | None = eqx.field(
+        default=None, converter=lambda v: None if v is None else _fraction("q_min", v)
+    )
+    noise_std: Float[Array, ""] | float = eqx.field(
+        default=0.0, converter=lambda v: nonnegative("noise_std", v)
+    )
+    q_schedule: Schedule | None = eqx.field(default=None, converter=as_schedule)
+    noisy: bool = eqx.field(static=True, init=False)
+
+    def __post_init__(self):
+        self.noisy = is_traced(self.noise_std) or bool(np.any(np.asarray(self.noise_std) != 0))
+
+    def __check_init__(self):
+        known = not is_traced(self.q) and not is_traced(self.q_min)
+        if self.q_min is not None and known and np.any(np.asarray(self.q_min) > self.q):
+            fail("q_min", f"at most q = {self.q}", self.q_min, "lower it")
+
+    @property
+    def uniforms(self) -> int:  # type: ignore[override]
+        """One for a random factor, one for the noise."""
+        return (self.q_min is not None) + self.noisy
+
+    def factors(self, tau) -> tuple[Array, Array]:
+        """``E[q]`` and ``E[q^2]`` at ``tau``."""
+        low, high = self.bounds(tau)
+        return 0.5 * (low + high), (low**2 + low * high + high**2) / 3
+
+    def bounds(self, tau) -> tuple[Array, Array]:
+        """Smallest and largest factor at ``tau``."""
+        scale = 1.0 if self.q_schedule is None else self.q_schedule(tau)
+        high = jnp.asarray(self.q) * scale
+        return (high if self.q_min is None else jnp.asarray(self.q_min) * scale), high
+
+    def move(self, r, phi, u, tau):
+        low, high = self.bounds(tau)
+        q = high if self.q_min is None else low + (high - low) * u[0]
+        noise = self.noise_std * ndtri(u[-1]) if self.noisy else 0.0
+        return self.rate(tau) * (q * r * phi + noise)
+
+    def profile(self, s, tau):
+        lr = self.rate(tau)
+        first, second = self.factors(tau)
+        square = lr**2 * (second * s**2 + self.noise_std**2)
+        return Profile(jnp.full_like(s, 1.0) * lr * first, square, _ROOT * lr * self._spread(s, tau))
+
+    def _spread(self, s, tau):
+        """``E[sqrt(q^2 s^2 + noise^2)]`` over the factor (Gauss-Legendre)."""
+        low, high = self.bounds(tau)
+        x, w = np.polynomial.legendre.leggauss(8)
+        q = 0.5 * (low + high) + 0.5 * (high - low) * x
+        square = (q * s[..., None]) ** 2 + self.noise_std**2
+        root = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+        return root @ (w / 2)
+
+    def check(self, problem):
+        super().check(problem)
+        check_schedule("rule.q_schedule", self.q_schedule, problem.taus)
+        if self.q_schedule is not None and not is_traced(self.q):
+            for tau in problem.taus[:: max(1, len(problem.taus) // 100)]:
+                top = float(np.max(self.bounds(jnp.asarray(tau))[1]))
+                if not 0 < top <= 1:
+                    fail(
+                        "rule.q_schedule",
+                        "factors that keep q in (0, 1]",
+                        f"q = {top:g} at tau = {tau:g}",
+                        "scale it",
+                    )

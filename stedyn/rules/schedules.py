@@ -1,0 +1,123 @@
+"""Schedules: the factor that multiplies a rate at time ``tau = steps / d``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._check import choice, fail, is_traced, nonnegative, positive
+
+
+def _checked(check: Callable, name: str) -> Callable:
+    return lambda value: check(f"schedule.{name}", value)
+
+
+class Schedule(eqx.Module):
+    """A factor of ``tau``; the rate of a rule is ``lr * schedule(tau)``."""
+
+    kind: ClassVar[str]
+
+    def __call__(self, tau) -> Float[Array, ""]:
+        """The factor at ``tau``, 0 or above."""
+        raise NotImplementedError
+
+
+class Constant(Schedule):
+    """The factor 1."""
+
+    kind: ClassVar[str] = "constant"
+
+    def __call__(self, tau):
+        return jnp.ones_like(jnp.asarray(tau) * 1.0)
+
+
+class Inverse(Schedule):
+    """``tau0 / (tau + tau0)``: 1 at the start, then as ``1 / tau``."""
+
+    kind: ClassVar[str] = "inverse"
+    tau0: Float[Array, ""] | float = eqx.field(default=1.0, converter=_checked(positive, "tau0"))
+
+    def __call__(self, tau):
+        return self.tau0 / (tau + self.tau0)
+
+
+class Step(Schedule):
+    """``factor^floor(tau / every)``."""
+
+    kind: ClassVar[str] = "step"
+    every: Float[Array, ""] | float = eqx.field(default=10.0, converter=_checked(positive, "every"))
+    factor: Float[Array, ""] | float = eqx.field(default=0.5, converter=_checked(positive, "factor"))
+
+    def __call__(self, tau):
+        return jnp.asarray(self.factor) ** jnp.floor(tau / self.every)
+
+
+class Cosine(Schedule):
+    """``final + (1 - final) (1 + cos(pi tau / period)) / 2`` up to ``tau = period``, ``final`` from then on."""
+
+    kind: ClassVar[str] = "cosine"
+    period: Float[Array, ""] | float = eqx.field(default=100.0, converter=_checked(positive, "period"))
+    final: Float[Array, ""] | float = eqx.field(default=0.0, converter=_checked(nonnegative, "final"))
+
+    def __call__(self, tau):
+        part = jnp.minimum(tau / self.period, 1.0)
+        return self.final + (1 - self.final) * 0.5 * (1 + jnp.cos(jnp.pi * part))
+
+
+class Custom(Schedule):
+    """Any function of ``tau`` that JAX can trace; it cannot be written to a file."""
+
+    kind: ClassVar[str] = "custom"
+    function: Callable = eqx.field(static=True)
+
+    def __call__(self, tau):
+        return jnp.asarray(self.function(tau))
+
+
+SCHEDULES: dict[str, type[Schedule]] = {kind.kind: kind for kind in (Constant, Inverse, Step, Cosine)}
+
+
+def as_schedule(value: Any) -> Schedule | None:
+    """A schedule from None, a schedule, a function of ``tau``, or a table with ``kind`` and its keys.
+
+    Raises
+    ------
+    ValueError
+        For anything else, or for a key that the kind does not take.
+    """
+    if value is None or isinstance(value, Schedule):
+        return value
+    if isinstance(value, dict):
+        keys = dict(value)
+        cls = SCHEDULES[choice("schedule.kind", keys.pop("kind", None), tuple(SCHEDULES))]
+        takes = tuple(cls.__dataclass_fields__)
+        for key in keys:
+            if key not in takes:
+                names = ", ".join(takes) or "no other key"
+                fail("schedule", f"the keys of kind {cls.kind!r} ({names})", key, "remove it")
+        return cls(**keys)
+    if callable(value):
+        return Custom(value)
+    fail("schedule", "a schedule, a function of tau, or a table", value, "see stedyn.rules.schedules")
+
+
+def check_schedule(name: str, schedule: Schedule | None, taus: np.ndarray) -> None:
+    """Refuse a schedule that is negative or not finite somewhere in ``[0, taus[-1]]``."""
+    if schedule is None:
+        return
+    for tau in np.union1d(np.linspace(0.0, taus[-1], 101), taus[:: max(1, len(taus) // 100)]):
+        factor = schedule(jnp.asarray(tau))
+        if is_traced(factor):
+            return
+        if not np.all(np.isfinite(factor)) or np.any(np.asarray(factor) < 0):
+            fail(
+                name,
+                "a factor of 0 or above at every tau",
+                f"{float(np.min(factor)):g} at tau = {tau:g}",
+                "mend it",
+            )
