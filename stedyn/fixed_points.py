@@ -102,7 +102,7 @@ class FixedPoint(eqx.Module):
 def stationary_error(limit: Limit, V) -> Float[Array, ""]:
     """Error of the stationary law at residual variance ``V``: the right-hand side of the fixed point."""
     rule, pieces = limit.rule, limit.pieces
-    a, b, D, _ = rule.coefficients(V, limit.inputs, jnp.inf)
+    a, b, D, _ = limit.response(V, jnp.inf)
     decay = rule.rate(jnp.inf) * rule.weight_decay
     edge = jnp.full(1, jnp.inf)
     breaks = pieces.breaks
@@ -202,6 +202,12 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
             "weights.ste: expected 'identity' for a fixed point, found 'clipped', whose range ends absorb so that the "
             "final error depends on the start; use predict with a long tau instead."
         )
+    final = float(problem.rule.rate(jnp.inf))
+    if not 0 < final < np.inf:
+        raise ValueError(
+            f"rule.schedule: expected a rate that stays above 0 for a fixed point, found {final:g} at the end, where nothing "
+            "moves any more; use predict with a long tau instead."
+        )
     limit = eqx.filter_jit(derive)(as_arrays(problem), classes + classes % 2)
     found = _roots(limit)
     linear = problem.weights.is_none and problem.latent_clip is None
@@ -225,7 +231,7 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         saturated = float(np.asarray(limit.share) @ beyond)
     if not found:
         raise ValueError(
-            f"rule.lr: expected a rate below its ceiling {ceiling:.6g}, found {float(problem.rule.lr):g}, with which the "
+            f"rule.lr: expected a rate below its ceiling {ceiling:.6g}, found {float(problem.rule.rate(jnp.inf)):g}, with which the "
             "error grows without bound and there is no fixed point; lower it."
         )
     error, slope = found[-1]

@@ -28,10 +28,12 @@ from ..problem import Problem
 from ..rules import Rule
 from . import sampler
 from .codes import Coder, coder
+from .lattice import Lattice, lattice_of
 
 Halves = tuple[Float32[Array, "S P"], Float32[Array, "S P"]]
 _INT32_MAX = 2**31 - 1
 _FOLD = 8  # slices added at a time
+_SAMPLE_BITS = 21  # steps are counted up to 2^53, so that this many bits of the high word are taken
 
 
 class Model(eqx.Module):
@@ -43,17 +45,22 @@ class Model(eqx.Module):
     noise_std: Float32[Array, ""]
     ste_range: Float32[Array, ""] | None
     latent_clip: Float32[Array, ""] | None
+    lattice: Lattice | None
     dim: int = eqx.field(static=True)
 
 
 class Draws(NamedTuple):
-    """The random numbers of one step; the two halves are real and imaginary parts."""
+    """The random numbers of one step; the two halves are real and imaginary parts.
 
-    x: Array
-    xi: Array
-    weights: Array | None
+    Those of the samples are None for mini-batches, which draw them one sample at a time.
+    """
+
+    x: Array | None
+    xi: Array | None
     inputs: Array | None
+    weights: Array | None
     rule: Array | None
+    decay: Array | None
 
 
 def model(problem: Problem, dim: int) -> Model:
@@ -66,9 +73,11 @@ def model(problem: Problem, dim: int) -> Model:
         array = jnp.asarray(value)
         return array.astype(jnp.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
-    if problem.rule.uniforms > sampler.MAX_RULE_STREAMS:
+    problem.rule.check_dim(dim)
+    lattice = lattice_of(problem.rule, dim)
+    if problem.rule.streams + (lattice is not None) > sampler.MAX_RULE_STREAMS:
         most = f"at most {sampler.MAX_RULE_STREAMS} uniform numbers for each coordinate"
-        fail("rule.uniforms", most, problem.rule.uniforms, "use fewer")
+        fail("rule.uniforms", most, problem.rule.streams, "use fewer")
     return Model(
         coder(problem.weights),
         coder(problem.inputs),
@@ -76,6 +85,7 @@ def model(problem: Problem, dim: int) -> Model:
         single(problem.noise_std),
         single(problem.weights.range) if problem.ste == "clipped" else None,
         single(problem.latent_clip),
+        lattice,
         dim,
     )
 
@@ -120,13 +130,23 @@ def fold(x: Array, bound: int | None = None) -> Float32[Array, "S 1"]:
 
 def draw(model: Model, counter: sampler.Counter, pairs: int) -> Draws:
     """The random numbers of the step that ``counter`` names."""
-    rule = [sampler.uniforms(counter, sampler.RULE + k, pairs) for k in range(model.rule.uniforms)]
+    streams, decays = model.rule.streams, model.lattice is not None and model.lattice.decays
+    rule = [sampler.uniforms(counter, sampler.RULE + k, pairs) for k in range(streams)]
+    single = model.rule.batch == 1
     return Draws(
+        *(draw_sample(model, counter, pairs) if single else (None, None, None)),
+        sampler.uniforms(counter, sampler.ROUND_WEIGHTS, pairs) if model.weights.stochastic else None,
+        jnp.stack(rule) if rule else None,
+        sampler.uniforms(counter, sampler.RULE + streams, pairs) if decays else None,
+    )
+
+
+def draw_sample(model: Model, counter: sampler.Counter, pairs: int):
+    """Inputs, label noise, and uniform numbers of the input quantizer, of one sample."""
+    return (
         sampler.normals(counter, sampler.INPUTS, pairs),
         lax.real(sampler.normals(counter, sampler.NOISE, 1)),
-        sampler.uniforms(counter, sampler.ROUND_WEIGHTS, pairs) if model.weights.stochastic else None,
         sampler.uniforms(counter, sampler.ROUND_INPUTS, pairs) if model.inputs.stochastic else None,
-        jnp.stack(rule) if rule else None,
     )
 
 
@@ -134,20 +154,53 @@ def _split(z: Array | None):
     return (None, None) if z is None else (lax.real(z), lax.imag(z))
 
 
-def step(model: Model, teacher: Halves, w: Halves, draws: Draws, tau: Float32[Array, ""]) -> Halves:
-    """One step of SGD at time ``tau = steps / d``: the latent weights (two halves) after it."""
+def encode(model: Model, w: Halves) -> Halves:
+    """The state of the loop for latent weights: themselves, or their codes."""
+    return w if model.lattice is None else tuple(model.lattice.encode(part) for part in w)
+
+
+def latent(model: Model, w: Halves) -> Halves:
+    """The latent weights of a state."""
+    return w if model.lattice is None else tuple(model.lattice.decode(part) for part in w)
+
+
+def step(model: Model, teacher: Halves, w: Halves, draws: Draws, now: sampler.Counter) -> Halves:
+    """The step that ``now`` names, at time ``tau = steps / d``: the state (two halves) after it."""
+    dim, tau = model.dim, _time(now, model.dim)
+    values, rounding = latent(model, w), _split(draws.weights)
+    if model.rule.batch == 1:
+        r, phis = _sample(model, teacher, values, rounding, draws.x, draws.xi, draws.inputs)
+    else:
+        r, phis = jnp.ones_like(w[0][:, :1], jnp.float32), _averaged(model, teacher, values, rounding, now)
+    decay = (model.rule.rate(tau) * model.rule.weight_decay).astype(jnp.float32) / jnp.float32(dim)
+    moves = _moves(model, r, phis, draws.rule, tau)
+    parts = zip(w, values, moves, _split(draws.decay), strict=True)
+    return tuple(_update(model, *part, decay) for part in parts)
+
+
+def _sample(model: Model, teacher: Halves, w: Halves, rounding, x, xi, uniforms):
+    """Residual (S, 1) of one sample and the inputs that the student sees."""
     dim, pairs = model.dim, w[0].shape[1]
     root = jnp.float32(dim**-0.5)
-    xs = _split(draws.x)
-    codes = [model.inputs.code(x, u) for x, u in zip(xs, _split(draws.inputs), strict=True)]
+    xs = _split(x)
+    codes = [model.inputs.code(x, u) for x, u in zip(xs, _split(uniforms), strict=True)]
     codes = [_mask(code, n) for code, n in zip(codes, (-(-dim // 2), dim // 2), strict=True)]
     label = fold(sum(t * x for t, x in zip(teacher, xs, strict=True))) * root
-    student = _overlap(model, w, _split(draws.weights), codes, 2 * pairs) * root
-    r = label + model.noise_std * draws.xi - student
-    decay = (model.rule.rate(tau) * model.rule.weight_decay).astype(jnp.float32) / jnp.float32(dim)
-    phis = [model.inputs.value(code) for code in codes]
-    moves = _moves(model, r, phis, draws.rule, tau)
-    return tuple(_update(model, part, move * root, decay) for part, move in zip(w, moves, strict=True))
+    student = _overlap(model, w, rounding, codes, 2 * pairs) * root
+    return label + model.noise_std * xi - student, [model.inputs.value(code) for code in codes]
+
+
+def _averaged(model: Model, teacher: Halves, w: Halves, rounding, now: sampler.Counter):
+    """``(1/B) sum_b r_b phi_b``; the samples of a step differ in the upper bits of the counter's high word."""
+
+    def add(total, b):
+        counter = now._replace(high=now.high | (b << jnp.uint32(_SAMPLE_BITS)))
+        r, phis = _sample(model, teacher, w, rounding, *draw_sample(model, counter, w[0].shape[1]))
+        return tuple(old + r * phi for old, phi in zip(total, phis, strict=True)), None
+
+    batch = model.rule.batch
+    total = lax.scan(add, tuple(jnp.zeros_like(part) for part in w), jnp.arange(batch, dtype=jnp.uint32))[0]
+    return [part / jnp.float32(batch) for part in total]
 
 
 def _mask(code, count: int):
@@ -169,15 +222,21 @@ def _overlap(model: Model, w: Halves, uniforms, codes, count: int) -> Float32[Ar
 
 
 def _moves(model: Model, r, phis, uniforms, tau):
-    """The rule on each half; one that couples coordinates needs `whole` before and `halves` after."""
+    """The rule on each half, or on all coordinates together."""
+    if model.rule.joint:
+        streams = [whole(_split(stream), model.dim) for stream in uniforms]
+        g = whole(tuple(r * phi for phi in phis), model.dim)
+        return halves(model.rule.moves(g, jnp.concatenate(streams, 1), tau).astype(jnp.float32))
     moves = [model.rule.move(r, phi, u, tau) for phi, u in zip(phis, _split(uniforms), strict=True)]
     return [move.astype(jnp.float32) for move in moves]
 
 
-def _update(model: Model, w, move, decay):
+def _update(model: Model, state, w, move, u, decay):
     if model.ste_range is not None:
         move = jnp.where(jnp.abs(w) <= model.ste_range, move, jnp.float32(0.0))
-    w = w + move - decay * w
+    if model.lattice is not None:
+        return model.lattice.update(state, move, decay, u, model.latent_clip)
+    w = w + move * jnp.float32(model.dim**-0.5) - decay * w
     return w if model.latent_clip is None else jnp.clip(w, -model.latent_clip, model.latent_clip)
 
 
@@ -193,7 +252,7 @@ def _loop(model, seeds, teacher, w, low, high, n, visit, carry):
     def body(i, state):
         w, draws, carry = state
         now = sampler.Counter(seeds, low + i.astype(jnp.uint32), high)
-        after = step(model, teacher, w, draws, _time(now, model.dim))
+        after = step(model, teacher, w, draws, now)
         ahead = draw(model, now._replace(low=now.low + jnp.uint32(1)), pairs)
         return after, ahead, visit(carry, w, after)
 
@@ -227,6 +286,7 @@ def _advance(model: Model, seeds: UInt32[Array, " S"], teacher: Halves, w: Halve
 
 def _flips(model: Model, seeds: UInt32[Array, " S"], teacher: Halves, w: Halves, low, high, n):
     def levels(parts):
+        parts = latent(model, parts)
         return whole(tuple(model.weights.code(part, None) for part in parts), model.dim)
 
     def visit(total, before, after):

@@ -171,7 +171,8 @@ class _Task:
                 future.result()
 
     def _halves(self, group: _Group) -> tuple[kernel.Halves, kernel.Halves]:
-        return kernel.halves(jnp.asarray(group.teacher)), kernel.halves(jnp.asarray(group.start))
+        start = kernel.encode(self.model, kernel.halves(jnp.asarray(group.start)))
+        return kernel.halves(jnp.asarray(group.teacher)), start
 
     def _call(self, program, group, teacher, w, at: int, n: int):
         low, high = np.uint32(at % 2**32), np.uint32(at // 2**32)
@@ -196,7 +197,7 @@ class _Task:
         return record
 
     def _save(self, record: _Record, group: _Group, teacher, w, at: int) -> _Record:
-        weights = np.asarray(kernel.whole(w, self.dim))
+        weights = np.asarray(kernel.whole(kernel.latent(self.model, w), self.dim))
         if not np.all(np.isfinite(weights)):
             raise FloatingPointError(
                 f"the weights grew beyond float32 before tau = {at / self.dim:.4g}; lower lr or stop sooner."
