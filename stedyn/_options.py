@@ -33,7 +33,16 @@ _FLAGS = {
     "latent_clip": ("weights", "latent_clip"),
     "input_bits": ("inputs", "bits"),
     "input_range": ("inputs", "range"),
+    "rule": ("rule", "kind"),
     "lr": ("rule", "lr"),
+    "batch": ("rule", "batch"),
+    "delta": ("rule", "delta"),
+    "q": ("rule", "q"),
+    "q_min": ("rule", "q_min"),
+    "rule_noise_std": ("rule", "noise_std"),
+    "zeta": ("rule", "zeta"),
+    "nu": ("rule", "nu"),
+    "c": ("rule", "c"),
     "weight_decay": ("rule", "weight_decay"),
     "noise_std": ("noise", "std"),
     "tau": ("run", "tau"),
@@ -75,7 +84,26 @@ def _problem_flags(
     ] = None,
     input_bits: Annotated[int | None, _problem_flag("Bits of the inputs.")] = None,
     input_range: Annotated[float | None, _problem_flag("Range of the inputs.")] = None,
+    rule: Annotated[
+        str | None,
+        _problem_flag(
+            "sgd, shrinkage, quantized-gradient, deterministic-rounding, stochastic-rounding, sign or multinomial.",
+            metavar="KIND",
+        ),
+    ] = None,
     lr: Annotated[float | None, _problem_flag("Learning rate.")] = None,
+    batch: Annotated[int | None, _problem_flag("Mini-batch size.")] = None,
+    delta: Annotated[
+        float | None, _problem_flag("Lattice spacing times sqrt(d) of the rounding rules.")
+    ] = None,
+    q: Annotated[float | None, _problem_flag("Shrinkage factor.")] = None,
+    q_min: Annotated[float | None, _problem_flag("Smallest factor of a random shrinkage.")] = None,
+    rule_noise_std: Annotated[float | None, _problem_flag("Noise added by the shrinkage rule.")] = None,
+    zeta: Annotated[
+        float | None, _problem_flag("Lattice spacing times sqrt(d) of the multinomial rule.")
+    ] = None,
+    nu: Annotated[float | None, _problem_flag("Trials for each coordinate of the multinomial rule.")] = None,
+    c: Annotated[float | None, _problem_flag("Constant c of the multinomial rule.")] = None,
     weight_decay: Annotated[float | None, _problem_flag("Weight decay.")] = None,
     noise_std: Annotated[float | None, _problem_flag("Standard deviation of the label noise.")] = None,
     tau: Annotated[float | None, _problem_flag("Horizon, in units of steps / d.")] = None,

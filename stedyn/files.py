@@ -24,7 +24,7 @@ from ._io import read_samples, write_atomic
 from ._tables import checked_tables, rule_parameters, set_key, set_value
 from .problem import Problem, Run, Samples, Start, Teacher
 from .quantizers import Quantizer
-from .rules import RULES, Rule
+from .rules import RULES, SCHEDULES, Rule, Schedule
 
 __all__ = [
     "load_problem",
@@ -179,7 +179,7 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
             "latent_clip": problem.latent_clip,
         },
         "inputs": _quantizer_table(problem.inputs),
-        "rule": {key: getattr(rule, key) for key in rule_parameters(rule.kind)},
+        "rule": {key: _rule_value(rule, key) for key in rule_parameters(rule.kind)},
         "run": {"tau": run.tau, "points": run.points} if run.explicit is None else {"taus": run.explicit},
     }
     kinds = {"teacher": teacher.kind, "start": start.kind, "rule": rule.kind}
@@ -188,11 +188,25 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
         for key, value in content.items():
             if value is not None:
                 plain[table][key] = _plain(f"{table}.{key}", value)
+    if plain["rule"].get("batch") == 1:
+        del plain["rule"]["batch"]
     if plain["weights"] == {"kind": "none", "ste": "identity"}:
         del plain["weights"]
     if plain["inputs"] == {"kind": "none"}:
         del plain["inputs"]
     return plain
+
+
+def _rule_value(rule: Rule, key: str) -> Any:
+    """A parameter of a rule; schedules and quantizers as tables of their own."""
+    value = getattr(rule, key)
+    if isinstance(value, Quantizer):
+        return {k: v for k, v in _quantizer_table(value).items() if v is not None}
+    if isinstance(value, Schedule):
+        if value.kind not in SCHEDULES:
+            fail(f"rule.{key}", f"one of the kinds {', '.join(SCHEDULES)}", value.kind, "a file holds no function")
+        return {"kind": value.kind} | {k: getattr(value, k) for k in type(value).__dataclass_fields__}
+    return value
 
 
 def _samples(data: Samples | None) -> dict[str, Any]:
@@ -217,6 +231,8 @@ def _plain(name: str, value: Any) -> Any:
                 name, "one value", f"an array of {value.size}", "write the problems of a sweep one at a time"
             )
         return np.asarray(value).tolist()
+    if isinstance(value, dict):
+        return {key: _plain(f"{name}.{key}", item) for key, item in value.items()}
     if isinstance(value, tuple):
         return [_plain(name, item) for item in value]
     return value
