@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -25,6 +26,11 @@ class Schedule(eqx.Module):
     def __call__(self, tau) -> Float[Array, ""]:
         """The factor at ``tau``, 0 or above."""
         raise NotImplementedError
+
+    @classmethod
+    def keys(cls) -> tuple[str, ...]:
+        """The keys of its table in a problem file, without ``kind``."""
+        return tuple(field.name for field in dataclasses.fields(cls))
 
 
 class Constant(Schedule):
@@ -95,7 +101,7 @@ def as_schedule(value: Any) -> Schedule | None:
     if isinstance(value, dict):
         keys = dict(value)
         cls = SCHEDULES[choice("schedule.kind", keys.pop("kind", None), tuple(SCHEDULES))]
-        takes = tuple(cls.__dataclass_fields__)
+        takes = cls.keys()
         for key in keys:
             if key not in takes:
                 names = ", ".join(takes) or "no other key"
