@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
-from scipy import stats
+from scipy.special import chdtrc, stdtr, stdtrit
 
 from ._check import fail
 from .limit import derive
@@ -15,6 +15,9 @@ from .plateau import Plateau, find_plateaus
 from .quantizers import as_arrays
 from .simulate import Ensemble
 from .solution import Solution
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: The curve is tested in this many stretches of time, at this level for all of them together.
 BLOCKS, LEVEL = 5, 0.01
@@ -88,6 +91,8 @@ class Comparison:
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a saved time: prediction, mean, standard error and gap."""
+        import pandas as pd
+
         frame = {
             "tau": self.tau,
             "error_theory": self.theory,
@@ -189,12 +194,16 @@ def compare(solution: Solution, ensemble: Ensemble) -> Comparison:
     )
 
 
+def _sem(values) -> float:
+    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
+
+
 def _p_value(values) -> float:
     """Two-sided p-value of a mean of zero; 1 for values that are all exactly zero."""
-    spread = np.std(values, ddof=1) / np.sqrt(values.size)
+    spread = _sem(values)
     if spread == 0:
         return float(np.all(values == 0))
-    return float(2 * stats.t.sf(abs(np.mean(values)) / spread, values.size - 1))
+    return float(2 * stdtr(values.size - 1, -abs(np.mean(values)) / spread))
 
 
 def _pair(theory: Plateau, each: list[list[Plateau]]) -> PlateauPair:
@@ -210,7 +219,7 @@ def _pair(theory: Plateau, each: list[list[Plateau]]) -> PlateauPair:
     means = [float(np.mean([getattr(p, key) for p in found])) for key in ("length", "escape")]
     sems: list[float | None] = [None, None]
     if len(found) > 1:
-        sems = [float(stats.sem([getattr(p, key) for p in found])) for key in ("length", "escape")]
+        sems = [_sem([getattr(p, key) for p in found]) for key in ("length", "escape")]
     return PlateauPair(theory, means[0], sems[0], means[1], sems[1], len(found))
 
 
@@ -242,7 +251,7 @@ def _histogram(solution: Solution, ensemble: Ensemble) -> Histogram | None:
     predicted = densities.cdf(last, weights)
     distance = float(max(np.max(empirical - predicted), np.max(predicted - empirical + 1 / weights.size)))
     edges[0], edges[-1] = min(weights[0], edges[1]), max(weights[-1], edges[-2])
-    return Histogram(edges, observed, expected, chi2, dof, float(stats.chi2.sf(chi2, dof)), distance)
+    return Histogram(edges, observed, expected, chi2, dof, float(chdtrc(dof, chi2)), distance)
 
 
 def _verdict(solution, ensemble, theory, gap, in_errors, block_p) -> str:
@@ -254,7 +263,7 @@ def _verdict(solution, ensemble, theory, gap, in_errors, block_p) -> str:
     if block_p is None:
         return f"Undecided: one seed has no standard error ({where}; {claim}); run at least two."
     p = min(1.0, BLOCKS * float(np.min(block_p)))
-    share = float(np.mean(np.abs(in_errors) <= stats.t.ppf(0.975, ensemble.seeds - 1)))
+    share = float(np.mean(np.abs(in_errors) <= stdtrit(ensemble.seeds - 1, 0.975)))
     detail = f"{where}; {share:.0%} of the curve lies within the 95% interval of {ensemble.seeds} seeds; {claim}"
     if p >= LEVEL:
         return f"Theory and simulation agree within the standard error (p = {p:.2g}): {detail}."

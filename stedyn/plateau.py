@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy.signal import argrelmax, savgol_filter
 
 from ._check import fail
 from .limit import derive
@@ -105,6 +104,8 @@ def _smoothed(tau, log, noise):
     sigma = float(np.median(np.broadcast_to(noise, log.shape)))
     if sigma <= 0:
         return tau, log, 0.0
+    from scipy.signal import savgol_filter  # slow to import
+
     time = np.linspace(tau[0], tau[-1], tau.size)
     level = np.interp(time, tau, log)
     spacing = time[1] - time[0]
@@ -132,7 +133,8 @@ def _quiet_run(quiet, log, edge, stop, step, slack):
 
 def _drops(slope, log):
     """Peaks of the slope, highest first, with the first and last interval of their descent."""
-    peaks = argrelmax(np.concatenate([[-np.inf], slope, [-np.inf]]), mode="clip")[0] - 1
+    padded = np.concatenate([[-np.inf], slope, [-np.inf]])
+    peaks = np.flatnonzero((padded[1:-1] > padded[:-2]) & (padded[1:-1] >= padded[2:]))
     taken = np.zeros(slope.size, bool)
     for peak in sorted(peaks, key=lambda k: -slope[k]):
         if taken[peak] or slope[peak] <= 0:

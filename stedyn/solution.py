@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import equinox as eqx
 import numpy as np
-import pandas as pd
 from jaxtyping import Array, Float
 
 from .plateau import Plateau, find_plateaus
 from .problem import Problem
+
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Quantity(NamedTuple):
@@ -172,6 +175,8 @@ class Solution(eqx.Module):
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a saved time; level occupancies in columns ``occupancy_0, ...``."""
+        import pandas as pd  # slow to import
+
         columns = {"tau": np.asarray(self.tau)}
         for name in CURVES:
             curve = getattr(self, name)

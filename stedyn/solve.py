@@ -23,6 +23,8 @@ LAWS = ("auto", "grid", "mixture", "fluid")
 #: Cells of a first pass of the grid law, over all intervals; and the largest number of unknowns.
 FIRST_CELLS, MOST_UNKNOWNS = 800, 1_500_000
 PASSES = 5
+#: An error that grows by this factor over its first value has no limit to speak of.
+DIVERGENCE = 1e6
 MIXTURE_STARTS, FLUID_STARTS = 16, 400
 _OPTIONAL = ("saturated", "flip_rate", "occupancy")
 
@@ -147,11 +149,13 @@ def _even(name: str, value, default: int) -> int:
 
 def _finite_part(curves, taus, code: int):
     """The saved times before a failure; the whole curve without one."""
+    error = np.asarray(curves["error"])
     good = np.all([np.isfinite(np.asarray(curves[name])) for name in ("error", "m", "q", "norm")], axis=0)
-    if np.all(good):
+    bounded = good & (error < DIVERGENCE * error[0])
+    if np.all(bounded):
         return curves, taus, code
-    size = int(np.argmin(good))
-    growing = size > 1 and curves["error"][size - 1] > 1e3 * curves["error"][0]
+    size = int(np.argmin(bounded))
+    growing = not np.all(bounded[good]) or (size > 1 and error[size - 1] > 1e3 * error[0])
     return {name: curve[:size] for name, curve in curves.items()}, taus[:size], DIVERGED if growing else MAX_STEPS
 
 
@@ -188,14 +192,16 @@ def _grid(problem, taus, keep, tol, cells, classes, traced):
     features = max(problem.weights.n_levels - 1, 0)
     if problem.weights.rounding == "stochastic":
         features += 1
-    intervals = features + 1 + (2 if problem.ste == "clipped" else 0)
+    edges = (problem.ste == "clipped") + (problem.latent_clip is not None)
+    intervals = features + 1 + 2 * edges
     cells = max(16, FIRST_CELLS // intervals) if cells is None else cells
     cells += cells % 2
+    rtol = min(0.1 * tol, 1e-3)
     for count in range(1, PASSES + 1):
         run = functools.partial(_grid_pass, problem, taus, keep)
         # both have the same shapes and share one compilation
-        fine = run(jnp.asarray(0.2 * tol), jnp.asarray(False), cells, classes)
-        coarse = run(jnp.asarray(0.8 * tol), jnp.asarray(True), cells, classes)
+        fine = run(jnp.asarray(rtol), jnp.asarray(False), cells, classes)
+        coarse = run(jnp.asarray(4 * rtol), jnp.asarray(True), cells, classes)
         curves, estimate, code = _extrapolate(fine, coarse, jnp.asarray(tol))
         stats, kept = fine[1:3]
         size = kept[2].shape[-1]
@@ -203,7 +209,7 @@ def _grid(problem, taus, keep, tol, cells, classes, traced):
         unknowns = cells * intervals * size
         if traced or int(code) != INACCURATE or count == PASSES or unknowns >= MOST_UNKNOWNS:
             break
-        growth = float(np.clip(1.2 * np.sqrt(float(estimate) / tol), 1.5, 8))
+        growth = float(np.clip(1.3 * np.sqrt(float(estimate) / tol), 1.5, 8))
         cells = 2 * int(np.ceil(cells * min(growth, max(1.5, MOST_UNKNOWNS / unknowns)) / 2))
         if problem.teacher.kind in ("gaussian", "file") and size == classes:
             classes = min(256, 2 * classes)

@@ -55,7 +55,7 @@ class GridFlow(eqx.Module):
         """Cell masses at ``tau = 0``; what lies beyond the domain sits in its outermost cells."""
         start, inner = self.limit.start, self.faces[1:-1]
         if start.kind == "gaussian":
-            z = (inner - start.mean) / start.std
+            z = (self._inside(inner) - start.mean) / start.std
             below, above = norm.cdf(z), norm.cdf(-z)
             lower = jnp.concatenate([jnp.zeros(1), below, jnp.ones(1)])
             upper = jnp.concatenate([jnp.ones(1), above, jnp.zeros(1)])
@@ -63,9 +63,16 @@ class GridFlow(eqx.Module):
             mass = jnp.where(in_tail, upper[:-1] - upper[1:], jnp.diff(lower))
         else:
             values = jnp.reshape(jnp.asarray(start.mean if start.data is None else start.data.values), -1)
-            cell = jnp.searchsorted(inner, values, side="right")
+            cell = jnp.searchsorted(self._inside(inner), values, side="right")
             mass = jnp.zeros(self.centers.shape).at[cell].add(1.0 / values.size)
         return jnp.broadcast_to(mass, (self.limit.teacher.size, mass.size))
+
+    def _inside(self, faces):
+        """The faces, with those on or behind the walls of a latent clip put at infinity."""
+        if self.limit.latent_clip is None:
+            return faces
+        edge = self.limit.latent_clip * (1 - 1e-12)
+        return jnp.where(faces >= edge, jnp.inf, jnp.where(faces <= -edge, -jnp.inf, faces))
 
     @property
     def error_weights(self) -> Float[Array, "C N"]:
@@ -108,7 +115,7 @@ class GridFlow(eqx.Module):
         if limit.clipped:
             up = jnp.where(inside | out_down, 0.0, up)
             down = jnp.where(inside | out_up, 0.0, down)
-        open_ = self.faces[1:-1] < self.wall
+        open_ = jnp.isfinite(self._inside(self.faces[1:-1])) & (self.faces[1:-1] < self.wall)
         return jnp.where(open_, up, 0.0), jnp.where(open_, down, 0.0)
 
     def __call__(self, tau, mass, args=None) -> Float[Array, "C N"]:

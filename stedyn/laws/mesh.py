@@ -24,7 +24,7 @@ def faces_of(limit: Limit, cells: int, horizon, coarse=False) -> tuple[Float[Arr
     behind the wall: both meshes have one shape, so that one compilation serves for both.
 
     Features are thresholds, the ends of the range of a clipped straight-through estimator, and the
-    walls of a latent clip; the two ends of an open domain are none. Cells are equally spaced in a sum
+    walls of a latent clip; the two ends of the domain are none. Cells are equally spaced in a sum
     of four coordinates, each with its share: between two features the logarithmic distances to either
     of them, measured in boundary layers, and the position itself; in the two outer intervals the
     logarithmic distance to the feature, in layers and twice in units of the bulk; and everywhere
@@ -38,23 +38,18 @@ def faces_of(limit: Limit, cells: int, horizon, coarse=False) -> tuple[Float[Arr
     spread = jnp.maximum(spread, layer)
     low, high = _domain(limit, at_start, at_floor, horizon, gap)
     hard = limit.pieces.breaks
-    if limit.clipped:
-        hard = jnp.concatenate([-limit.range[None], hard, limit.range[None]])
-    hard = jnp.sort(hard)
-    walls = limit.latent_clip is not None
-    if walls:  # features behind a wall are pressed into it, in cells that stay empty
-        room = (high - low) * 1e-9 * jnp.arange(1, hard.size + 1)
-        hard = jnp.clip(hard, low + room, high - room[::-1])
-    ends = jnp.concatenate([low[None], hard, high[None]])
+    for edge in (limit.range if limit.clipped else None, limit.latent_clip):
+        if edge is not None:
+            hard = jnp.concatenate([_pushed_out(hard, edge, gap), jnp.stack([-edge, edge])])
+    ends = jnp.concatenate([low[None], jnp.sort(hard), high[None]])
     below, above = ends[:-1, None], ends[1:, None]
     # for each coordinate: whether distances are taken from the upper end, and their unit
     n = hard.size + 1
     from_above = np.zeros((3, n, 1), bool)
     from_above[1] = True
     unit = jnp.stack([jnp.full((n, 1), layer), jnp.full((n, 1), layer), 1e6 * (above - below)])
-    if not walls:
-        from_above[:, 0], from_above[:, -1] = True, False
-        unit = unit.at[1:, jnp.array([0, n - 1])].set(bulk)
+    from_above[:, 0], from_above[:, -1] = True, False
+    unit = unit.at[1:, jnp.array([0, n - 1])].set(bulk)
     sign = np.where(from_above, -1.0, 1.0)
 
     def coordinates(w):
@@ -86,6 +81,16 @@ def faces_of(limit: Limit, cells: int, horizon, coarse=False) -> tuple[Float[Arr
     return jnp.where(coarse, jnp.concatenate([kept, behind]), faces), high
 
 
+def _pushed_out(features, edge, gap):
+    """Features at or beyond ``-edge`` and ``edge`` put well behind them, where nothing happens.
+
+    Two features on one place would leave cells without width between them.
+    """
+    rank = jnp.arange(1, features.size + 1)
+    above, below = features >= edge * (1 - 1e-9), features <= -edge * (1 - 1e-9)
+    return jnp.where(above, edge + gap * rank, jnp.where(below, -edge - gap * rank[::-1], features))
+
+
 def _start_scale(limit: Limit):
     """Mean and standard deviation of the start."""
     start = limit.start
@@ -113,9 +118,10 @@ def _layer(limit: Limit, at_floor):
 
 
 def _domain(limit: Limit, at_start, at_floor, horizon, gap):
-    """Ends of the domain: the start, the reach of drift and diffusion within the horizon, or the walls."""
+    """Ends of the domain: the start and the reach of drift and diffusion, or a little behind the walls."""
     if limit.latent_clip is not None:
-        return -limit.latent_clip, limit.latent_clip
+        behind = limit.latent_clip + gap * (limit.pieces.breaks.size + 4)
+        return -behind, behind
     start = limit.start
     if start.data is not None:
         values = jnp.asarray(start.data.values)
@@ -126,7 +132,8 @@ def _domain(limit: Limit, at_start, at_floor, horizon, gap):
     D = 2 * jnp.maximum(at_start.D, at_floor.D)
     smallest, largest = a * jnp.min(limit.teacher), a * jnp.max(limit.teacher)
     if limit.clipped:
-        edge, drift_low, drift_high, spread = limit.range + gap, 0.0, 0.0, 0.0
+        edge = limit.range + gap * (limit.pieces.breaks.size + 2)
+        drift_low, drift_high, spread = 0.0, 0.0, 0.0
     elif limit.levels.size == 0:
         edge, spread = gap, EXTENT * jnp.sqrt(D * jnp.minimum(horizon, 1 / b))
         drift_low, drift_high = jnp.maximum(-smallest / b, 0.0), jnp.maximum(largest / b, 0.0)

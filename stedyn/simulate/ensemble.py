@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Float32, Int
 
 from ..problem import Problem
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SHOWN = 12  # rows of the printed table
 
@@ -92,6 +95,8 @@ class Ensemble:
 
     def to_pandas(self) -> pd.DataFrame:
         """One row for each seed and time, the seed's own key in the column ``seed``."""
+        import pandas as pd  # slow to import
+
         columns = {
             "seed": np.repeat(self.seed + np.arange(self.seeds), self.tau.size),
             "tau": np.tile(self.tau, self.seeds),

@@ -1,0 +1,40 @@
+"""Problems with known answers, shared by the tests."""
+
+from stedyn import SGD, Problem, Quantizer, Run, Start
+
+TWO_BIT = Quantizer(2, 2.0)
+
+#: Reference curves of theory section 10: problem without its run, and ``tau: error``.
+REFERENCE = {
+    "R1": (
+        dict(weights=TWO_BIT, inputs=TWO_BIT, rule=SGD(0.1)),
+        {10: 0.3691, 25: 0.2552, 50: 0.3424, 100: 0.4070},
+    ),
+    "R2": (
+        dict(weights=Quantizer(3, 1.5), inputs=TWO_BIT, rule=SGD(0.3), noise_std=0.1),
+        {2: 0.8138, 4: 0.4054, 10: 0.2060, 40: 0.1976},
+    ),
+    "R3": (
+        dict(weights=Quantizer(2, 1.5), ste="clipped", rule=SGD(0.2), noise_std=0.1),
+        {3: 1.0223, 6: 0.7611, 12: 0.7157, 30: 0.7120},
+    ),
+    "R4": (
+        dict(weights=Quantizer(2, 2.0, rounding="stochastic"), rule=SGD(0.3), noise_std=0.1),
+        {3: 0.7641, 6: 0.4035, 12: 0.3431, 30: 0.3549},
+    ),
+    "R7": (
+        dict(
+            start=Start.gaussian(0.0, 0.02),
+            weights=Quantizer(2, 1.0, kind="mid-tread"),
+            rule=SGD(0.02),
+            noise_std=0.1,
+        ),
+        {20: 0.8865, 25: 0.5750, 30: 0.2369, 40: 0.0092, 80: 0.0035},
+    ),
+}
+
+
+def reference(name: str, run: Run | None = None) -> Problem:
+    """A problem of the table; by default it is saved at 0 and at the times of the table."""
+    fields, table = REFERENCE[name]
+    return Problem(**fields, run=Run(taus=[0.0, *map(float, table)]) if run is None else run)

@@ -1,0 +1,91 @@
+"""Fixed points: the numbers of the specification, closed forms, and what is refused."""
+
+import numpy as np
+import pytest
+from systems import TWO_BIT, reference
+
+from stedyn import SGD, Problem, Quantizer, Run, Teacher, fixed_point, solve
+from stedyn.quantizers import input_moments
+
+
+@pytest.mark.parametrize(("name", "error"), [("R1", 0.408296), ("R2", 0.197642)])
+def test_numbers_of_the_specification(name, error):
+    found = fixed_point(reference(name))
+    assert found.error == pytest.approx(error, abs=1e-6)
+    assert found.stable
+    assert found.to_dict()["status"] == "The fixed point is stable."
+
+
+@pytest.mark.parametrize("lr", [0.1, 1.0, 1.9])
+def test_no_quantizers(lr):
+    found = fixed_point(Problem(noise_std=0.3, rule=SGD(lr)))
+    assert found.error == pytest.approx(lr * 0.09 / (2 - lr), rel=1e-9)
+    assert found.excess == 0
+    assert found.lr_ceiling == pytest.approx(2.0, rel=1e-9)
+    assert found.slope == pytest.approx(lr / 2, rel=1e-6)
+
+
+def test_quantized_inputs_alone():
+    lr, sigma, rho = 0.4, 0.3, 0.64
+    moments = input_moments(TWO_BIT)
+    k1, k2 = float(moments.k1), float(moments.k2)
+    unavoidable = rho * (1 - k1**2 / k2)
+    excess = lr * k2 * (sigma**2 + unavoidable) / (2 - lr * k2)
+    found = fixed_point(Problem(Teacher.gaussian(0.8), noise_std=sigma, inputs=TWO_BIT, rule=SGD(lr)))
+    assert found.error == pytest.approx(unavoidable + excess, rel=1e-8)
+    assert found.lr_ceiling == pytest.approx(2 / k2, rel=1e-8)
+
+
+def test_no_fixed_point_above_the_ceiling_unless_psi_is_bounded():
+    with pytest.raises(ValueError, match=r"^rule\.lr: expected a rate below its ceiling 2, found 2\.5"):
+        fixed_point(Problem(rule=SGD(2.5), noise_std=0.1))
+    bounded = fixed_point(Problem(rule=SGD(2.5), noise_std=0.1, weights=Quantizer(2, 2.0)))
+    assert bounded.lr_ceiling is None
+    assert bounded.excess is None
+    assert 0 < bounded.error < 5
+
+
+def test_saturated_classes():
+    """With levels up to 1 the teacher values beyond 1 saturate: 2 (1 - Phi(1)) of a Gaussian teacher."""
+    problem = Problem(Teacher.gaussian(1.0), weights=Quantizer(4, 1.0), noise_std=0.1)
+    assert fixed_point(problem, classes=4096).saturated_fraction == pytest.approx(0.31731, abs=2e-3)
+    assert fixed_point(reference("R1")).saturated_fraction == 0
+
+
+def test_stochastic_rounding_of_a_fine_lattice_is_no_quantizer():
+    fine = fixed_point(Problem(weights=Quantizer(12, 6.0, rounding="stochastic"), noise_std=0.3, rule=SGD(0.3)))
+    assert fine.error == pytest.approx(0.3 * 0.09 / 1.7, rel=1e-3)
+
+
+@pytest.mark.parametrize(("bits", "scale", "error"), [(2, 1.25, 0.177), (2, 1.494, 0.191), (3, 2.051, 0.0649)])
+def test_gaussian_teacher(bits, scale, error):
+    problem = Problem(Teacher.gaussian(1.0), noise_std=0.1, rule=SGD(0.1), weights=Quantizer(bits, scale))
+    assert fixed_point(problem).error == pytest.approx(error, abs=5e-4)
+
+
+def test_a_disturbed_run_returns_to_a_stable_fixed_point():
+    problem = Problem(weights=TWO_BIT, inputs=TWO_BIT, rule=SGD(0.5), noise_std=0.3, run=Run(200.0, 3))
+    target = fixed_point(problem)
+    near = solve(problem, law="grid", densities=[200.0], tol=1e-3)
+    assert target.stable
+    assert abs(near.final_error / target.error - 1) < 1e-3
+
+
+def test_vanishing_error_on_a_level():
+    found = fixed_point(reference("R7"))
+    assert found.error == 0
+    assert "vanishes" in found.status
+
+
+def test_the_clipped_estimator_has_none():
+    with pytest.raises(ValueError, match=r"^weights\.ste: expected 'identity'"):
+        fixed_point(reference("R3"))
+
+
+def test_a_wall_keeps_what_the_level_would_lose():
+    """With a wall the outermost level cannot lose weights, and every problem has a stationary density."""
+    free = Problem(weights=Quantizer(1, 0.5), noise_std=0.2, rule=SGD(0.5))
+    walled = Problem(weights=Quantizer(1, 0.5), noise_std=0.2, rule=SGD(0.5), latent_clip=0.5)
+    assert fixed_point(free).error == pytest.approx(0.25, rel=1e-12)
+    assert np.isfinite(fixed_point(walled).error)
+    assert fixed_point(walled).error > 0.25

@@ -1,0 +1,171 @@
+"""The grid law: reference numbers, conservation, orders of convergence, walls and edges."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from systems import REFERENCE, TWO_BIT, reference
+
+from stedyn import SGD, Problem, Quantizer, Run, Start, Teacher, fixed_point, solve
+from stedyn.integrate import ExtrapolatedEuler, integrate
+from stedyn.laws.grid import GridFlow
+from stedyn.limit import derive
+from stedyn.quantizers import as_arrays
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_reference_numbers_within_half_a_percent(name):
+    solution = solve(reference(name), law="grid")
+    table = np.array(list(REFERENCE[name][1].values()))
+    rounding = 0.5e-4  # the table has four decimals
+    assert solution.status.ok
+    assert solution.error_estimate < 5e-3
+    assert np.all(np.abs(np.asarray(solution.error)[1:] - table) < 5e-3 * table + rounding)
+
+
+def test_the_claimed_error_covers_the_true_one():
+    problem = reference("R2", Run(10.0, 11))
+    best = np.asarray(solve(problem, law="grid", tol=2e-5).error)
+    for cells in (40, 80):
+        rough = solve(problem, law="grid", tol=0.5, cells=cells)
+        assert np.max(np.abs(np.asarray(rough.error) / best - 1)) < rough.error_estimate
+
+
+def test_refinement_stops_at_the_tolerance_or_says_so():
+    loose = solve(reference("R1"), law="grid", tol=5e-2, cells=20)
+    tight = solve(reference("R1"), law="grid", tol=2e-3, cells=20)
+    assert loose.error_estimate < 5e-2
+    assert tight.error_estimate < 2e-3
+    assert tight.statistics["cells"] > 2 * loose.statistics["cells"]
+
+
+def _flow(problem, cells=40, horizon=10.0):
+    return eqx.filter_jit(lambda problem: GridFlow(derive(problem), cells, horizon))(as_arrays(problem))
+
+
+@pytest.mark.parametrize("clip", [None, 1.2])
+@pytest.mark.parametrize("ste", ["identity", "clipped"])
+def test_a_step_conserves_mass_and_keeps_it_positive(ste, clip):
+    teacher = Teacher.rademacher(1.3)
+    flow = _flow(Problem(teacher, weights=TWO_BIT, ste=ste, latent_clip=clip, noise_std=0.1, rule=SGD(0.3)))
+    mass = flow.start()
+    advance = eqx.filter_jit(flow.advance)
+    for step in (1e-4, 0.1, 30.0):
+        mass = advance(0.0, step, mass)
+        assert float(jnp.min(mass)) >= 0
+        np.testing.assert_allclose(jnp.sum(mass, axis=1), 1.0, atol=1e-12)
+    np.testing.assert_allclose(jnp.sum(flow(0.0, mass), axis=1), 0.0, atol=1e-10)
+
+
+def test_thresholds_and_range_are_cell_edges():
+    flow = _flow(Problem(weights=TWO_BIT, ste="clipped"))
+    for feature in [-2.0, -4 / 3, 0.0, 4 / 3, 2.0]:
+        assert np.min(np.abs(np.asarray(flow.faces) - feature)) < 1e-12
+
+
+def test_second_order_in_the_cells():
+    problem = as_arrays(Problem(weights=TWO_BIT, inputs=TWO_BIT, rule=SGD(0.3), noise_std=0.1))
+
+    @eqx.filter_jit
+    def error(problem, coarse, cells):
+        flow = GridFlow(derive(problem), cells, 3.0, coarse)
+        return integrate(flow, jnp.array([0.0, 3.0]), jnp.zeros(0), 1e-5).ys[0]["error"][-1]
+
+    values = [error(problem, coarse, cells) for cells in (40, 160) for coarse in (jnp.asarray(True), jnp.asarray(False))]
+    steps = np.abs(np.diff(values))
+    slope = np.polyfit(np.log([20, 40, 80]), np.log(steps), 1)[0]
+    assert -2.5 < slope < -1.6
+
+
+class _Decay(eqx.Module):
+    """A law with one number: ``y' = -y^3``, linearised as ``-y_old^2 y``; ``y = (1 + 2 tau)^(-1/2)``."""
+
+    def start(self):
+        return jnp.ones(())
+
+    def advance(self, tau, step, y):
+        return y / (1 + step * y**2)
+
+    def __call__(self, tau, y):
+        return -(y**3)
+
+    def watch(self, best, other):
+        return best[None], jnp.abs(best - other)[None]
+
+    def observe(self, tau, y):
+        return dict(y=y)
+
+
+def test_third_order_in_the_step():
+    solver, law = ExtrapolatedEuler(), _Decay()
+    counts = np.array([10, 20, 40, 80])
+    errors = []
+    for count in counts:
+        y = (law.start(), None)
+        for k in range(count):
+            y = solver.step(None, 3.0 * k / count, 3.0 * (k + 1) / count, y, law, None, False)[0]
+        errors.append(abs(float(y[0]) - 7**-0.5))
+    assert -3.3 < np.polyfit(np.log(counts), np.log(errors), 1)[0] < -2.7
+
+
+def test_the_controller_keeps_its_tolerance():
+    taus = jnp.linspace(0.0, 3.0, 7)
+    errors = []
+    for rtol in (1e-2, 1e-4, 1e-6):
+        got = integrate(_Decay(), taus, jnp.zeros(0), rtol).ys[0]["y"]
+        errors.append(float(jnp.max(jnp.abs(got * jnp.sqrt(1 + 2 * taus) - 1))))
+    assert all(error < 10 * rtol for error, rtol in zip(errors, (1e-2, 1e-4, 1e-6), strict=True))
+    assert errors[2] < 1e-2 * errors[0]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        dict(weights=TWO_BIT, inputs=TWO_BIT, noise_std=0.2, rule=SGD(0.5)),
+        dict(weights=TWO_BIT, noise_std=0.3, rule=SGD(0.5, weight_decay=0.3)),
+        dict(weights=TWO_BIT, noise_std=0.3, rule=SGD(0.5), latent_clip=0.9),
+        # the wall lies on the outermost levels
+        dict(weights=Quantizer(2, 1.1, rounding="stochastic"), noise_std=0.3, rule=SGD(0.5), latent_clip=1.1),
+        dict(noise_std=0.3, rule=SGD(0.5), latent_clip=0.8),
+    ],
+)
+def test_a_long_run_ends_at_the_fixed_point(fields):
+    problem = Problem(**fields, run=Run(300.0, 3))
+    solution = solve(problem, law="grid", tol=1e-3)
+    assert solution.final_error == pytest.approx(fixed_point(problem).error, rel=1e-3)
+
+
+def test_start_on_one_value_and_start_from_samples():
+    run, spread = Run(6.0, 7), 1e-4
+    fields = dict(weights=TWO_BIT, rule=SGD(0.2), noise_std=0.1, run=run)
+    exact = solve(Problem(start=Start.constant(0.4), **fields), law="grid").error
+    narrow = solve(Problem(start=Start.gaussian(0.4, spread), **fields), law="grid").error
+    sampled = solve(Problem(start=Start.samples(0.4 + spread * np.linspace(-2, 2, 101)), **fields), law="grid").error
+    np.testing.assert_allclose(narrow, exact, rtol=2e-3)
+    np.testing.assert_allclose(sampled, exact, rtol=2e-3)
+
+
+def test_gaussian_teacher_converges_in_its_classes():
+    problem = Problem(Teacher.gaussian(1.0), weights=Quantizer(3, 1.5), inputs=TWO_BIT, rule=SGD(0.3), noise_std=0.1,
+                      run=Run(10.0, 6))
+    few = solve(problem, law="grid", tol=1e-2)
+    many = solve(problem, law="grid", tol=1e-2, classes=256, cells=100)
+    assert np.max(np.abs(np.asarray(few.error / many.error) - 1)) < few.error_estimate + many.error_estimate
+
+
+def test_observables_belong_together():
+    problem = reference("R1", Run(20.0, 5))
+    solution = solve(problem, law="grid", densities=[0.0, 20.0])
+    levels = np.asarray(problem.weights.levels)
+    np.testing.assert_allclose(np.sum(solution.occupancy, axis=1), 1.0, atol=1e-9)
+    np.testing.assert_allclose(solution.occupancy @ levels, solution.m, rtol=2e-3, atol=1e-6)
+    np.testing.assert_allclose(solution.occupancy @ levels**2, solution.q, rtol=2e-3)
+    assert float(solution.norm[0]) == pytest.approx(1.0, rel=1e-3)
+    assert float(solution.saturated[0]) == pytest.approx(0.0455, rel=1e-2)
+    density = solution.densities
+    centres = 0.5 * (density.edges[1:] + density.edges[:-1])
+    np.testing.assert_allclose(density.total.sum(axis=1), 1.0, atol=1e-9)
+    assert float(density.total[1] @ centres) == pytest.approx(float(solution.overlap[-1]), rel=2e-3)
+    assert density.cdf(0, 0.0) == pytest.approx(0.5, abs=1e-9)
+    assert density.cdf(0, 1.0) == pytest.approx(0.841345, abs=2e-3)

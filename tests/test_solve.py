@@ -1,0 +1,139 @@
+"""What `solve` chooses, refuses and returns; and how the package hangs together."""
+
+import ast
+import itertools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from systems import TWO_BIT, reference
+
+import stedyn
+from stedyn import SGD, Problem, Quantizer, Run, SolveError, Start, Teacher, solve
+from stedyn.solution import CURVES, QUANTITIES
+
+PACKAGE = Path(stedyn.__file__).parent
+
+
+def test_auto_takes_the_law_that_is_exact():
+    run = Run(1.0, 2)
+    assert solve(Problem(inputs=TWO_BIT, run=run)).law == "mixture"
+    assert solve(Problem(weights=TWO_BIT, run=run)).law == "grid"
+    assert solve(Problem(latent_clip=1.0, run=run)).law == "grid"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(law="exact"), "law: expected one of"),
+        (dict(tol=0.0), "tol: expected a positive number"),
+        (dict(cells=2), "cells: expected a whole number"),
+        (dict(densities=[2.0, 1.0]), "densities: expected increasing times"),
+        (dict(densities=[1e3]), "densities: expected times between 0 and the horizon"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}.*found.*;.*\\.$"):
+        solve(Problem(weights=TWO_BIT), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Problem(rule=SGD(-0.1)), "lr: expected a positive number"),
+        (lambda: Problem(rule=SGD(0.1, weight_decay=-1)), "weight_decay: expected zero or a positive"),
+        (lambda: Problem(noise_std=float("nan")), "noise.std: expected a finite number"),
+        (lambda: Problem(noise_std=-1.0), "noise.std: expected zero or a positive number"),
+        (lambda: Problem(run=Run(0.0)), "tau: expected a positive number"),
+        (lambda: Problem(run=Run(1.0, 1)), "points: expected a whole number from 2"),
+        (lambda: Problem(run=Run(taus=[1.0, 0.5])), "taus: expected at least two increasing times"),
+        (lambda: Problem(ste="soft"), "weights.ste: expected one of"),
+        (lambda: Problem(ste="clipped"), "weights.range: expected a positive number"),
+        (lambda: Problem(latent_clip=0.0), "weights.latent_clip: expected a positive number"),
+        (lambda: Problem(start=Start.constant(2.0), latent_clip=1.0), "start.value: expected a value inside"),
+        (lambda: Problem(inputs=Quantizer(3, 2.0, kind="twos-complement")), "inputs: expected a quantizer with"),
+        (lambda: Teacher.gaussian(0.0), "teacher.std: expected a positive number"),
+        (lambda: Teacher.samples([1.0, np.nan]), "samples: expected finite numbers"),
+        (lambda: Start.samples([[1.0, 2.0]]), "samples: expected a one-dimensional list"),
+    ],
+)
+def test_a_bad_problem_is_refused_when_built(build, message):
+    with pytest.raises(ValueError, match=f"^{message}.*found.*;.*\\.$"):
+        build()
+
+
+def test_clipped_estimator_with_decay_has_no_limit():
+    with pytest.raises(ValueError, match=r"^rule\.weight_decay: expected 0 with weights\.ste = 'clipped'"):
+        solve(Problem(weights=TWO_BIT, ste="clipped", rule=SGD(0.1, weight_decay=0.1)))
+
+
+def test_thirty_two_bit_floats_are_refused():
+    jax.config.update("jax_enable_x64", False)
+    try:
+        with pytest.raises(ValueError, match=r"^solve: expected 64-bit floats"):
+            solve(Problem(weights=TWO_BIT))
+    finally:
+        jax.config.update("jax_enable_x64", True)
+
+
+def test_a_diverging_run_is_a_failure_not_a_number():
+    problem = Problem(rule=SGD(3.0), run=Run(100.0, 51))
+    with pytest.raises(SolveError, match="grows without bound"):
+        solve(problem)
+    kept = solve(problem, throw=False)
+    assert not kept.status.ok
+    assert 1 < len(kept.tau) < 51
+    assert np.all(np.isfinite(kept.error))
+    assert kept.final_error < 1e6 * float(kept.error[0])
+
+
+def test_the_answer_prints_and_becomes_a_table():
+    solution = solve(reference("R2", Run(4.0, 9)))
+    frame = solution.to_pandas()
+    assert list(frame.columns) == ["tau", *CURVES, *(f"occupancy_{k}" for k in range(8))]
+    assert set(CURVES) <= QUANTITIES.keys()
+    text = str(solution)
+    assert "tau = steps / d" in text
+    assert str(solution.status) in text
+    record = solution.to_dict()
+    assert record["minimum"]["error"] == min(record["error"])
+    assert len(record["tau"]) == len(record["m"]) == len(record["q"]) == 9
+
+
+def test_grid_sweep_inside_a_transformation_equals_single_solves():
+    def final(lr):
+        problem = Problem(weights=TWO_BIT, inputs=TWO_BIT, rule=SGD(lr), noise_std=0.1, run=Run(5.0, 2))
+        return solve(problem, law="grid", cells=50).error[-1]
+
+    rates = jnp.array([0.1, 0.4])
+    swept = jax.jit(jax.vmap(final))(rates)
+    gradient = float(jax.jit(jax.grad(final))(0.4))
+    assert abs(float(swept[1] - swept[0])) > 0.05
+    problem = Problem(weights=TWO_BIT, inputs=TWO_BIT, rule=SGD(0.4), noise_std=0.1, run=Run(5.0, 2))
+    assert solve(problem, law="grid", cells=50).final_error == pytest.approx(float(swept[1]), rel=1e-9)
+    ends = jax.jit(jax.vmap(final))(jnp.array([0.399, 0.401]))
+    assert gradient == pytest.approx(float(ends[1] - ends[0]) / 0.002, rel=2e-2)
+
+
+def _imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return names
+
+
+def test_only_one_module_imports_diffrax():
+    users = [path.name for path in PACKAGE.rglob("*.py") if any(n.split(".")[0] == "diffrax" for n in _imports(path))]
+    assert users == ["integrate.py"]
+
+
+def test_modules_stay_short_and_no_name_is_eta():
+    for path in itertools.chain(PACKAGE.rglob("*.py")):
+        text = path.read_text()
+        assert len(text.splitlines()) <= 320, path
+        assert not {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)} & {"eta"}, path
