@@ -57,7 +57,9 @@ def nonnegative(name: str, value):
 
 def whole(name: str, value, low: int, high: int | None = None) -> int:
     """A whole number from ``low`` to ``high``."""
-    bounds = f"a whole number from {low} to {high}" if high is not None else f"a whole number of at least {low}"
+    bounds = (
+        f"a whole number from {low} to {high}" if high is not None else f"a whole number of at least {low}"
+    )
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         fail(name, bounds, value, "give one")
     if value < low or (high is not None and value > high):

@@ -164,7 +164,12 @@ def compare(solution: Solution, ensemble: Ensemble) -> Comparison:
     tau = np.asarray(ensemble.tau)
     horizon = float(solution.tau[-1])
     if tau[-1] > horizon * (1 + 1e-9) + 1.0 / ensemble.dim:
-        fail("ensemble", f"a simulation that ends by tau = {horizon:g}", float(tau[-1]), "solve for a longer run")
+        fail(
+            "ensemble",
+            f"a simulation that ends by tau = {horizon:g}",
+            float(tau[-1]),
+            "solve for a longer run",
+        )
     theory = np.interp(tau, np.asarray(solution.tau), np.asarray(solution.error))
     gap = ensemble.error_mean - theory
     in_errors = block_p = None
@@ -173,10 +178,14 @@ def compare(solution: Solution, ensemble: Ensemble) -> Comparison:
         resolved = np.max(theory) / (ensemble.dim * ensemble.seeds)
         in_errors = gap / np.maximum(ensemble.error_sem, resolved)
         relative = (ensemble.error - theory) / np.maximum(theory, resolved)
-        block_p = np.array([_p_value(block.mean(axis=1)) for block in np.array_split(relative, BLOCKS, axis=1)])
+        block_p = np.array(
+            [_p_value(block.mean(axis=1)) for block in np.array_split(relative, BLOCKS, axis=1)]
+        )
     predicted = solution.plateaus()
     noise = ensemble.error_std / np.maximum(ensemble.error_mean, 1e-300)
-    simulated = find_plateaus(tau, ensemble.error_mean, noise / np.sqrt(ensemble.seeds) if ensemble.seeds > 1 else None)
+    simulated = find_plateaus(
+        tau, ensemble.error_mean, noise / np.sqrt(ensemble.seeds) if ensemble.seeds > 1 else None
+    )
     each = [find_plateaus(tau, curve, noise if ensemble.seeds > 1 else None) for curve in ensemble.error]
     return Comparison(
         solution,
@@ -234,7 +243,9 @@ def _histogram(solution: Solution, ensemble: Ensemble) -> Histogram | None:
     inner = np.interp(np.linspace(0, 1, BINS + 1)[1:-1], cdf, np.asarray(densities.edges))
     problem = as_arrays(solution.problem)
     limit = derive(problem, 2)
-    step = np.sqrt(float(limit.coefficients(float(solution.error[-1]), float(solution.tau[-1])).D) / ensemble.dim)
+    step = np.sqrt(
+        float(limit.coefficients(float(solution.error[-1]), float(solution.tau[-1])).D) / ensemble.dim
+    )
     kept = [inner[0]]
     for edge in inner[1:]:
         if edge - kept[-1] > 4 * step:
@@ -264,7 +275,9 @@ def _verdict(solution, ensemble, theory, gap, in_errors, block_p) -> str:
         return f"Undecided: one seed has no standard error ({where}; {claim}); run at least two."
     p = min(1.0, BLOCKS * float(np.min(block_p)))
     share = float(np.mean(np.abs(in_errors) <= stdtrit(ensemble.seeds - 1, 0.975)))
-    detail = f"{where}; {share:.0%} of the curve lies within the 95% interval of {ensemble.seeds} seeds; {claim}"
+    detail = (
+        f"{where}; {share:.0%} of the curve lies within the 95% interval of {ensemble.seeds} seeds; {claim}"
+    )
     if p >= LEVEL:
         return f"Theory and simulation agree within the standard error (p = {p:.2g}): {detail}."
     return (

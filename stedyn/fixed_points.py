@@ -89,7 +89,11 @@ class FixedPoint(eqx.Module):
         }
 
     def __str__(self):
-        ceiling = "no ceiling of lr (psi or the rule is bounded)" if self.lr_ceiling is None else f"lr below {self.lr_ceiling:.4g}"
+        ceiling = (
+            "no ceiling of lr (psi or the rule is bounded)"
+            if self.lr_ceiling is None
+            else f"lr below {self.lr_ceiling:.4g}"
+        )
         over = "unquantized weights would diverge"
         if self.excess is not None:
             over = f"excess {self.excess:.6g} over unquantized weights ({self.unquantized_error:.6g})"
@@ -140,7 +144,9 @@ def _class_moments(pieces, force, b, decay, beta, low, high):
     half = jnp.where(escapes, 0.0, 0.5 * jnp.clip(stop - start, 0.0, None))
     w = jnp.where(escapes, anchor, 0.5 * (start + stop))[:, None] + half[:, None] * _X
     away = w - anchor[:, None]
-    potential = height[:, None] + away * (intercept - slope * anchor)[:, None] - 0.5 * slope[:, None] * away**2
+    potential = (
+        height[:, None] + away * (intercept - slope * anchor)[:, None] - 0.5 * slope[:, None] * away**2
+    )
     log = beta * potential
     live = half > 0
     shift = jax.lax.stop_gradient(jnp.max(jnp.where(live[:, None], log, -jnp.inf)))
@@ -175,9 +181,11 @@ def _refine(limit: Limit, low, high):
         V = jnp.exp(log_V)
         return (limit.noise_var + stationary_error(limit, V)) / V - 1
 
-    solver = optx.Bisection(rtol=1e-13, atol=1e-13)
+    solver: optx.Bisection = optx.Bisection(rtol=1e-13, atol=1e-13, norm=optx.max_norm)
     options = dict(lower=jnp.log(low), upper=jnp.log(high))
-    root = optx.root_find(gap, solver, 0.5 * (jnp.log(low) + jnp.log(high)), options=options, max_steps=200, throw=False)
+    root: optx.Solution = optx.root_find(
+        gap, solver, 0.5 * (jnp.log(low) + jnp.log(high)), options=options, max_steps=200, throw=False
+    )
     V = jnp.exp(root.value)
     return jax.jvp(lambda v: stationary_error(limit, v), (V,), (jnp.ones_like(V),))
 
@@ -197,7 +205,9 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         If lr is above its ceiling; or for the clipped straight-through estimator: its range ends absorb, so
         that what remains depends on the start and on how long one waits.
     """
-    if problem.ste == "clipped" and (problem.latent_clip is None or problem.latent_clip > problem.weights.range):
+    if problem.ste == "clipped" and (
+        problem.latent_clip is None or problem.latent_clip > problem.weights.range
+    ):
         raise ValueError(
             "weights.ste: expected 'identity' for a fixed point, found 'clipped', whose range ends absorb so that the "
             "final error depends on the start; use predict with a long tau instead."
@@ -205,8 +215,8 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
     final = float(problem.rule.rate(jnp.inf))
     if not 0 < final < np.inf:
         raise ValueError(
-            f"rule.schedule: expected a rate that stays above 0 for a fixed point, found {final:g} at the end, where nothing "
-            "moves any more; use predict with a long tau instead."
+            f"rule.schedule: expected a rate that stays above 0 for a fixed point, found {final:g} at the end, "
+            "where nothing moves any more; use predict with a long tau instead."
         )
     limit = eqx.filter_jit(derive)(as_arrays(problem), classes + classes % 2)
     found = _roots(limit)
@@ -231,8 +241,8 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         saturated = float(np.asarray(limit.share) @ beyond)
     if not found:
         raise ValueError(
-            f"rule.lr: expected a rate below its ceiling {ceiling:.6g}, found {float(problem.rule.rate(jnp.inf)):g}, with which the "
-            "error grows without bound and there is no fixed point; lower it."
+            f"rule.lr: expected a rate below its ceiling {ceiling:.6g}, found {float(problem.rule.rate(jnp.inf)):g}, "
+            "with which the error grows without bound and there is no fixed point; lower it."
         )
     error, slope = found[-1]
     code = VANISHING if error < 1e-12 * float(limit.rho) else STABLE if slope < 1 else UNSTABLE

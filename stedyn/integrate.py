@@ -70,7 +70,11 @@ def _largest(scaled):
 
 
 def integrate(
-    law, taus: Float[Array, " T"], keep: Float[Array, " K"], rtol, adjoint=diffrax.RecursiveCheckpointAdjoint()
+    law,
+    taus: Float[Array, " T"],
+    keep: Float[Array, " K"],
+    rtol,
+    adjoint=diffrax.RecursiveCheckpointAdjoint(),
 ) -> diffrax.Solution:
     """Integrate a law from ``tau = 0`` to its last saved time.
 

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.special import ndtr, ndtri
 
+from ._check import fail, is_traced
 from .problem import Problem, Start, Teacher
 from .quantizers import InputMoments, Pieces, input_moments
 from .rules import Coefficients, Response, Rule
@@ -81,21 +82,9 @@ def derive(problem: Problem, classes: int = 64, coarse=False) -> Limit:
 
     With ``coarse`` neighbouring classes are merged in pairs, the shapes kept: comparing the two shows
     what the finite number of classes costs.
-
-    Raises
-    ------
-    ValueError
-        For the clipped straight-through estimator with weight decay: weights beyond the range then
-        drift back and stick to its ends for a time set by the overshoot of single steps, so that no
-        equation in ``V`` alone closes. Simulate such a problem instead.
     """
     wall = problem.latent_clip
     clipped = problem.ste == "clipped"
-    if clipped and _nonzero(problem.rule.weight_decay):
-        raise ValueError(
-            "rule.weight_decay: expected 0 with weights.ste = 'clipped', as decayed weights stick to the ends "
-            "of the range and the limit does not close; set it to 0, use the identity, or simulate."
-        )
     teacher, share = teacher_classes(problem.teacher, classes, coarse)
     inputs = input_moments(problem.inputs)
     scale = problem.weights.range
@@ -115,11 +104,23 @@ def derive(problem: Problem, classes: int = 64, coarse=False) -> Limit:
     )
 
 
-def _nonzero(value) -> bool:
-    try:
-        return bool(np.any(np.asarray(value) != 0))
-    except TypeError:  # a traced value: solve() has checked the concrete one
-        return False
+def check_closes(problem: Problem) -> None:
+    """Refuse a problem whose limit is no equation in ``V`` alone.
+
+    Raises
+    ------
+    ValueError
+        For the clipped straight-through estimator with weight decay: weights beyond the range drift back
+        and stick to its ends for a time set by the overshoot of single steps. Simulate such a problem.
+    """
+    decay = problem.rule.weight_decay
+    if problem.ste == "clipped" and not is_traced(decay) and np.any(np.asarray(decay) != 0):
+        fail(
+            "rule.weight_decay",
+            "0 with weights.ste = 'clipped' (decayed weights stick to the ends of the range and no limit closes)",
+            decay,
+            "set it to 0, use the identity estimator, or simulate",
+        )
 
 
 def gaussian_bins(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -149,9 +150,9 @@ def sample_bins(values, n: int):
     return count / ordered.size, mean, jnp.maximum(jnp.diff(squares) / count - mean**2, 0.0)
 
 
-def merge_pairs(share, mean, var, coarse):
-    """Give neighbours their common mean and variance where ``coarse`` (a traced flag) is set."""
-    share, mean, var = (jnp.asarray(x) for x in (share, mean, var))
+def merge_pairs(bins, coarse):
+    """Give neighbouring ``(share, mean, var)`` their common mean and variance if ``coarse`` (traced)."""
+    share, mean, var = (jnp.asarray(x) for x in bins)
     pair = share.reshape(-1, 2)
     weight = pair / jnp.sum(pair, axis=1, keepdims=True)
     common = jnp.sum(weight * mean.reshape(-1, 2), axis=1, keepdims=True)
@@ -172,7 +173,7 @@ def teacher_classes(teacher: Teacher, n: int, coarse=False) -> tuple[Float[Array
     if teacher.data is not None and teacher.data.atoms is not None:
         return jnp.asarray(teacher.data.atoms), jnp.asarray(teacher.data.weights)
     bins = gaussian_bins(n) if teacher.data is None else sample_bins(teacher.data.values, n)
-    share, mean, _ = merge_pairs(*bins, coarse)
+    share, mean, _ = merge_pairs(bins, coarse)
     return mean * jnp.sqrt(teacher.rho / (share @ mean**2)), share
 
 
@@ -181,6 +182,6 @@ def start_classes(start: Start, n: int, coarse=False):
     if start.kind == "constant":
         return jnp.ones(1), jnp.reshape(jnp.asarray(start.mean) * 1.0, (1,)), jnp.zeros(1)
     if start.data is not None:
-        return merge_pairs(*sample_bins(start.data.values, n), coarse)
-    share, mean, var = merge_pairs(*gaussian_bins(n), coarse)
+        return merge_pairs(sample_bins(start.data.values, n), coarse)
+    share, mean, var = merge_pairs(gaussian_bins(n), coarse)
     return share, start.mean + start.std * mean, start.std**2 * var

@@ -73,7 +73,12 @@ def find_plateaus(tau, error, noise=None) -> list[Plateau]:
     """
     tau, error = np.asarray(tau, dtype=float), np.asarray(error, dtype=float)
     if tau.ndim != 1 or tau.shape != error.shape or tau.size < 2 or np.any(np.diff(tau) <= 0):
-        fail("tau", "increasing times, as many as errors", f"shapes {tau.shape} and {error.shape}", "check them")
+        fail(
+            "tau",
+            "increasing times, as many as errors",
+            f"shapes {tau.shape} and {error.shape}",
+            "check them",
+        )
     if not np.all(np.isfinite(error)) or np.any(error < 0):
         fail("error", "finite numbers that are not negative", float(np.min(error)), "check the curve")
     if tau.size < 5 or np.all(error <= 0):
@@ -202,17 +207,22 @@ def small_lr_stairs(problem: Problem) -> list[Stair]:
         Unless teacher and start are each centred on one value and weights are rounded to the nearest level.
     """
     if problem.teacher.kind not in ("constant", "rademacher") or problem.start.mean is None:
-        fail("teacher", "one value (constant or rademacher) and a start around one value", problem.teacher.kind,
-             "use solve(problem, law='fluid') for distributions")
+        fail(
+            "teacher",
+            "one value (constant or rademacher) and a start around one value",
+            problem.teacher.kind,
+            "use solve(problem, law='fluid') for distributions",
+        )
     if problem.weights.is_none or problem.weights.rounding != "nearest":
         fail("weights", "a quantizer that rounds to the nearest level", problem.weights.kind, "choose one")
     limit = derive(problem, 2)
     a, b, _, _ = limit.coefficients(limit.rho, 0.0)
-    force = float(a) * float(problem.teacher.scale)
+    force = float(a * limit.teacher[-1])
     levels, thresholds = np.asarray(limit.levels), np.asarray(limit.pieces.breaks)
-    w = float(problem.start.mean)
+    w = float(np.asarray(problem.start.mean))
     k = int(np.searchsorted(thresholds, w, side="right"))
-    now, stairs = 0.0, []
+    now = 0.0
+    stairs: list[Stair] = []
     while True:
         speed = force - float(b) * float(levels[k])
         speed = 0.0 if abs(speed) < 1e-12 * abs(force) else speed

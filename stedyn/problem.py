@@ -229,5 +229,10 @@ class Problem(eqx.Module):
     def unquantized(self) -> Problem:
         """The same problem with weights that are not quantized (inputs and rule as they are)."""
         return Problem(
-            self.teacher, self.start, noise_std=self.noise_std, inputs=self.inputs, rule=self.rule, run=self.run
+            self.teacher,
+            self.start,
+            noise_std=self.noise_std,
+            inputs=self.inputs,
+            rule=self.rule,
+            run=self.run,
         )

@@ -94,7 +94,9 @@ class Quantizer(eqx.Module):
                 fail("levels", f"at most 2^bits = {2**bits} of them", len(self.explicit), "raise bits")
             largest = max(abs(self.explicit[0]), abs(self.explicit[-1]))
             if range is not None and not is_traced(range) and float(range) != largest:
-                fail("range", f"the largest absolute level {largest} for kind 'levels'", range, "leave it out")
+                fail(
+                    "range", f"the largest absolute level {largest} for kind 'levels'", range, "leave it out"
+                )
             self.range = largest
             return
         if levels is not None:
@@ -162,7 +164,9 @@ class Quantizer(eqx.Module):
     def step(self) -> Float[Array, ""]:
         """Distance between neighbouring levels of a lattice; ValueError without one."""
         if self.lattice is None:
-            raise ValueError(f"a quantizer of kind {self.kind!r} has no single step; read its levels instead.")
+            raise ValueError(
+                f"a quantizer of kind {self.kind!r} has no single step; read its levels instead."
+            )
         return jnp.asarray(self.range) * self.lattice[0]
 
     @property
@@ -180,7 +184,9 @@ class Quantizer(eqx.Module):
         if self.rounding == "nearest":
             return jnp.searchsorted(self.thresholds.astype(w.dtype), w, side="right").astype(jnp.int32)
         if u is None:
-            raise ValueError("stochastic rounding needs u, uniform on (0, 1), with one entry for each weight.")
+            raise ValueError(
+                "stochastic rounding needs u, uniform on (0, 1), with one entry for each weight."
+            )
         levels = self.levels.astype(w.dtype)
         low = jnp.clip(jnp.searchsorted(levels, w, side="right") - 1, 0, self.n_levels - 2)
         fraction = (w - levels[low]) / (levels[low + 1] - levels[low])
@@ -319,9 +325,7 @@ def input_moments(quantizer: Quantizer) -> InputMoments:
         down1 = jnp.append(p.first[1:-1] - rise1, 0.0)
         mass = (up0 + down0).at[0].add(p.zeroth[0]).at[-1].add(p.zeroth[-1])
         overlap = (up1 + down1).at[0].add(p.first[0]).at[-1].add(p.first[-1])
-    return InputMoments(
-        levels @ overlap, levels**2 @ mass, jnp.abs(levels) @ mass, levels, mass, overlap
-    )
+    return InputMoments(levels @ overlap, levels**2 @ mass, jnp.abs(levels) @ mass, levels, mass, overlap)
 
 
 def input_mean(quantizer: Quantizer) -> Float[Array, ""]:
@@ -332,4 +336,6 @@ def input_mean(quantizer: Quantizer) -> Float[Array, ""]:
 
 def as_arrays(tree):
     """Every float of a record as a float64 array, so that a new value is not a new compilation."""
-    return jax.tree.map(lambda leaf: leaf if is_traced(leaf) else jnp.asarray(np.asarray(leaf, dtype=float)), tree)
+    return jax.tree.map(
+        lambda leaf: leaf if is_traced(leaf) else jnp.asarray(np.asarray(leaf, dtype=float)), tree
+    )

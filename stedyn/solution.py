@@ -11,7 +11,6 @@ from jaxtyping import Array, Float
 from .plateau import Plateau, find_plateaus
 from .problem import Problem
 
-
 if TYPE_CHECKING:
     import pandas as pd
 

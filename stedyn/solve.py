@@ -14,10 +14,20 @@ from .integrate import failed, integrate
 from .laws.fluid import observe_paths
 from .laws.grid import GridFlow
 from .laws.mixture import MixtureFlow
-from .limit import derive
+from .limit import check_closes, derive
 from .problem import Problem
 from .quantizers import as_arrays
-from .solution import DIVERGED, INACCURATE, MAX_STEPS, REACHED, UNESTIMATED, Densities, Solution, SolveError, Status
+from .solution import (
+    DIVERGED,
+    INACCURATE,
+    MAX_STEPS,
+    REACHED,
+    UNESTIMATED,
+    Densities,
+    Solution,
+    SolveError,
+    Status,
+)
 
 LAWS = ("auto", "grid", "mixture", "fluid")
 #: Cells of a first pass of the grid law, over all intervals; and the largest number of unknowns.
@@ -89,6 +99,7 @@ def solve(
         )
     taus = problem.taus
     keep = _kept_times(densities, taus[-1])
+    check_closes(problem)
     law = _chosen(law, problem)
     classes = _even("classes", classes, 32)
     traced = any(is_traced(leaf) for leaf in jax.tree.leaves(problem))
@@ -156,7 +167,11 @@ def _finite_part(curves, taus, code: int):
         return curves, taus, code
     size = int(np.argmin(bounded))
     growing = not np.all(bounded[good]) or (size > 1 and error[size - 1] > 1e3 * error[0])
-    return {name: curve[:size] for name, curve in curves.items()}, taus[:size], DIVERGED if growing else MAX_STEPS
+    return (
+        {name: curve[:size] for name, curve in curves.items()},
+        taus[:size],
+        DIVERGED if growing else MAX_STEPS,
+    )
 
 
 @eqx.filter_jit

@@ -14,7 +14,12 @@ SEEDS = 16
 @pytest.fixture(scope="module")
 def by_size():
     problem = Problem(
-        start=Start.gaussian(0.2, 0.7), weights=Quantizer(3, 1.5), inputs=TWO_BIT, rule=SGD(0.4), noise_std=0.3, run=Run(4.0, 9)
+        start=Start.gaussian(0.2, 0.7),
+        weights=Quantizer(3, 1.5),
+        inputs=TWO_BIT,
+        rule=SGD(0.4),
+        noise_std=0.3,
+        run=Run(4.0, 9),
     )
     solution = solve(problem, law="grid", tol=1e-3, densities=[4.0])
     return solution, [simulate(problem, dim=d, seeds=SEEDS, seed=5) for d in SIZES]
@@ -53,7 +58,13 @@ def test_a_wrong_theory_is_found_out(by_size):
     solution, ensembles = by_size
     problem = solution.problem
     wrong = Problem(
-        problem.teacher, problem.start, noise_std=0.3, weights=Quantizer(3, 1.4), inputs=TWO_BIT, rule=SGD(0.4), run=problem.run
+        problem.teacher,
+        problem.start,
+        noise_std=0.3,
+        weights=Quantizer(3, 1.4),
+        inputs=TWO_BIT,
+        rule=SGD(0.4),
+        run=problem.run,
     )
     comparison = compare(solve(wrong, law="grid", tol=1e-3, densities=[4.0]), ensembles[-1])
     assert "differ beyond the standard error" in comparison.verdict
@@ -77,8 +88,20 @@ def test_a_longer_simulation_is_refused(by_size):
 def test_record_of_a_comparison(by_size):
     solution, ensembles = by_size
     record = compare(solution, ensembles[0]).to_dict()
-    assert len(record["tau"]) == len(record["error"]) == len(record["error_mean"]) == len(record["gap_in_standard_errors"])
-    assert {"plateaus_theory", "plateaus_simulation", "verdict", "histogram", "law", "device"} <= record.keys()
+    assert (
+        len(record["tau"])
+        == len(record["error"])
+        == len(record["error_mean"])
+        == len(record["gap_in_standard_errors"])
+    )
+    assert {
+        "plateaus_theory",
+        "plateaus_simulation",
+        "verdict",
+        "histogram",
+        "law",
+        "device",
+    } <= record.keys()
 
 
 @pytest.mark.slow

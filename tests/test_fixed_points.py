@@ -53,11 +53,15 @@ def test_saturated_classes():
 
 
 def test_stochastic_rounding_of_a_fine_lattice_is_no_quantizer():
-    fine = fixed_point(Problem(weights=Quantizer(12, 6.0, rounding="stochastic"), noise_std=0.3, rule=SGD(0.3)))
+    fine = fixed_point(
+        Problem(weights=Quantizer(12, 6.0, rounding="stochastic"), noise_std=0.3, rule=SGD(0.3))
+    )
     assert fine.error == pytest.approx(0.3 * 0.09 / 1.7, rel=1e-3)
 
 
-@pytest.mark.parametrize(("bits", "scale", "error"), [(2, 1.25, 0.177), (2, 1.494, 0.191), (3, 2.051, 0.0649)])
+@pytest.mark.parametrize(
+    ("bits", "scale", "error"), [(2, 1.25, 0.177), (2, 1.494, 0.191), (3, 2.051, 0.0649)]
+)
 def test_gaussian_teacher(bits, scale, error):
     problem = Problem(Teacher.gaussian(1.0), noise_std=0.1, rule=SGD(0.1), weights=Quantizer(bits, scale))
     assert fixed_point(problem).error == pytest.approx(error, abs=5e-4)

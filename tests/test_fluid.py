@@ -20,7 +20,13 @@ def test_unquantized_weights_relax_exponentially():
 
 
 def test_one_weight_climbs_the_stairs_of_the_closed_form():
-    problem = Problem(start=Start.constant(0.01), weights=Quantizer(3, 1.4), inputs=TWO_BIT, rule=SGD(0.01), run=Run(400.0, 401))
+    problem = Problem(
+        start=Start.constant(0.01),
+        weights=Quantizer(3, 1.4),
+        inputs=TWO_BIT,
+        rule=SGD(0.01),
+        run=Run(400.0, 401),
+    )
     solution = solve(problem, law="fluid")
     *passed, held = small_lr_stairs(problem)
     assert len(passed) == 2
@@ -32,7 +38,13 @@ def test_one_weight_climbs_the_stairs_of_the_closed_form():
 
 def test_a_held_weight_has_the_mean_that_stops_it():
     """Between levels 1/3 and 1 a teacher of 0.5 holds the weight on the threshold: ``E psi = w*``."""
-    problem = Problem(Teacher.constant(0.5), Start.gaussian(0.0, 1.0), weights=Quantizer(2, 1.0), rule=SGD(0.01), run=Run(2e4, 3))
+    problem = Problem(
+        Teacher.constant(0.5),
+        Start.gaussian(0.0, 1.0),
+        weights=Quantizer(2, 1.0),
+        rule=SGD(0.01),
+        run=Run(2e4, 3),
+    )
     solution = solve(problem, law="fluid")
     assert float(solution.m[-1]) == pytest.approx(0.25, rel=1e-9)
     part = (0.5 - 1 / 3) / (2 / 3)
@@ -40,14 +52,23 @@ def test_a_held_weight_has_the_mean_that_stops_it():
 
 
 def test_clipped_weights_stop_at_the_range():
-    problem = Problem(Teacher.constant(3.0), Start.constant(0.2), weights=Quantizer(2, 1.0), ste="clipped", rule=SGD(0.01), run=Run(300.0, 4))
+    problem = Problem(
+        Teacher.constant(3.0),
+        Start.constant(0.2),
+        weights=Quantizer(2, 1.0),
+        ste="clipped",
+        rule=SGD(0.01),
+        run=Run(300.0, 4),
+    )
     assert float(solve(problem, law="fluid").overlap[-1]) == pytest.approx(3.0, rel=1e-9)
 
 
 def test_the_gap_to_the_limit_shrinks_with_lr():
     gaps = []
     for lr in (0.08, 0.02):
-        problem = Problem(Teacher.constant(0.8), weights=TWO_BIT, noise_std=0.3, rule=SGD(lr), run=Run(4.0 / lr, 9))
+        problem = Problem(
+            Teacher.constant(0.8), weights=TWO_BIT, noise_std=0.3, rule=SGD(lr), run=Run(4.0 / lr, 9)
+        )
         fluid, grid = solve(problem, law="fluid"), solve(problem, law="grid", tol=5e-2)
         gaps.append(np.max(np.abs(np.asarray(fluid.error - grid.error))))
     assert gaps[1] < 0.5 * gaps[0]

@@ -1,7 +1,6 @@
 """The grid law: reference numbers, conservation, orders of convergence, walls and edges."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -72,7 +71,11 @@ def test_second_order_in_the_cells():
         flow = GridFlow(derive(problem), cells, 3.0, coarse)
         return integrate(flow, jnp.array([0.0, 3.0]), jnp.zeros(0), 1e-5).ys[0]["error"][-1]
 
-    values = [error(problem, coarse, cells) for cells in (40, 160) for coarse in (jnp.asarray(True), jnp.asarray(False))]
+    values = [
+        error(problem, coarse, cells)
+        for cells in (40, 160)
+        for coarse in (jnp.asarray(True), jnp.asarray(False))
+    ]
     steps = np.abs(np.diff(values))
     slope = np.polyfit(np.log([20, 40, 80]), np.log(steps), 1)[0]
     assert -2.5 < slope < -1.6
@@ -141,14 +144,22 @@ def test_start_on_one_value_and_start_from_samples():
     fields = dict(weights=TWO_BIT, rule=SGD(0.2), noise_std=0.1, run=run)
     exact = solve(Problem(start=Start.constant(0.4), **fields), law="grid").error
     narrow = solve(Problem(start=Start.gaussian(0.4, spread), **fields), law="grid").error
-    sampled = solve(Problem(start=Start.samples(0.4 + spread * np.linspace(-2, 2, 101)), **fields), law="grid").error
+    sampled = solve(
+        Problem(start=Start.samples(0.4 + spread * np.linspace(-2, 2, 101)), **fields), law="grid"
+    ).error
     np.testing.assert_allclose(narrow, exact, rtol=2e-3)
     np.testing.assert_allclose(sampled, exact, rtol=2e-3)
 
 
 def test_gaussian_teacher_converges_in_its_classes():
-    problem = Problem(Teacher.gaussian(1.0), weights=Quantizer(3, 1.5), inputs=TWO_BIT, rule=SGD(0.3), noise_std=0.1,
-                      run=Run(10.0, 6))
+    problem = Problem(
+        Teacher.gaussian(1.0),
+        weights=Quantizer(3, 1.5),
+        inputs=TWO_BIT,
+        rule=SGD(0.3),
+        noise_std=0.1,
+        run=Run(10.0, 6),
+    )
     few = solve(problem, law="grid", tol=1e-2)
     many = solve(problem, law="grid", tol=1e-2, classes=256, cells=100)
     assert np.max(np.abs(np.asarray(few.error / many.error) - 1)) < few.error_estimate + many.error_estimate

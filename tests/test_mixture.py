@@ -72,7 +72,9 @@ def test_edges_are_refused(fields):
 
 def _final(x):
     lr, scale, sigma = x
-    problem = Problem(weights=Quantizer(2, scale), inputs=TWO_BIT, noise_std=sigma, rule=SGD(lr), run=Run(12.0, 3))
+    problem = Problem(
+        weights=Quantizer(2, scale), inputs=TWO_BIT, noise_std=sigma, rule=SGD(lr), run=Run(12.0, 3)
+    )
     return solve(problem, law="mixture").error[-1]
 
 
@@ -100,6 +102,11 @@ def test_a_sweep_compiles_once_and_equals_single_solves():
     assert len(traces) == 1
     assert not np.allclose(first, second)
     for row, value in zip(grid[:2], first[:2], strict=True):
-        problem = Problem(weights=Quantizer(2, float(row[1])), inputs=TWO_BIT, noise_std=float(row[2]),
-                          rule=SGD(float(row[0])), run=Run(12.0, 3))
+        problem = Problem(
+            weights=Quantizer(2, float(row[1])),
+            inputs=TWO_BIT,
+            noise_std=float(row[2]),
+            rule=SGD(float(row[0])),
+            run=Run(12.0, 3),
+        )
         assert solve(problem, law="mixture").final_error == pytest.approx(float(value), rel=1e-5)

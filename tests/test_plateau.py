@@ -69,7 +69,9 @@ def test_escape_of_the_reference_plateau():
 
 def test_mid_tread_escape_is_proportional_to_the_range():
     for scale in (0.8, 1.0, 1.6):
-        problem = Problem(start=Start.constant(0.0), weights=Quantizer(3, scale, kind="mid-tread"), rule=SGD(0.02))
+        problem = Problem(
+            start=Start.constant(0.0), weights=Quantizer(3, scale, kind="mid-tread"), rule=SGD(0.02)
+        )
         step = float(problem.weights.step)
         stair = small_lr_stairs(problem)[0]
         assert (stair.level, stair.enter) == (0.0, 0.0)

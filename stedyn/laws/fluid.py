@@ -35,7 +35,8 @@ def observe_paths(limit: Limit, taus: Float[Array, " T"], starts: int) -> dict[s
     down = _rise(flipped, moves[::-1], -a * c, b, decay, -start, taus)
     rises = (_velocity(pieces, moves, a * c, b, decay, start) >= 0)[..., None]
     w, psi, square = (
-        jnp.where(rises, above, sign * below) for above, below, sign in zip(up, down, (-1, -1, 1), strict=True)
+        jnp.where(rises, above, sign * below)
+        for above, below, sign in zip(up, down, (-1, -1, 1), strict=True)
     )
     weight = limit.share[:, None] * share
 
@@ -79,8 +80,9 @@ def _rise(pieces: Pieces, moves, force, b, decay, start, taus):
     """Paths of the weights that move up: ``w, E[psi], E[psi^2]``, each (C, J, T)."""
     home = jnp.searchsorted(pieces.breaks, start, side="right")
     edges = jnp.append(pieces.breaks, jnp.inf)
-    below = jnp.concatenate([pieces.first[:1], pieces.first[:-1]]), jnp.concatenate(
-        [pieces.second[:1], pieces.second[:-1]]
+    below = (
+        jnp.concatenate([pieces.first[:1], pieces.first[:-1]]),
+        jnp.concatenate([pieces.second[:1], pieces.second[:-1]]),
     )
 
     def piece(carry, k):
@@ -92,9 +94,15 @@ def _rise(pieces: Pieces, moves, force, b, decay, start, taus):
         halts = active & (speed <= 0) & (k["index"] > home)
         # where it halts, the mean of psi is what makes the drift vanish, if it lies between the sides
         left, right = k["left"][0] + k["left"][1] * w, value[0] + value[1] * w
-        part = jnp.clip((force - decay * w - b * left) / jnp.where(right > left, b * (right - left), 1.0), 0, 1)
+        part = jnp.clip(
+            (force - decay * w - b * left) / jnp.where(right > left, b * (right - left), 1.0), 0, 1
+        )
         part = jnp.where(free > 0, part, 1.0)
-        halted = (w, left + part * (right - left), (1 - part) * _square(k["left2"], w) + part * _square(square, w))
+        halted = (
+            w,
+            left + part * (right - left),
+            (1 - part) * _square(k["left2"], w) + part * _square(square, w),
+        )
         moving = active & ~halts & ((speed > 0) | (k["index"] == home))
         safe = jnp.where(speed > 0, speed, 1.0)
         gap = jnp.where(jnp.isfinite(edge), edge - w, jnp.inf) / safe

@@ -17,7 +17,9 @@ _BISECTIONS = 60
 SHARES = np.array([0.2, 0.2, 0.4, 0.2])[:, None, None]
 
 
-def faces_of(limit: Limit, cells: int, horizon, coarse=False) -> tuple[Float[Array, " N+1"], Float[Array, ""]]:
+def faces_of(
+    limit: Limit, cells: int, horizon, coarse=False
+) -> tuple[Float[Array, " N+1"], Float[Array, ""]]:
     """Cell edges with ``cells`` cells in every interval between two features, and the upper wall.
 
     With ``coarse`` (a traced flag) every other edge is dropped, and as many empty cells are put

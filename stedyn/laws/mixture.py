@@ -34,6 +34,7 @@ class MixtureFlow(eqx.Module):
     share: Float[Array, " J"]
     mean0: Float[Array, " J"]
     var0: Float[Array, " J"]
+
     def __init__(self, limit: Limit, starts: int, blend=None, coarse=False):
         self.limit, self.blend = limit, blend
         self.share, self.mean0, self.var0 = start_classes(limit.start, starts, coarse)
@@ -90,9 +91,7 @@ class MixtureFlow(eqx.Module):
     def advance(self, tau, step, state):
         """One linearly implicit Euler step with the relaxation rates as its Jacobian."""
         velocity, rate = self.velocity(tau, state)
-        mean, var = (
-            y + step * dy / (1 + step * k) for y, dy, k in zip(state, velocity, rate, strict=True)
-        )
+        mean, var = (y + step * dy / (1 + step * k) for y, dy, k in zip(state, velocity, rate, strict=True))
         return mean, jnp.maximum(var, 0.0)
 
     def watch(self, best, other):
