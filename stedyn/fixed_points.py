@@ -181,7 +181,7 @@ def _refine(limit: Limit, low, high):
         V = jnp.exp(log_V)
         return (limit.noise_var + stationary_error(limit, V)) / V - 1
 
-    solver: optx.Bisection = optx.Bisection(rtol=1e-13, atol=1e-13, norm=optx.max_norm)
+    solver: optx.Bisection = optx.Bisection(rtol=1e-13, atol=1e-13)  # type: ignore[call-arg]
     options = dict(lower=jnp.log(low), upper=jnp.log(high))
     root: optx.Solution = optx.root_find(
         gap, solver, 0.5 * (jnp.log(low) + jnp.log(high)), options=options, max_steps=200, throw=False
