@@ -1,0 +1,179 @@
+"""Statements of the papers, held against the exact limit and against simulation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.linalg import expm
+
+from stedyn import Problem, Quantizer, Run, simulate, solve
+from stedyn.quantizers import input_moments
+from stedyn.rules import SGD, Inverse, Shrinkage, StochasticRounding
+from stedyn.statements import ShrinkageBound, bc_bound, rounding_chain, sr_error_bound
+
+FLOAT = input_moments(Quantizer(kind="none"))
+
+
+@pytest.mark.parametrize("lr", [0.02, 0.3, 2.0])
+def test_lemma_1_bounds_the_error_of_one_rounding(lr):
+    """Against the diffusion that rounding adds in the limit, and against single moves in 40 dimensions."""
+    d, delta, V = 40, 0.4, 0.6
+    bound = sr_error_bound(d, delta / d**0.5, lr, V**0.5)
+    exact = float(StochasticRounding(lr, delta=delta).coefficients(V, FLOAT, 0.0).D) - lr**2 * V
+    rng = np.random.default_rng(3)
+    r, x, u = rng.normal(size=(4000, 1)) * V**0.5, rng.normal(size=(4000, d)), rng.random((1, 4000, d))
+    exact_step = lr * r * x
+    misses = (
+        np.sum((np.asarray(StochasticRounding(lr, delta=delta).move(r, x, u, 0.0)) - exact_step) ** 2, 1) / d
+    )
+    assert abs(misses.mean() - exact) < 4 * misses.std() / 4000**0.5
+    assert exact < bound
+    if (
+        lr < 0.1
+    ):  # as lr falls only the step from |g|_1 to |g|_2 is lost: E|r| E|x| = 2/pi, less what is rounded exactly
+        assert exact > 0.55 * bound
+
+
+def _binary_connect(gradient, d, spacing, steps, runs, seed):
+    """Averages over t of the latent weights (runs, d) for rates 1/(t + 1), stochastic rounding in the gradient."""
+    rng = np.random.default_rng(seed)
+    w, total = np.zeros((runs, d)), 0.0
+    for t in range(1, steps + 1):
+        rounded = spacing * np.floor(w / spacing + rng.random(w.shape))
+        w = np.clip(w - gradient(rounded, rng) / (t + 1), -1, 1)
+        total = total + w
+    return total / steps
+
+
+def test_theorem_1_and_corollary_1_for_binary_connect():
+    """F = |w - c|^2/2 has no floor; with a term of third order there is one, below the bound's."""
+    d, spacing, target, noise = 4, 1.0, 0.23, 0.3
+
+    def quadratic(w, rng):
+        return w - target + noise * rng.choice([-1.0, 1.0], w.shape)
+
+    largest = np.sqrt(d) * (1 + target + noise)
+    for steps in (20, 3000):
+        excess = 0.5 * np.sum((_binary_connect(quadratic, d, spacing, steps, 60, 0) - target) ** 2, 1).mean()
+        assert excess < bc_bound(steps, 1.0, largest)
+    assert excess < 0.002
+
+    def cubic(w, rng):  # of z^2/2 + z^3/12, z = w - target: slope at least 0.385 and L2 = 0.5 on the box
+        return quadratic(w, rng) + 0.25 * (w - target) ** 2
+
+    mu = 0.385
+    z = _binary_connect(lambda w, rng: cubic(w, rng) / mu, d, spacing, steps, 60, 1) - target
+    floor = np.sum(z**2 / 2 + z**3 / 12, 1).mean()
+    bound = bc_bound(
+        steps, mu, 1.5 * largest, diameter=1.23 * d**0.5, hessian_lipschitz=0.5, dim=d, spacing=spacing
+    )
+    assert 3 * excess < floor < bound
+    assert bound - bc_bound(steps, mu, 1.5 * largest) == pytest.approx(1.23 * 0.5 * d * spacing / 2)
+
+
+@pytest.mark.parametrize(("low", "high", "noise"), [(1.0, 1.0, 0.0), (0.5, 0.5, 0.4), (0.3, 0.9, 0.2)])
+def test_shrinkage_bound_for_a_fixed_step(low, high, noise):
+    """F = error/2: L = c = 1/d, M = sigma^2, M_G = d + 2, by Gaussian moments of x."""
+    d, sigma, lr = 200, 0.5, 0.2
+    bound = ShrinkageBound(1 / d, 1 / d, sigma**2, d + 2, low, high, noise**2)
+    rule = Shrinkage(lr, q=high, q_min=low, noise_std=noise)
+    problem = Problem(noise_std=sigma, rule=rule, run=Run(tau=40.0, points=21))
+    solution, ensemble = solve(problem), simulate(problem, dim=d, seeds=4)
+    above = 2 * bound.fixed(np.round(np.asarray(solution.tau) * d), lr, float(solution.error[0]) / 2)
+    assert np.all(solution.error <= above * (1 + 1e-9))
+    # the start is a sample: from its own value on, the same bound with the standard error of four runs
+    above = 2 * bound.fixed(ensemble.steps, lr, ensemble.error_mean[0] / 2)
+    assert np.all(ensemble.error_mean <= above + 4 * ensemble.error_sem)
+    assert (
+        2 * bound.floor(lr) < 2.2 * float(solution.error[-1]) * (0.5 * (low + high) / low) * (high / low) ** 2
+    )
+    with pytest.raises(ValueError, match=r"^lr: expected a rate above 0 and at most"):
+        bound.fixed(10, 2.0, 1.0)
+
+
+def test_shrinkage_bound_for_diminishing_steps():
+    """Steps beta/(gamma + k) are lr tau0/(tau + tau0) with beta = lr tau0 d and gamma = tau0 d."""
+    d, sigma, lr, tau0, q = 200, 0.5, 0.4, 6.0, 0.6
+    rule = Shrinkage(lr, q=q, noise_std=0.2, schedule=Inverse(tau0))
+    s = solve(Problem(noise_std=sigma, rule=rule, run=Run(tau=300.0, points=31)))
+    bound = ShrinkageBound(1 / d, 1 / d, sigma**2, d + 2, q, q, 0.2**2)
+    above = 2 * bound.diminishing(s.tau * d, lr * tau0 * d, tau0 * d, float(s.error[0]) / 2)
+    assert np.all(s.error <= above * (1 + 1e-9))
+    assert s.error[-1] < 0.25 * bound.fixed(10**9, lr, 1.0) * 2
+    with pytest.raises(ValueError, match=r"^beta: expected a number above"):
+        bound.diminishing(10, 0.5 * d, 10, 1.0)
+
+
+CHAINS = {
+    "double well": rounding_chain(lambda p: p * (p**2 - 1), [-1.5], [1.5], 0.5, noise=[-2.5, 0.5, 2.0]),
+    "two weights": rounding_chain(
+        lambda p: p - p[:, ::-1] / 2 - 0.2, [-1.0, -1.0], [1.0, 1.5], 0.5, noise=[-2.0, 2.0]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_theorem_2_the_stationary_law_stops_changing(name):
+    chain = CHAINS[name]
+    limit = chain.stationary_limit()
+    lrs = np.array([0.08, 0.04, 0.02, 0.01])
+    apart = [0.5 * np.abs(chain.stationary(lr) - limit).sum() for lr in lrs]
+    for lr in lrs:
+        T = chain.transition(lr)
+        np.testing.assert_allclose(T.sum(1), 1, rtol=1e-12)
+        assert T.min() >= 0
+        np.testing.assert_allclose(chain.stationary(lr) @ T, chain.stationary(lr), atol=1e-10)
+    assert limit.min() > 1e-5
+    np.testing.assert_allclose(
+        (chain.transition(1e-6) - np.eye(len(limit))) / 1e-6, chain.limit_rates(), atol=1e-4
+    )
+    assert apart[-1] < 0.05
+    if name == "two weights":  # both coordinates move in one step with a probability of order lr^2
+        np.testing.assert_allclose(np.array(apart[:-1]) / apart[1:], 2, rtol=0.2)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_theorem_3_the_mixing_time_diverges(name):
+    chain = CHAINS[name]
+    lrs = np.array([0.04, 0.01, 0.0025])
+    times = np.array([chain.mixing_time(lr) for lr in lrs])
+    T = np.linalg.matrix_power(chain.transition(0.04), times[0])
+    before = np.linalg.matrix_power(chain.transition(0.04), times[0] - 1)
+    pi = chain.stationary(0.04)
+    assert 0.5 * np.abs(T - pi).sum(1).max() <= 0.25 < 0.5 * np.abs(before - pi).sum(1).max()
+    limit, rates = chain.stationary_limit(), chain.limit_rates()
+    assert abs(0.5 * np.abs(expm(rates * lrs[-1] * times[-1]) - limit).sum(1).max() - 0.25) < 0.01
+    np.testing.assert_allclose(times[1:] * lrs[1:], times[:-1] * lrs[:-1], rtol=0.1)
+
+
+def test_the_chain_is_that_of_a_simulation():
+    """The rule's own move, 20 000 walkers, one step from the stationary law and many from one place."""
+    chain, lr, n = CHAINS["double well"], 0.1, 20_000
+    rng, noise = np.random.default_rng(5), np.array([-2.5, 0.5, 2.0])
+    rule = StochasticRounding(lr, delta=0.5)
+    move = jax.jit(lambda g, u: rule.move(-1.0, g, u, 0.0))
+    w = np.full(n, -1.0)
+    law = np.zeros(len(chain.points))
+    law[1] = 1.0
+    for _ in range(40):
+        g = w * (w**2 - 1) + rng.choice(noise, n)
+        w = np.clip(w + np.asarray(move(jnp.asarray(g), jnp.asarray(rng.random((1, n))))), -1.5, 1.5)
+        law = law @ chain.transition(lr)
+    seen = np.bincount(np.round((w + 1.5) / 0.5).astype(int), minlength=law.size) / n
+    assert np.all(np.abs(seen - law) < 4.5 * np.sqrt(law * (1 - law) / n) + 1e-4)
+
+
+def test_stochastic_rounding_does_not_anneal_and_binary_connect_does():
+    """Floors of the limit: lr to zero leaves SR at about delta E|r x| / 2, and BinaryConnect's latents at none."""
+
+    def floor(rule, **more):
+        s = solve(
+            Problem(noise_std=0.5, rule=rule, run=Run(taus=(0.0, 4.0 / rule.lr, 8.0 / rule.lr)), **more)
+        )
+        return float(1 - 2 * s.overlap[-1] + s.norm[-1])
+
+    plain = [floor(SGD(lr)) for lr in (0.4, 0.1)]
+    rounded = [floor(StochasticRounding(lr, delta=0.5)) for lr in (0.4, 0.1)]
+    latent = [floor(SGD(lr), weights=Quantizer(3, 2.0, rounding="stochastic")) for lr in (0.4, 0.1)]
+    assert rounded[1] > 0.7 * rounded[0]
+    assert max(plain[1] / plain[0], latent[1] / latent[0]) < 0.3
