@@ -6,15 +6,21 @@
 4
 """
 
-from .compare import Comparison, compare
-from .fixed_points import FixedPoint, fixed_point
-from .plateau import Plateau, find_plateaus, small_lr_stairs
-from .problem import Problem, Run, Start, Teacher
-from .quantizers import Quantizer
-from .rules import SGD, Rule
-from .simulate import Ensemble, simulate
-from .solution import Solution, SolveError
-from .solve import solve
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .compare import Comparison, compare
+    from .fixed_points import FixedPoint, fixed_point
+    from .plateau import Plateau, find_plateaus, small_lr_stairs
+    from .problem import Problem, Run, Start, Teacher
+    from .quantizers import Quantizer
+    from .rules import SGD, Rule
+    from .simulate import Ensemble, simulate
+    from .solution import Solution, SolveError
+    from .solve import solve
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,3 +44,34 @@ __all__ = [
     "small_lr_stairs",
     "solve",
 ]
+
+#: Where the public names live. Each is imported when first used: help and faults of the command line
+#: need not wait for the solvers.
+_HOME = {
+    "compare": ("Comparison", "compare"),
+    "fixed_points": ("FixedPoint", "fixed_point"),
+    "plateau": ("Plateau", "find_plateaus", "small_lr_stairs"),
+    "problem": ("Problem", "Run", "Start", "Teacher"),
+    "quantizers": ("Quantizer",),
+    "rules": ("SGD", "Rule"),
+    "simulate": ("Ensemble", "simulate"),
+    "solution": ("Solution", "SolveError"),
+    "solve": ("solve",),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+
+class _Package(types.ModuleType):
+    """The package; a submodule does not take the place of the function that has its name."""
+
+    def __setattr__(self, name, value):
+        if not (name in _MODULE and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name):
+        if name not in _MODULE:
+            raise AttributeError(f"module 'stedyn' has no attribute {name!r}")
+        return getattr(importlib.import_module(f".{_MODULE[name]}", __name__), name)
+
+
+sys.modules[__name__].__class__ = _Package

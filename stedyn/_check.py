@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from typing import NoReturn
 
-import jax
 import numpy as np
 
 
 def is_traced(value) -> bool:
     """Whether a value is known only inside a JAX transformation, so that it cannot be checked."""
-    return isinstance(value, jax.core.Tracer)
+    jax = sys.modules.get("jax")  # not imported here: the command line checks its files without it
+    return jax is not None and isinstance(value, jax.core.Tracer)
 
 
 def fail(name: str, expected: str, found, mend: str) -> NoReturn:
@@ -24,7 +25,7 @@ def finite(name: str, value):
     """A finite number, returned as it is if traced and as a float otherwise."""
     if is_traced(value):
         return value
-    if isinstance(value, (jax.Array, np.ndarray)):
+    if hasattr(value, "ndim") and hasattr(value, "dtype"):
         if value.ndim > 0:
             return _array(name, value)
         value = value.item()

@@ -188,6 +188,7 @@ def _status(status) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    _set_environment()
     command: Callable[..., Any] = typer.main.get_command(app)
     try:
         code = command(args=argv, prog_name="stedyn", standalone_mode=False)
@@ -206,6 +207,24 @@ def main(argv: list[str] | None = None) -> int:
     if code == 130:  # typer turns an interrupt into this code
         return _complain("interrupted; what was being computed is lost.", code)
     return code if isinstance(code, int) else 0
+
+
+def _set_environment() -> None:
+    """Keep compiled programs between calls (unless ``STEDYN_CACHE=off``), if JAX is not running yet.
+
+    A program with a call back into Python cannot be kept: checks of equinox then put nan instead, which
+    a solve reports as its status.
+    """
+    if "jax" in sys.modules or os.environ.get("STEDYN_CACHE", "") == "off":
+        return
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stedyn"
+    for name, value in {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "EQX_ON_ERROR": "nan",
+        "TF_CPP_MIN_LOG_LEVEL": "3",  # loading a kept program logs features of the machine
+    }.items():
+        os.environ.setdefault(name, value)
 
 
 def _complain(sentence: str, code: int) -> int:
