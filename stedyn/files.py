@@ -205,7 +205,7 @@ def _rule_value(rule: Rule, key: str) -> Any:
     if isinstance(value, Schedule):
         if value.kind not in SCHEDULES:
             fail(f"rule.{key}", f"one of the kinds {', '.join(SCHEDULES)}", value.kind, "a file holds no function")
-        return {"kind": value.kind} | {k: getattr(value, k) for k in value.keys()}
+        return {"kind": value.kind} | {k: getattr(value, k) for k in value.parameters()}
     return value
 
 

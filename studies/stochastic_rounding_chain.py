@@ -1,9 +1,10 @@
 """Stochastic rounding as a Markov chain: its stationary law stops changing while its mixing time diverges.
 
-Theorems 2 and 3 of Li et al. 2017 on two small problems: a double well in one dimension and two coupled weights.
-For every learning rate the exact transition matrix gives the stationary law, its distance to the limit law that
-knows no learning rate, and the mixing time. In one dimension the two laws are the same as soon as no step is
-longer than the lattice spacing; in two, steps of both coordinates at once leave a distance of order lr. The mean loss shows that a smaller rate gains nothing.
+Theorems 2 and 3 of Li et al. 2017 on two small problems: a double well in one dimension and two coupled
+weights. For every learning rate the exact transition matrix gives the stationary law, its distance to the
+limit law that knows no learning rate, and the mixing time. In one dimension the two laws are the same as
+soon as no step is longer than the lattice spacing; in two, steps of both coordinates at once leave a
+distance of order lr. The mean loss shows that a smaller rate gains nothing.
 """
 
 import argparse
@@ -85,14 +86,17 @@ def findings(table: pd.DataFrame) -> str:
     for name, part in table.groupby("problem"):
         first, last = part.iloc[0], part.iloc[-1]
         parts.append(
-            f"{name}: mixing time {first.mixing_time:.0f} to {last.mixing_time:.0f} steps, mean loss above the minimum "
+            f"{name}: mixing time {first.mixing_time:.0f} to {last.mixing_time:.0f} steps, mean "
+            f"loss above the minimum "
             f"{first.mean_loss:.3f} to {last.mean_loss:.3f} (limit law {last.mean_loss_of_limit_law:.3f})"
         )
     span = table["lr"].max() / table["lr"].min()
     far = table.groupby("problem")["distance_to_limit_law"].last().max()
     return (
-        f"Lowering the learning rate {span:.0f} times slows the chain as 1/lr but does not anneal it ({'; '.join(parts)}). "
-        f"At the smallest rate the stationary law is within {far:.1e} in total variation of a law without any rate."
+        f"Lowering the learning rate {span:.0f} times slows the chain as 1/lr but does not "
+        f"anneal it ({'; '.join(parts)}). "
+        f"At the smallest rate the stationary law is within {far:.1e} in total variation of a "
+        f"law without any rate."
     )
 
 

@@ -46,7 +46,7 @@ class Nodes(NamedTuple):
 
 def batch_nodes(inputs: InputMoments, batch: int) -> Nodes:
     """Nodes for mini-batches of ``batch`` inputs."""
-    if inputs.levels is None:
+    if inputs.levels is None or inputs.mass is None or inputs.overlap is None:
         if batch == 1:
             x, mass = (jnp.asarray(part) for part in HALF_NORMAL)
             return Nodes(x, mass, mass * x**2, mass * x**2)
@@ -60,8 +60,8 @@ def batch_nodes(inputs: InputMoments, batch: int) -> Nodes:
     def spread(values):
         return (values[:, None] * weight).reshape(-1)
 
-    mass, overlap = inputs.mass, inputs.overlap
-    return Nodes(norm, spread(mass), spread(mass * first), spread(overlap * inputs.levels))
+    own, teacher = inputs.mass * first, inputs.overlap * inputs.levels
+    return Nodes(norm, spread(inputs.mass), spread(own), spread(teacher))
 
 
 class Atoms(NamedTuple):
@@ -74,7 +74,7 @@ class Atoms(NamedTuple):
 
 def input_atoms(inputs: InputMoments) -> Atoms:
     """The atoms of a quantized input, or quadrature nodes of an unquantized one."""
-    if inputs.levels is not None:
+    if inputs.levels is not None and inputs.mass is not None and inputs.overlap is not None:
         return Atoms(inputs.levels, inputs.mass, inputs.overlap)
     x, mass = HALF_NORMAL[0][::2], 2 * HALF_NORMAL[1][::2]
     both = jnp.asarray(np.concatenate([-x[::-1], x]))

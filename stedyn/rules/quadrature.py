@@ -8,6 +8,7 @@ Shapes are fixed: everything can be traced.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -105,22 +106,21 @@ def moments(move: Callable, g: Float[Array, " n"], uniforms: int) -> Float[Array
 
     if uniforms == 0:
         return powers(move(g, None))
-    rest = np.stack([part.ravel() for part in np.meshgrid(*[_HERMITE[0]] * (uniforms - 1))] or [np.zeros(1)])
-    share = np.meshgrid(*[_HERMITE[1] / _HERMITE[1].sum()] * (uniforms - 1))
-    share = np.prod([part.ravel() for part in share], axis=0) if share else np.ones(1)
-    rest = norm.cdf(jnp.asarray(rest))[: uniforms - 1]
+    others = uniforms - 1
+    x, w = _HERMITE
+    grid = np.array(list(itertools.product(x, repeat=others))).reshape(-1, others).T
+    share = np.array([np.prod(part) for part in itertools.product(w / w.sum(), repeat=others)])
+    rest = norm.cdf(jnp.asarray(grid))
 
     def given(value, y):
         """Average over all uniform numbers but the first, which is the normal cdf of ``y (n,)``."""
         first = jnp.clip(norm.cdf(y), 1e-15, 1 - 1e-15)
 
-        def one(others):
-            others = jnp.broadcast_to(others[:, None], (uniforms - 1, y.size))
-            return powers(move(jnp.full(y.size, value), jnp.concatenate([first[None], others])))
+        def one(fixed):
+            u = jnp.broadcast_to(fixed[:, None], (others, y.size))
+            return powers(move(jnp.full(y.size, value), jnp.concatenate([first[None], u])))
 
-        return (
-            jnp.tensordot(jnp.asarray(share), jax.vmap(one, 1)(rest), 1) if uniforms > 1 else one(rest[:, 0])
-        )
+        return jnp.tensordot(jnp.asarray(share), jax.vmap(one, 1)(rest), 1)
 
     def one(value):
         edges = jnp.linspace(-REACH, REACH, UNIFORM.panels + 1)

@@ -62,7 +62,7 @@ class QuantizedGradient(Rule):
     kind: ClassVar[str] = "quantized-gradient"
     product: ClassVar[bool] = True
 
-    quantizer: Quantizer = eqx.field(default=None, converter=_quantizer)  # type: ignore[assignment]
+    quantizer: Quantizer = eqx.field(default=None, converter=_quantizer)
 
     @property
     def uniforms(self) -> int:  # type: ignore[override]
@@ -117,7 +117,7 @@ class _OnLattice(Rule):
 
     product: ClassVar[bool] = True
 
-    delta: Float[Array, ""] | float = eqx.field(default=None, converter=_delta)  # type: ignore[assignment]
+    delta: Float[Array, ""] | float = eqx.field(default=None, converter=_delta)
 
     @property
     def lattice(self):

@@ -28,7 +28,7 @@ class Schedule(eqx.Module):
         raise NotImplementedError
 
     @classmethod
-    def keys(cls) -> tuple[str, ...]:
+    def parameters(cls) -> tuple[str, ...]:
         """The keys of its table in a problem file, without ``kind``."""
         return tuple(field.name for field in dataclasses.fields(cls))
 
@@ -101,7 +101,7 @@ def as_schedule(value: Any) -> Schedule | None:
     if isinstance(value, dict):
         keys = dict(value)
         cls = SCHEDULES[choice("schedule.kind", keys.pop("kind", None), tuple(SCHEDULES))]
-        takes = cls.keys()
+        takes = cls.parameters()
         for key in keys:
             if key not in takes:
                 names = ", ".join(takes) or "no other key"

@@ -132,9 +132,11 @@ def draw(model: Model, counter: sampler.Counter, pairs: int) -> Draws:
     """The random numbers of the step that ``counter`` names."""
     streams, decays = model.rule.streams, model.lattice is not None and model.lattice.decays
     rule = [sampler.uniforms(counter, sampler.RULE + k, pairs) for k in range(streams)]
-    single = model.rule.batch == 1
+    x, xi, inputs = draw_sample(model, counter, pairs) if model.rule.batch == 1 else (None, None, None)
     return Draws(
-        *(draw_sample(model, counter, pairs) if single else (None, None, None)),
+        x,
+        xi,
+        inputs,
         sampler.uniforms(counter, sampler.ROUND_WEIGHTS, pairs) if model.weights.stochastic else None,
         jnp.stack(rule) if rule else None,
         sampler.uniforms(counter, sampler.RULE + streams, pairs) if decays else None,
@@ -156,12 +158,12 @@ def _split(z: Array | None):
 
 def encode(model: Model, w: Halves) -> Halves:
     """The state of the loop for latent weights: themselves, or their codes."""
-    return w if model.lattice is None else tuple(model.lattice.encode(part) for part in w)
+    return w if model.lattice is None else (model.lattice.encode(w[0]), model.lattice.encode(w[1]))
 
 
 def latent(model: Model, w: Halves) -> Halves:
     """The latent weights of a state."""
-    return w if model.lattice is None else tuple(model.lattice.decode(part) for part in w)
+    return w if model.lattice is None else (model.lattice.decode(w[0]), model.lattice.decode(w[1]))
 
 
 def step(model: Model, teacher: Halves, w: Halves, draws: Draws, now: sampler.Counter) -> Halves:
