@@ -108,7 +108,7 @@ def moments(move: Callable, g: Float[Array, " n"], uniforms: int) -> Float[Array
         return powers(move(g, None))
     others = uniforms - 1
     x, w = _HERMITE
-    grid = np.array(list(itertools.product(x, repeat=others))).reshape(-1, others).T
+    grid = np.array(list(itertools.product(x, repeat=others))).reshape(x.size**others, others).T
     share = np.array([np.prod(part) for part in itertools.product(w / w.sum(), repeat=others)])
     rest = norm.cdf(jnp.asarray(grid))
 
