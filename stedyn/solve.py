@@ -241,16 +241,17 @@ def _mixture_pass(problem, taus, keep, rtol, blend, coarse, classes):
 
 
 def _mixture(problem, taus, keep, tol, classes, traced):
-    rtol = jnp.asarray(1e-5)
     linear = problem.weights.is_none
-    run = functools.partial(_mixture_pass, problem, taus, keep, rtol)
+    # a linear psi leaves nothing but the error in time
+    rtol = 1e-8 if linear else 1e-5
+    run = functools.partial(_mixture_pass, problem, taus, keep)
     blend = None if traced or linear else jnp.zeros(())
-    curves, stats, kept, bad = run(blend, jnp.asarray(False), classes)
+    curves, stats, kept, bad = run(jnp.asarray(rtol), blend, jnp.asarray(False), classes)
     counts = dict(stats, classes=classes, starts=MIXTURE_STARTS, passes=1)
     if traced:
         return curves, counts, kept, None, jnp.where(bad, MAX_STEPS, UNESTIMATED)
-    merged = run(blend, jnp.asarray(True), classes)[0]
-    shaped = merged if linear else run(jnp.ones(()), jnp.asarray(False), classes)[0]
+    merged = run(jnp.asarray(8 * rtol), blend, jnp.asarray(True), classes)[0]
+    shaped = merged if linear else run(jnp.asarray(rtol), jnp.ones(()), jnp.asarray(False), classes)[0]
     apart = [jnp.max(jnp.abs(other["error"] / curves["error"] - 1)) for other in (merged, shaped)]
     estimate = apart[0] if linear else 2 * (apart[0] + apart[1])
     code = jnp.where(bad, MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))

