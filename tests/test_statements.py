@@ -7,7 +7,7 @@ import pytest
 from scipy.linalg import expm
 
 from stedyn import Problem, Quantizer, Run, simulate, solve
-from stedyn.quantizers import input_moments
+from stedyn.moments import input_moments
 from stedyn.rules import SGD, Inverse, Shrinkage, StochasticRounding
 from stedyn.statements import ShrinkageBound, bc_bound, rounding_chain, sr_error_bound
 
