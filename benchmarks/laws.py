@@ -48,7 +48,9 @@ def grid_law():
         f"grid law, R1 to tau = 100, 201 times, claims {solution.error_estimate:.1e}: first call {first:.2f} s, "
         f"again {again * 1e3:.0f} ms"
     )
-    print(f"  {counts['cells']} cells, {int(counts['num_steps'])} steps, {again / work * 1e9:.0f} ns a cell and solve")
+    print(
+        f"  {counts['cells']} cells, {int(counts['num_steps'])} steps, {again / work * 1e9:.0f} ns a cell and solve"
+    )
 
     flow = GridFlow(derive(as_arrays(problem)), counts["cells"] // 4, 100.0)
     mass = np.asarray(flow.start())[0]
@@ -86,7 +88,7 @@ def sweep():
     one = best(lambda: final(lr[:1], scale[:1]))
     print(
         f"mixture law, 64 pairs (lr, range) to tau = 50, 101 times: first call {first:.2f} s, again {again:.2f} s "
-        f"({again / 64 * 1e3:.1f} ms each), {compilations} compilation for 64 pairs and again; one pair alone {one * 1e3:.1f} ms"
+        f"({again / 64 * 1e3:.1f} ms each), {compilations} compilation for both; one pair alone {one * 1e3:.1f} ms"
     )
 
 
@@ -102,7 +104,9 @@ def closed_equations():
 
     @jax.jit
     def curve(problem):
-        return solve(Problem(noise_std=problem[0], rule=SGD(problem[1]), run=Run(taus=taus)), law="mixture").error
+        return solve(
+            Problem(noise_std=problem[0], rule=SGD(problem[1]), run=Run(taus=taus)), law="mixture"
+        ).error
 
     pair = (jnp.asarray(sigma), jnp.asarray(0.1))
     jax.block_until_ready(curve(pair))

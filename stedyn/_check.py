@@ -63,9 +63,10 @@ def whole(name: str, value, low: int, high: int | None = None) -> int:
     )
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         fail(name, bounds, value, "give one")
-    if value < low or (high is not None and value > high):
+    number = int(value)
+    if number < low or (high is not None and number > high):
         fail(name, bounds, value, "give one in these bounds")
-    return int(value)
+    return number
 
 
 def choice(name: str, value, options) -> str:

@@ -204,7 +204,12 @@ def _rule_value(rule: Rule, key: str) -> Any:
         return {k: v for k, v in _quantizer_table(value).items() if v is not None}
     if isinstance(value, Schedule):
         if value.kind not in SCHEDULES:
-            fail(f"rule.{key}", f"one of the kinds {', '.join(SCHEDULES)}", value.kind, "a file holds no function")
+            fail(
+                f"rule.{key}",
+                f"one of the kinds {', '.join(SCHEDULES)}",
+                value.kind,
+                "a file holds no function",
+            )
         return {"kind": value.kind} | {k: getattr(value, k) for k in value.parameters()}
     return value
 

@@ -21,8 +21,8 @@ from jaxtyping import Array, Float
 from scipy.special import ndtr, ndtri
 
 from ._check import fail, is_traced
+from .moments import InputMoments, Pieces, input_moments
 from .problem import Problem, Start, Teacher
-from .quantizers import InputMoments, Pieces, input_moments
 from .rules import Coefficients, Response, Rule
 
 

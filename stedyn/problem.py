@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._check import choice, fail, finite, is_traced, nonnegative, positive, whole
-from .quantizers import Quantizer, input_mean, input_moments
+from .moments import input_mean, input_moments
+from .quantizers import Quantizer
 from .rules import SGD, Rule
 
 STES = ("identity", "clipped")

@@ -5,7 +5,7 @@ import pytest
 from systems import TWO_BIT, reference
 
 from stedyn import SGD, Problem, Quantizer, Teacher, fixed_point
-from stedyn.quantizers import input_moments
+from stedyn.moments import input_moments
 
 
 @pytest.mark.parametrize(("name", "error"), [("R1", 0.408296), ("R2", 0.197642)])

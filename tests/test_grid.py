@@ -36,7 +36,10 @@ def test_the_claimed_error_covers_the_true_one():
     best = np.asarray(solved("R2").error)
     for cells in (20, 50):
         rough = solve(reference("R2"), law="grid", tol=0.5, cells=cells)
-        assert np.max(np.abs(np.asarray(rough.error) / best - 1)) < rough.error_estimate + solved("R2").error_estimate
+        assert (
+            np.max(np.abs(np.asarray(rough.error) / best - 1))
+            < rough.error_estimate + solved("R2").error_estimate
+        )
 
 
 def test_refinement_goes_on_until_the_tolerance_is_met():
@@ -134,8 +137,12 @@ def test_the_controller_keeps_its_tolerance():
         dict(weights=TWO_BIT, noise_std=0.3, rule=SGD(0.5, weight_decay=0.3)),
         # the wall lies on the outermost levels
         dict(weights=Quantizer(2, 1.1, rounding="stochastic"), noise_std=0.3, rule=SGD(0.5), latent_clip=1.1),
-        pytest.param(dict(weights=TWO_BIT, inputs=TWO_BIT, noise_std=0.2, rule=SGD(0.5)), marks=pytest.mark.slow),
-        pytest.param(dict(weights=TWO_BIT, noise_std=0.3, rule=SGD(0.5), latent_clip=0.9), marks=pytest.mark.slow),
+        pytest.param(
+            dict(weights=TWO_BIT, inputs=TWO_BIT, noise_std=0.2, rule=SGD(0.5)), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            dict(weights=TWO_BIT, noise_std=0.3, rule=SGD(0.5), latent_clip=0.9), marks=pytest.mark.slow
+        ),
         pytest.param(dict(noise_std=0.3, rule=SGD(0.5), latent_clip=0.8), marks=pytest.mark.slow),
     ],
 )

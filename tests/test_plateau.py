@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from stedyn import SGD, Problem, Quantizer, Start, Teacher, find_plateaus, small_lr_stairs
 
 TAU = np.linspace(0, 100, 201)

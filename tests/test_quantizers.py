@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
-from stedyn.quantizers import Quantizer, gaussian_moments, input_mean, input_moments, jumps
+from stedyn.moments import gaussian_moments, input_mean, input_moments, jumps
+from stedyn.quantizers import Quantizer
 
 GEOMETRIES = [
     ("mid-rise", "level"),

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..limit import Limit, start_classes
-from ..quantizers import Pieces
+from ..moments import Pieces
 
 
 def observe_paths(limit: Limit, taus: Float[Array, " T"], starts: int) -> dict[str, Array]:

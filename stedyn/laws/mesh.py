@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..limit import Limit
-from ..quantizers import gaussian_moments
+from ..moments import gaussian_moments
 
 #: Start densities are resolved to this many standard deviations.
 EXTENT = 6.5

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..limit import Limit, start_classes
-from ..quantizers import PartialMoments, partial_moments
+from ..moments import PartialMoments, partial_moments
 
 #: Cells in which the density of a mixture is handed out.
 DENSITY_CELLS = 2000

@@ -22,7 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._check import fail, is_traced, nonnegative, positive, whole
-from ..quantizers import InputMoments
+from ..moments import InputMoments
 from .nodes import batch_nodes, input_atoms
 from .quadrature import LIGHT, Profile, Samples, profile_of, sample
 from .schedules import Schedule, as_schedule, check_schedule

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._check import fail, is_traced, nonnegative, positive, whole
-from ..quantizers import InputMoments
+from ..moments import InputMoments
 from .base import MAX_BATCH, Coefficients, Response, Rule
 from .nodes import HALF_NORMAL, batch_nodes, input_atoms
 from .schedules import as_schedule

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._check import fail, is_traced, positive
-from ..quantizers import Quantizer, gaussian_moments, partial_moments
+from ..moments import gaussian_moments, partial_moments
+from ..quantizers import Quantizer
 from . import lattice
 from .base import Rule
 from .quadrature import Profile

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..moments import input_moments
 from ..problem import Problem
-from ..quantizers import input_moments
 
 
 class Observed(NamedTuple):

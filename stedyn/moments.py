@@ -1,0 +1,136 @@
+r"""Gaussian moments of quantizers in closed form.
+
+On every interval between its breaks a quantizer has conditional mean and mean square that are
+polynomials of the weight, so that its moments are sums of truncated Gaussian moments.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax.numpy as jnp
+from jax.scipy.stats import norm
+from jaxtyping import Array, Float
+
+if TYPE_CHECKING:
+    from .quantizers import Quantizer
+
+
+class Pieces(NamedTuple):
+    """Mean and mean square of the rounded value, as polynomials on ``K`` intervals.
+
+    On interval ``k`` (between ``breaks[k-1]`` and ``breaks[k]``, the outermost ones unbounded)
+    ``E[Q(w) | w] = first[k, 0] + first[k, 1] w`` and
+    ``E[Q(w)^2 | w] = second[k, 0] + second[k, 1] w + second[k, 2] w^2``.
+    The averages are over the randomness of stochastic rounding.
+    """
+
+    breaks: Float[Array, "K-1"]
+    first: Float[Array, "K 2"]
+    second: Float[Array, "K 3"]
+
+
+class PartialMoments(NamedTuple):
+    """``E[w^n ; w in piece k]`` for ``n = 0, 1, 2`` and ``w ~ N(mean, std^2)``; and pdf at breaks."""
+
+    zeroth: Float[Array, "*n K"]
+    first: Float[Array, "*n K"]
+    second: Float[Array, "*n K"]
+    pdf: Float[Array, "*n K-1"]
+
+
+def partial_moments(breaks: Float[Array, "K-1"], mean, std) -> PartialMoments:
+    """Gaussian moments restricted to the intervals between ``breaks``.
+
+    ``mean`` and ``std > 0`` broadcast against each other; the intervals are the last axis.
+    """
+    mean, std = jnp.broadcast_arrays(jnp.asarray(mean) * 1.0, jnp.asarray(std) * 1.0)
+    mean, std = mean[..., None], std[..., None]
+    z = (breaks - mean) / std
+    density = norm.pdf(z)
+    edge0 = jnp.zeros_like(mean)
+    # differences of the cdf, taken in the tail where both values are small
+    lower = jnp.concatenate([edge0, norm.cdf(z), edge0 + 1.0], -1)
+    upper = jnp.concatenate([edge0 + 1.0, norm.cdf(-z), edge0], -1)
+    use_upper = jnp.concatenate([z > 0, jnp.ones_like(edge0, bool)], -1)
+    zeroth = jnp.where(use_upper, upper[..., :-1] - upper[..., 1:], lower[..., 1:] - lower[..., :-1])
+    g = jnp.concatenate([edge0, density, edge0], -1)
+    zg = jnp.concatenate([edge0, z * density, edge0], -1)
+    u1 = g[..., :-1] - g[..., 1:]
+    u2 = zeroth + zg[..., :-1] - zg[..., 1:]
+    first = mean * zeroth + std * u1
+    second = mean**2 * zeroth + 2 * mean * std * u1 + std**2 * u2
+    return PartialMoments(zeroth, first, second, density / std)
+
+
+class GaussianMoments(NamedTuple):
+    """Moments of ``Q(w)`` for ``w ~ N(M, S)``: mean, mean square, and ``E[Q']``.
+
+    ``slope = Cov(w, Q) / S = sum_j jump_j pdf(theta_j) + sum_k slope_k P(piece k)``.
+    """
+
+    mean: Float[Array, "*n"]
+    square: Float[Array, "*n"]
+    slope: Float[Array, "*n"]
+
+
+def gaussian_moments(pieces: Pieces, mean, std) -> GaussianMoments:
+    """Closed-form moments of a quantized Gaussian (``docs``, theory section 2)."""
+    p = partial_moments(pieces.breaks, mean, std)
+    first, second = pieces.first, pieces.second
+    slope = p.pdf @ jumps(pieces) + p.zeroth @ first[:, 1]
+    return GaussianMoments(
+        p.zeroth @ first[:, 0] + p.first @ first[:, 1],
+        p.zeroth @ second[:, 0] + p.first @ second[:, 1] + p.second @ second[:, 2],
+        slope,
+    )
+
+
+def jumps(pieces: Pieces) -> Float[Array, "K-1"]:
+    """Height of the jump of the conditional mean at every break (0 for stochastic rounding)."""
+    at = pieces.breaks
+    left, right = pieces.first[:-1], pieces.first[1:]
+    return (right[:, 0] - left[:, 0]) + (right[:, 1] - left[:, 1]) * at
+
+
+class InputMoments(NamedTuple):
+    """What the limit needs of ``phi(x)`` with ``x ~ N(0, 1)``.
+
+    ``levels (L,)``, ``mass = P(phi = level)`` and ``overlap = E[x; phi = level]`` describe the
+    joint law of a quantized input; all three are None for unquantized inputs.
+    """
+
+    k1: Float[Array, ""]
+    k2: Float[Array, ""]
+    mean_abs: Float[Array, ""]
+    levels: Float[Array, " L"] | None
+    mass: Float[Array, " L"] | None
+    overlap: Float[Array, " L"] | None
+
+
+def input_moments(quantizer: Quantizer) -> InputMoments:
+    """``k1 = E[x phi]``, ``k2 = E[phi^2]``, ``E|phi|`` in closed form (``docs``, section 0)."""
+    if quantizer.is_none:
+        return InputMoments(jnp.ones(()), jnp.ones(()), jnp.sqrt(2 / jnp.pi), None, None, None)
+    levels = quantizer.levels
+    p = partial_moments(quantizer.pieces.breaks, 0.0, 1.0)
+    if quantizer.rounding == "nearest":
+        mass, overlap = p.zeroth, p.first
+    else:  # between two levels each is taken with the fraction of the way to it
+        step = jnp.diff(levels)
+        rise0 = (p.first[1:-1] - levels[:-1] * p.zeroth[1:-1]) / step
+        rise1 = (p.second[1:-1] - levels[:-1] * p.first[1:-1]) / step
+        up0, up1 = jnp.append(0.0, rise0), jnp.append(0.0, rise1)
+        down0 = jnp.append(p.zeroth[1:-1] - rise0, 0.0)
+        down1 = jnp.append(p.first[1:-1] - rise1, 0.0)
+        mass = (up0 + down0).at[0].add(p.zeroth[0]).at[-1].add(p.zeroth[-1])
+        overlap = (up1 + down1).at[0].add(p.first[0]).at[-1].add(p.first[-1])
+    return InputMoments(levels @ overlap, levels**2 @ mass, jnp.abs(levels) @ mass, levels, mass, overlap)
+
+
+def input_mean(quantizer: Quantizer) -> Float[Array, ""]:
+    """``E[phi(x)]``, which has to vanish for a limit to exist."""
+    moments = input_moments(quantizer)
+    if moments.levels is None or moments.mass is None:
+        return jnp.zeros(())
+    return moments.levels @ moments.mass
