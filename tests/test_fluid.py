@@ -63,6 +63,7 @@ def test_clipped_weights_stop_at_the_range():
     assert float(solve(problem, law="fluid").overlap[-1]) == pytest.approx(3.0, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_the_gap_to_the_limit_shrinks_with_lr():
     gaps = []
     for lr in (0.08, 0.02):

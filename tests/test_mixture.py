@@ -49,7 +49,7 @@ def test_two_variable_equations_through_scipy(inputs):
     np.testing.assert_allclose(solution.error, rho - 2 * k1 * m + k2 * q, rtol=2e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["R1", "R2", "R4", "R7"])
+@pytest.mark.parametrize("name", ["R1", "R2", pytest.param("R4", marks=pytest.mark.slow), "R7"])
 def test_within_the_error_it_claims(name):
     grid, mixture = solved(name), solve(reference(name), law="mixture")
     gap = np.max(np.abs(np.asarray(mixture.error / grid.error) - 1))
@@ -77,6 +77,7 @@ def _final(x):
     return solve(problem, law="mixture").error[-1]
 
 
+@pytest.mark.slow
 def test_gradient_against_finite_differences():
     x, h = jnp.array([0.2, 1.7, 0.3]), 1e-4
     gradient = jax.jit(jax.grad(_final))(x)
@@ -100,12 +101,8 @@ def test_a_sweep_compiles_once_and_equals_single_solves():
     first, second = sweep(grid), sweep(grid + 0.01)
     assert len(traces) == 1
     assert not np.allclose(first, second)
-    for row, value in zip(grid[:2], first[:2], strict=True):
-        problem = Problem(
-            weights=Quantizer(2, float(row[1])),
-            inputs=TWO_BIT,
-            noise_std=float(row[2]),
-            rule=SGD(float(row[0])),
-            run=Run(12.0, 3),
-        )
-        assert solve(problem, law="mixture").final_error == pytest.approx(float(value), rel=1e-5)
+    row = [float(x) for x in grid[0]]
+    problem = Problem(
+        weights=Quantizer(2, row[1]), inputs=TWO_BIT, noise_std=row[2], rule=SGD(row[0]), run=Run(12.0, 3)
+    )
+    assert solve(problem, law="mixture").final_error == pytest.approx(float(first[0]), rel=1e-5)

@@ -63,7 +63,7 @@ def test_nearest_rounding_takes_the_nearest_level(quantizer, values):
     np.testing.assert_allclose(got, distance.min(axis=1), atol=1e-12)
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(quantizers, st.floats(-30, 30))
 def test_stochastic_rounding_has_the_moments_of_its_pieces(quantizer, w):
     rough = Quantizer(

@@ -176,6 +176,7 @@ def test_quadrature_with_other_inputs(rule, inputs, copy):
     np.testing.assert_allclose(coefficients(copy(0.3, of=rule), inputs), exact, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_quadrature_of_a_scheduled_rule_is_made_at_every_time():
     rule = DeterministicRounding(0.3, delta=0.3, schedule=Inverse(2.0))
     found = Copy(0.3, schedule=Inverse(2.0), of=rule).coefficients(0.7, COARSE, 3.0)
@@ -251,6 +252,7 @@ def test_shrinkage_without_noise_is_a_smaller_rate():
     assert noisy.final_error > full.final_error  # the noise is what raises it
 
 
+@pytest.mark.slow
 def test_deterministic_rounding_stagnates_and_its_effective_step_says_so():
     rule = DeterministicRounding(0.2, delta=0.3)
     s = solve(Problem(rule=rule, noise_std=0.05, run=Run(tau=60.0, points=31)))
@@ -282,6 +284,7 @@ def test_factors_of_schedules():
     np.testing.assert_allclose(Inverse(4.0)(taus)[jnp.array([0, 2])], [1, 0.5])
 
 
+@pytest.mark.slow
 def test_fixed_points_of_rules():
     """The end of a long run; a rate that vanishes has none."""
     rule = DeterministicRounding(0.3, delta=0.3)

@@ -163,6 +163,7 @@ def test_the_chain_is_that_of_a_simulation():
     assert np.all(np.abs(seen - law) < 4.5 * np.sqrt(law * (1 - law) / n) + 1e-4)
 
 
+@pytest.mark.slow
 def test_stochastic_rounding_does_not_anneal_and_binary_connect_does():
     """Floors of the limit: lr to zero leaves SR at about delta E|r x| / 2, and BinaryConnect's latents at none."""
 
