@@ -131,8 +131,9 @@ def fixed_point(flags: dict, json: Json = False, out: Out = None) -> int:
     """Where the curve ends: error, excess over the unquantized model, stability."""
     problem = _prepare(flags, out, None)
     from .fixed_points import fixed_point
+    from .solve import solve
 
-    found = fixed_point(problem)
+    found = fixed_point(problem, solution=solve(problem, throw=False))
     record = found.to_dict() | _about(problem)
     _print(json, problem, record, str(found))
     _write("fixed-point", problem, record, out, None, {}, "", None)

@@ -9,6 +9,8 @@ and the residual variance solves ``V = noise_std^2 + error(V)`` (``docs``, theor
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,9 @@ from jaxtyping import Array, Float
 from .limit import Limit, derive
 from .problem import Problem
 from .quantizers import as_arrays
+
+if TYPE_CHECKING:
+    from .solution import Solution
 
 #: Every piece of a stationary density is integrated down to exp(-DEPTH) of its maximum.
 DEPTH, NODES = 32.0, 40
@@ -57,6 +62,8 @@ class FixedPoint(eqx.Module):
         when no such ceiling applies.
     others : tuple of float
         Errors of further fixed points, if the equation has several; the reported one has the largest error.
+    minimum : tuple of float or None
+        ``(tau, error)`` where the curve of a given solution is lowest, if that lies below the fixed point.
     code : int
     """
 
@@ -68,6 +75,7 @@ class FixedPoint(eqx.Module):
     stable: bool
     lr_ceiling: float | None
     others: tuple[float, ...]
+    minimum: tuple[float, float] | None
     code: int
 
     @property
@@ -85,6 +93,9 @@ class FixedPoint(eqx.Module):
             "stable": self.stable,
             "lr_ceiling": self.lr_ceiling,
             "others": list(self.others),
+            "minimum": None
+            if self.minimum is None
+            else dict(zip(("tau", "error"), self.minimum, strict=True)),
             "status": self.status,
         }
 
@@ -97,8 +108,12 @@ class FixedPoint(eqx.Module):
         over = "unquantized weights would diverge"
         if self.excess is not None:
             over = f"excess {self.excess:.6g} over unquantized weights ({self.unquantized_error:.6g})"
+        lower = ""
+        if self.minimum is not None:
+            tau, error = self.minimum
+            lower = f"\nthe curve passes below it: error {error:.6g} at tau = {tau:.4g}"
         return (
-            f"fixed point: error {self.error:.8g}, {over}\nsaturated fraction {self.saturated_fraction:.4g}; "
+            f"fixed point: error {self.error:.8g}, {over}{lower}\nsaturated fraction {self.saturated_fraction:.4g}; "
             f"d error/dV = {self.slope:.4g}; {ceiling}\n{self.status}"
         )
 
@@ -190,12 +205,14 @@ def _refine(limit: Limit, low, high):
     return jax.jvp(lambda v: stationary_error(limit, v), (V,), (jnp.ones_like(V),))
 
 
-def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
+def fixed_point(problem: Problem, *, solution: Solution | None = None, classes: int = 512) -> FixedPoint:
     """Fixed point of the limit of a problem.
 
     Parameters
     ----------
     problem : Problem
+    solution : Solution, optional
+        A solution of the problem: with it, a minimum of the curve below the fixed point is reported.
     classes : int
         Number of teacher classes of a Gaussian or measured teacher.
 
@@ -247,6 +264,7 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
     error, slope = found[-1]
     code = VANISHING if error < 1e-12 * float(limit.rho) else STABLE if slope < 1 else UNSTABLE
     reference = base[-1][0] if base else None
+    lowest = None if solution is None else solution.minimum
     return FixedPoint(
         error=error,
         excess=None if reference is None else error - reference,
@@ -256,6 +274,7 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         stable=bool(slope < 1),
         lr_ceiling=ceiling,
         others=tuple(other for other, _ in found[:-1]),
+        minimum=lowest if lowest is not None and lowest[1] < error else None,
         code=code,
     )
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from systems import TWO_BIT, reference
+from systems import TWO_BIT, reference, solved
 
 from stedyn import SGD, Problem, Quantizer, Teacher, fixed_point
 from stedyn.moments import input_moments
@@ -14,6 +14,14 @@ def test_numbers_of_the_specification(name, error):
     assert found.error == pytest.approx(error, abs=1e-6)
     assert found.stable
     assert found.to_dict()["status"] == "The fixed point is stable."
+
+
+def test_the_minimum_of_the_curve_below_the_fixed_point():
+    """Near tau = 17 the curve of R1 lies far below its end."""
+    found = fixed_point(reference("R1"), solution=solved("R1"))
+    assert found.minimum == pytest.approx((17.5, 0.2428), rel=2e-2)
+    assert "passes below" in str(found)
+    assert fixed_point(reference("R1")).minimum is None
 
 
 @pytest.mark.parametrize("lr", [0.1, 1.0, 1.9])
