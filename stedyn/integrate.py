@@ -74,7 +74,6 @@ def integrate(
     taus: Float[Array, " T"],
     keep: Float[Array, " K"],
     rtol,
-    adjoint=diffrax.RecursiveCheckpointAdjoint(),
 ) -> diffrax.Solution:
     """Integrate a law from ``tau = 0`` to its last saved time.
 
@@ -111,7 +110,6 @@ def integrate(
         args=law,
         saveat=diffrax.SaveAt(subs=saves),
         stepsize_controller=controller,
-        adjoint=adjoint,
         max_steps=MAX_STEPS,
         throw=False,
     )

@@ -116,16 +116,21 @@ def input_moments(quantizer: Quantizer) -> InputMoments:
     p = partial_moments(quantizer.pieces.breaks, 0.0, 1.0)
     if quantizer.rounding == "nearest":
         mass, overlap = p.zeroth, p.first
-    else:  # between two levels each is taken with the fraction of the way to it
-        step = jnp.diff(levels)
-        rise0 = (p.first[1:-1] - levels[:-1] * p.zeroth[1:-1]) / step
-        rise1 = (p.second[1:-1] - levels[:-1] * p.first[1:-1]) / step
-        up0, up1 = jnp.append(0.0, rise0), jnp.append(0.0, rise1)
-        down0 = jnp.append(p.zeroth[1:-1] - rise0, 0.0)
-        down1 = jnp.append(p.first[1:-1] - rise1, 0.0)
-        mass = (up0 + down0).at[0].add(p.zeroth[0]).at[-1].add(p.zeroth[-1])
-        overlap = (up1 + down1).at[0].add(p.first[0]).at[-1].add(p.first[-1])
+    else:
+        mass, overlap = split_between(levels, p.zeroth, p.first), split_between(levels, p.first, p.second)
     return InputMoments(levels @ overlap, levels**2 @ mass, jnp.abs(levels) @ mass, levels, mass, overlap)
+
+
+def split_between(levels, moment, next_moment) -> Float[Array, "*n L"]:
+    """Share of every level in a moment under stochastic rounding.
+
+    ``moment`` and ``next_moment`` are ``E[w^n; piece]`` and ``E[w^(n+1); piece]`` (*n, L + 1): between two
+    levels each is taken with the fraction of the way to it.
+    """
+    inner, leading = moment[..., 1:-1], [(0, 0)] * (moment.ndim - 1)
+    rise = (next_moment[..., 1:-1] - levels[:-1] * inner) / jnp.diff(levels)
+    each = jnp.pad(rise, [*leading, (1, 0)]) + jnp.pad(inner - rise, [*leading, (0, 1)])
+    return each.at[..., 0].add(moment[..., 0]).at[..., -1].add(moment[..., -1])
 
 
 def input_mean(quantizer: Quantizer) -> Float[Array, ""]:

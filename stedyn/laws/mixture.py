@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..limit import Limit, start_classes
-from ..moments import PartialMoments, partial_moments
+from ..moments import PartialMoments, partial_moments, split_between
 
 #: Cells in which the density of a mixture is handed out.
 DENSITY_CELLS = 2000
@@ -125,11 +125,7 @@ class MixtureFlow(eqx.Module):
                 mean_abs = limit.coefficients(out["error"], tau).mean_abs
                 out["flip_rate"] = jnp.tensordot(weight, p.pdf, 2).sum() * mean_abs
             else:
-                rise = (p.first[..., 1:-1] - levels[:-1] * p.zeroth[..., 1:-1]) / jnp.diff(levels)
-                stay = p.zeroth[..., 1:-1] - rise
-                pad = [(0, 0), (0, 0)]
-                each = jnp.pad(rise, pad + [(1, 0)]) + jnp.pad(stay, pad + [(0, 1)])
-                each = each.at[..., 0].add(p.zeroth[..., 0]).at[..., -1].add(p.zeroth[..., -1])
+                each = split_between(levels, p.zeroth, p.first)
                 out["occupancy"] = jnp.tensordot(weight, each, 2)
         if limit.range is not None:
             p = partial_moments(jnp.stack([-limit.range, limit.range]), mean, std)
