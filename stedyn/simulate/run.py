@@ -50,7 +50,7 @@ def simulate(
     """Quantized one-pass SGD in ``dim`` dimensions, ``seeds`` times.
 
     ``w <- clip( w + h(w) U(r, phi) / sqrt(d) - lr weight_decay w / d )`` with a fresh sample
-    ``x ~ N(0, I_d)`` at every step, ``r = w*.x/sqrt(d) + noise_std xi - psi(w).phi(x)/sqrt(d)``.
+    ``x_i ~ N(0, v_i)`` at every step, ``r = w*.x/sqrt(d) + noise_std xi - psi(w).phi(x)/sqrt(d)``.
     Nothing of the limit is used. Run ``s`` has the key ``seed + s`` and depends on nothing else: not
     on the other runs, the threads, the chunks or the saved times.
 
@@ -139,6 +139,7 @@ class _Group(NamedTuple):
     keys: jax.Array
     teacher: np.ndarray
     start: np.ndarray
+    variance: np.ndarray | None
 
 
 class _Task:
@@ -154,49 +155,57 @@ class _Task:
         self.stop = threading.Event()
 
     def start(self, keys: list[int]) -> _Group:
-        pairs = [population(self.problem, self.dim, key) for key in keys]
-        teacher, start = (np.stack(part) for part in zip(*pairs, strict=True))
-        return _Group(jnp.asarray(np.array(keys, np.uint32)), teacher, start)
+        drawn = [population(self.problem, self.dim, key) for key in keys]
+        variances = [one.variance for one in drawn if one.variance is not None]
+        return _Group(
+            jnp.asarray(np.array(keys, np.uint32)),
+            np.stack([one.teacher for one in drawn]),
+            np.stack([one.start for one in drawn]),
+            np.stack(variances) if variances else None,
+        )
 
     def compile(self, groups: list[_Group]) -> None:
         """Calls the programs with no steps, for every shape, both at the same time."""
         programs = self.programs if self.counts_flips else self.programs[:1]
         with ThreadPoolExecutor(2) as pool:
             futures = [
-                pool.submit(self._call, program, group, *self._halves(group), 0, 0)
+                pool.submit(self._call, program, group, *self._arrays(group), 0, 0)
                 for group in {g.teacher.shape: g for g in groups}.values()
                 for program in programs
             ]
             for future in futures:
                 future.result()
 
-    def _halves(self, group: _Group) -> tuple[kernel.Halves, kernel.Halves]:
-        start = kernel.encode(self.model, kernel.halves(jnp.asarray(group.start)))
-        return kernel.halves(jnp.asarray(group.teacher)), start
+    def _arrays(self, group: _Group) -> tuple[kernel.Fixed, kernel.Halves]:
+        def halves(values):
+            return kernel.halves(jnp.asarray(values, jnp.float32))
 
-    def _call(self, program, group, teacher, w, at: int, n: int):
+        spread = None if group.variance is None else halves(np.sqrt(group.variance))
+        return kernel.Fixed(halves(group.teacher), spread), kernel.encode(self.model, halves(group.start))
+
+    def _call(self, program, group, fixed, w, at: int, n: int):
         low, high = np.uint32(at % 2**32), np.uint32(at // 2**32)
-        return jax.block_until_ready(program(self.model, group.keys, teacher, w, low, high, np.int32(n)))
+        return jax.block_until_ready(program(self.model, group.keys, fixed, w, low, high, np.int32(n)))
 
     def run(self, group: _Group, advanced) -> _Record:
         """All the steps of a group; ``advanced(n)`` hears of every ``n`` of them."""
-        teacher, w = self._halves(group)
+        fixed, w = self._arrays(group)
         record = _Record([[] for _ in group.teacher], [], group.start, [])
         at = 0
         for target in np.union1d(self.steps, self.kept).tolist():
             while at < target and not self.stop.is_set():
                 n = min(self.chunk, target - at, 2**32 - at % 2**32)
-                w = self._call(self.programs.advance, group, teacher, w, at, n)
+                w = self._call(self.programs.advance, group, fixed, w, at, n)
                 at += n
                 advanced(n * len(group.teacher))
             if self.stop.is_set():
                 break
             if at != target:
                 raise RuntimeError(f"the simulation is at step {at} where step {target} was asked for.")
-            record = self._save(record, group, teacher, w, at)
+            record = self._save(record, group, fixed, w, at)
         return record
 
-    def _save(self, record: _Record, group: _Group, teacher, w, at: int) -> _Record:
+    def _save(self, record: _Record, group: _Group, fixed, w, at: int) -> _Record:
         weights = np.asarray(kernel.whole(kernel.latent(self.model, w), self.dim))
         if not np.all(np.isfinite(weights)):
             raise FloatingPointError(
@@ -204,15 +213,16 @@ class _Task:
             )
         record.snapshots.extend([weights] * int(np.count_nonzero(self.kept == at)))
         for _ in range(int(np.count_nonzero(self.steps == at))):
-            for seen, row, target in zip(record.observed, weights, group.teacher, strict=True):
-                seen.append(self.observer(row, target))
+            for k, (seen, row) in enumerate(zip(record.observed, weights, strict=True)):
+                variance = None if group.variance is None else group.variance[k]
+                seen.append(self.observer(row, group.teacher[k], variance))
             if self.counts_flips:
-                record.flips.append(self._flip_rate(group, teacher, w, at))
+                record.flips.append(self._flip_rate(group, fixed, w, at))
         return record._replace(weights=weights)
 
-    def _flip_rate(self, group: _Group, teacher, w, at: int) -> np.ndarray:
+    def _flip_rate(self, group: _Group, fixed, w, at: int) -> np.ndarray:
         n = min(self.flip_steps, 2**32 - at % 2**32)
-        total = np.asarray(self._call(self.programs.flips, group, teacher, w, at, n), float)
+        total = np.asarray(self._call(self.programs.flips, group, fixed, w, at, n), float)
         return total / (n * self.dim**0.5)
 
 
