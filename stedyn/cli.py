@@ -133,7 +133,8 @@ def fixed_point(flags: dict, json: Json = False, out: Out = None) -> int:
     from .fixed_points import fixed_point
     from .solve import solve
 
-    found = fixed_point(problem, solution=solve(problem, throw=False))
+    found = fixed_point(problem)  # refuses what has none before a curve is solved
+    found = found.beside(solve(problem, throw=False))
     record = found.to_dict() | _about(problem)
     _print(json, problem, record, str(found))
     _write("fixed-point", problem, record, out, None, {}, "", None)
