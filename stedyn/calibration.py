@@ -134,7 +134,7 @@ def _max(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
     """``R = max |w|``.
 
     A Gaussian has no largest weight: it is the median of the largest of ``count`` draws, the ``x`` with
-    ``P(|w| <= x)^count = 1/2``.
+    ``P(|w| <= x)^count = 1/2``. Wu et al., arXiv 2004.09602 (2020).
     """
     grid(quantizer)
     return law.largest(options.count)
@@ -143,14 +143,17 @@ def _max(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
 def _percentile(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
     """``P(|w| <= R) = percentile / 100``; of values, between two order statistics if need be.
 
-    McKinstry et al., arXiv 1809.04191 (2018).
+    Wu et al., arXiv 2004.09602 (2020).
     """
     grid(quantizer)
     return law.percentile(options.percentile)
 
 
 def _k_sigma(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
-    """``R = |E w| + k sqrt(E[(w - E w)^2])``: of centred weights ``k`` standard deviations."""
+    """``R = |E w| + k sqrt(E[(w - E w)^2])``: of centred weights ``k`` standard deviations.
+
+    A rule of thumb of quantization programs, such as ``MeanSigmaStd`` of brevitas.
+    """
     grid(quantizer)
     return abs(law.mean) + options.k * law.std
 
@@ -164,7 +167,7 @@ def _mse(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
     found is returned. Ranges with an outermost level from ``E|w| / 20`` to 8 times the largest ``|w|`` are
     tried.
 
-    Max, IRE Trans. Inf. Theory 6 (1960) for the Gaussian; Sung et al., arXiv 1511.06488 (2015).
+    J. Max, IRE Trans. Inf. Theory 6 (1960) for the Gaussian; Choukroun et al., arXiv 1902.06822 (2019).
     """
     numbers, pieces = grid(quantizer), _unit_pieces(quantizer)
     widths = _tried(law, numbers, pieces.breaks.size)

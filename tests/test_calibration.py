@@ -34,23 +34,35 @@ def rounded_error(w, levels, rounding):
 
 @pytest.mark.parametrize(
     ("bits", "rise_level", "rise_bin", "tread_level"),
-    [(1, 0.798, 1.596, None), (2, 1.494, 1.991, 1.224), (3, 2.051, 2.344, 1.952), (4, 2.514, 2.682, 2.474), (8, 3.922, 3.938, 3.921)],
+    [
+        (1, 0.798, 1.596, None),
+        (2, 1.494, 1.991, 1.224),
+        (3, 2.051, 2.344, 1.952),
+        (4, 2.514, 2.682, 2.474),
+        (8, 3.922, 3.938, 3.921),
+    ],
 )
 def test_mse_ranges_of_a_standard_normal_are_those_of_the_tables(bits, rise_level, rise_bin, tread_level):
     found = calibrated_range(NORMAL, Quantizer(bits, 9.0, edge="level"), "mse")
     assert found == pytest.approx(rise_level, abs=6e-4)
     assert both_edges(Quantizer(bits, found))["bin"] == pytest.approx(rise_bin, abs=6e-4)
     if bits == 2:
-        assert calibrated_range(NORMAL, Quantizer(2, 1.0, edge="bin"), "mse") == pytest.approx(rise_bin, abs=6e-4)
+        assert calibrated_range(NORMAL, Quantizer(2, 1.0, edge="bin"), "mse") == pytest.approx(
+            rise_bin, abs=6e-4
+        )
     if tread_level is not None:
-        assert calibrated_range(NORMAL, Quantizer(bits, 1.0, kind="mid-tread"), "mse") == pytest.approx(tread_level, abs=6e-4)
+        assert calibrated_range(NORMAL, Quantizer(bits, 1.0, kind="mid-tread"), "mse") == pytest.approx(
+            tread_level, abs=6e-4
+        )
 
 
 @pytest.mark.parametrize(("bits", "alpha"), [(1, 1.24), (2, 1.71), (3, 2.15), (4, 2.56), (8, 3.92)])
 def test_aciq_is_the_published_edge_in_either_convention(bits, alpha):
     edge = calibrated_range(NORMAL, Quantizer(bits, 1.0, edge="bin"), "aciq")
     assert edge == pytest.approx(alpha, abs=6e-3)
-    assert calibrated_range(Teacher.gaussian(0.2), Quantizer(bits, 1.0), "aciq") == pytest.approx(0.2 * edge * (1 - 2.0**-bits))
+    assert calibrated_range(Teacher.gaussian(0.2), Quantizer(bits, 1.0), "aciq") == pytest.approx(
+        0.2 * edge * (1 - 2.0**-bits)
+    )
 
 
 @pytest.mark.parametrize("kind", ["mid-rise", "mid-tread", "twos-complement"])
@@ -65,7 +77,9 @@ def test_mse_of_values_is_the_lowest_of_all_ranges(kind, rounding):
     reached = rounded_error(w, found * unit, rounding)
     assert reached <= lowest * (1 + 1e-12)
     assert lowest < 1.02 * reached  # the grid comes near it
-    assert rounding_error(w, Quantizer(3, found, kind=kind, rounding=rounding)) == pytest.approx(reached, rel=1e-10)
+    assert rounding_error(w, Quantizer(3, found, kind=kind, rounding=rounding)) == pytest.approx(
+        reached, rel=1e-10
+    )
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
@@ -73,11 +87,18 @@ def test_rounding_error_of_a_gaussian(rounding):
     mean, std, q = 0.4, 0.3, Quantizer(2, 0.8, kind="twos-complement", rounding=rounding)
     error = rounding_error(Start.gaussian(mean, std), q)
     levels, density = np.asarray(q.levels), stats.norm(mean, std).pdf
-    points = np.sort(np.concatenate([levels, (levels[1:] + levels[:-1]) / 2, [mean - 9 * std, mean + 9 * std]]))
-    pieces = [integrate.quad(lambda x: rounded_error(np.array([x]), levels, rounding) * density(x), a, b)[0] for a, b in zip(points, points[1:], strict=False)]
+    points = np.sort(
+        np.concatenate([levels, (levels[1:] + levels[:-1]) / 2, [mean - 9 * std, mean + 9 * std]])
+    )
+    pieces = [
+        integrate.quad(lambda x: rounded_error(np.array([x]), levels, rounding) * density(x), a, b)[0]
+        for a, b in zip(points, points[1:], strict=False)
+    ]
     assert error == pytest.approx(sum(pieces), rel=1e-9)
     g = gaussian_moments(q.pieces, mean, std)
-    assert error == pytest.approx(float(g.square - 2 * (mean * g.mean + std**2 * g.slope) + mean**2 + std**2), rel=1e-9)
+    assert error == pytest.approx(
+        float(g.square - 2 * (mean * g.mean + std**2 * g.slope) + mean**2 + std**2), rel=1e-9
+    )
 
 
 def test_rules_that_name_a_threshold():
@@ -150,7 +171,11 @@ def test_every_rule_gives_a_positive_range_that_scales_with_the_weights(law):
         "values": 4 * WEIGHTS, "normal": Teacher.gaussian(4.0), "shifted": Start.gaussian(1.6, 1.2),
         "signs": Teacher.rademacher(1.2), "constant": Teacher.constant(-2.8), "one number": [8.0],
     }[law]  # fmt: skip
-    for q in (Quantizer(1, 1.0), Quantizer(3, 1.0, kind="twos-complement", edge="bin"), Quantizer(range=1.0, kind="ternary")):
+    for q in (
+        Quantizer(1, 1.0),
+        Quantizer(3, 1.0, kind="twos-complement", edge="bin"),
+        Quantizer(range=1.0, kind="ternary"),
+    ):
         ranges, larger = calibrated_ranges(LAWS[law], q, bins=256), calibrated_ranges(scaled, q, bins=256)
         assert all(np.isfinite(width) and width > 0 for width in ranges.values())
         assert {rule: 4 * width for rule, width in ranges.items()} == pytest.approx(larger, rel=1e-6)
@@ -173,10 +198,20 @@ def test_laws_with_the_same_weights_have_the_same_ranges():
         (["a"], "max", {}, r"an array of numbers"),
         ([True, False], "max", {}, r"an array of numbers, found 'bool"),
         ([1.0], "best", {}, r"rule: expected one of 'max', .*found 'best'"),
-        ([1.0], "max", {"sigma": 3}, r"option: expected one of 'count', 'percentile', 'k', 'bins', found 'sigma'"),
+        (
+            [1.0],
+            "max",
+            {"sigma": 3},
+            r"option: expected one of 'count', 'percentile', 'k', 'bins', found 'sigma'",
+        ),
         ([1.0], "percentile", {"percentile": 100.0}, r"percentile: expected a number between 0 and 100"),
         ([1.0], "max", {"count": 0}, r"count: expected a whole number of at least 1"),
-        ([1.0] + 9 * [0.0], "percentile", {"percentile": 50}, r"percentile: expected weights that give a positive range, found 0\.0"),
+        (
+            [1.0] + 9 * [0.0],
+            "percentile",
+            {"percentile": 50},
+            r"percentile: expected weights that give a positive range, found 0\.0",
+        ),
     ],
 )
 def test_one_sentence_for_what_has_no_range(weights, rule, options, sentence):
