@@ -31,6 +31,11 @@ Tol = Annotated[float, typer.Option(help="Relative accuracy asked of the law.")]
 Dim = Annotated[int, typer.Option(min=1, help="Input dimension d of the simulation.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Number of simulated runs.")]
 Seed = Annotated[int, typer.Option(min=0, help="First seed.")]
+Checkpoint = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Keep the state here; the same command goes on from it.")
+]
+Every = Annotated[float | None, typer.Option(help="Seconds between checkpoints.  [default: 60]")]
+Devices = Annotated[int | None, typer.Option(help="Devices that share the runs.  [default: all]")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write CSV, JSON, TOML and a figure here.")]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a figure: .png, .pdf or .svg.")]
@@ -77,19 +82,20 @@ def simulate(
     dim: Dim = 3000,
     seeds: Seeds = 4,
     seed: Seed = 0,
+    checkpoint: Checkpoint = None,
+    every: Every = None,
+    devices: Devices = None,
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
 ) -> int:
     """One-pass SGD in dimension d, several seeds at once."""
     problem = _prepare(flags, out, plot)
-    from .simulate import simulate
-
-    ensemble = simulate(problem, dim=dim, seeds=seeds, seed=seed, progress=_shows_progress())
+    ensemble = _simulate(problem, checkpoint, dim=dim, seeds=seeds, seed=seed, every=every, devices=devices)
     record = ensemble.to_dict() | _about(problem)
     _print(json, problem, record, str(ensemble))
     _write("simulate", problem, record, out, plot, {"simulate": ensemble}, "ensemble_figure", ensemble)
-    return 0
+    return _completed(ensemble)
 
 
 @app.command()
@@ -101,6 +107,9 @@ def compare(
     dim: Dim = 3000,
     seeds: Seeds = 4,
     seed: Seed = 0,
+    checkpoint: Checkpoint = None,
+    every: Every = None,
+    devices: Devices = None,
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
@@ -110,13 +119,13 @@ def compare(
         plot = Path("stedyn-compare.png")
     problem = _prepare(flags, out, plot)
     from .compare import compare
-    from .simulate import simulate
     from .solve import solve
 
     # the last weights of the simulation are set against the density at the same time
     densities = None if law == "fluid" else [float(problem.taus[-1])]
     solution = solve(problem, law=law, tol=tol, densities=densities)
-    ensemble = simulate(problem, dim=dim, seeds=seeds, seed=seed, progress=_shows_progress())
+    ensemble = _simulate(problem, checkpoint, dim=dim, seeds=seeds, seed=seed, every=every, devices=devices)
+    _completed(ensemble)
     comparison = compare(solution, ensemble)
     record = comparison.to_dict() | _about(problem)
     _print(json, problem, record, str(comparison))
@@ -147,6 +156,31 @@ def _prepare(flags: dict, out: Path | None, plot: Path | None):
     return problem
 
 
+class _Stopped(Exception):
+    """An interrupt, with the sentence that ends the command."""
+
+
+def _simulate(problem, checkpoint: Path | None, **given):
+    """The ensemble; a partial one after an interrupt, if there is something to show and no checkpoint."""
+    from .simulate import Interrupted, simulate
+
+    try:
+        return simulate(problem, checkpoint=checkpoint, progress=_shows_progress(), **given)
+    except Interrupted as stopped:
+        if checkpoint is not None:
+            raise _Stopped(f"interrupted; {checkpoint} holds the state: the same command goes on.") from None
+        if stopped.ensemble is None:
+            raise
+        return stopped.ensemble
+
+
+def _completed(ensemble) -> int:
+    if ensemble.partial:
+        reached = f"interrupted at tau = {ensemble.tau[-1]:g} of {ensemble.problem.taus[-1]:g}"
+        raise _Stopped(f"{reached}, where the result ends; give --checkpoint FILE to be able to go on.")
+    return 0
+
+
 def _shows_progress() -> bool:
     return sys.stderr.isatty()
 
@@ -171,7 +205,8 @@ def _write(name, problem, record, out, plot, tables, draw, shown) -> None:
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         written += [write_json(out / f"{name}.json", record), save_problem(problem, out / "problem.toml")]
-        written += [write_csv(out / f"{key}.csv", table.to_pandas()) for key, table in tables.items()]
+        about = ["interrupted: the last times are missing"] if record.get("partial") else []
+        written += [write_csv(out / f"{key}.csv", table.to_pandas(), *about) for key, table in tables.items()]
     if draw:
         from . import plots
 
@@ -195,6 +230,8 @@ def main(argv: list[str] | None = None) -> int:
         code = command(args=argv, prog_name="stedyn", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except _Stopped as stopped:
+        return _complain(str(stopped), 130)
     except ValueError as error:
         return _complain(str(error), 2)
     except FloatingPointError as error:
