@@ -21,7 +21,7 @@ import numpy as np
 
 from .. import __version__
 from .._io import write_atomic
-from .task import Record, Standing, Task
+from .task import Standing, Task
 
 _FIRST_LINE = b"stedyn checkpoint 1\n"
 _STANDING = "standing."
@@ -76,12 +76,11 @@ class Checkpoint:
     def save(self, seconds: float) -> None:
         """Write the file; ``seconds`` of computing have passed since `load`."""
         standing = self.task.standing()  # first: what it counts is in the record and stays there
-        entries: Record = {_STANDING + name: part for name, part in standing._asdict().items()}
+        entries: dict[str, Any] = {_STANDING + name: part for name, part in standing._asdict().items()}
+        entries |= self.task.record
         buffer = io.BytesIO()
         header = np.array(json.dumps(self.header))
-        np.savez(
-            buffer, header=header, seconds=np.array(self.seconds + seconds), **entries, **self.task.record
-        )
+        np.savez(buffer, header=header, seconds=np.array(self.seconds + seconds), **entries)
         body = buffer.getbuffer()
         write_atomic(
             self.path, b"".join([_FIRST_LINE, hashlib.sha256(body).hexdigest().encode(), b"\n", body])

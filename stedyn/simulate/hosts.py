@@ -51,6 +51,8 @@ class Hosts:
         """The rows of all processes, in order, to the bit."""
         if self.count == 1:
             return mine
+        if mine.size == 0:
+            return np.zeros((self.bounds[-1], *mine.shape[1:]), mine.dtype)
         from jax.experimental import multihost_utils
 
         sizes = np.diff(self.bounds)

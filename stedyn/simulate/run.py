@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -23,7 +24,6 @@ from .task import Record, Task
 
 _CHUNK = 2**25  # coordinate-steps of one compiled call: about a tenth of a second
 _MAX_STEPS = 2**53  # tau * dim is exact up to here
-_COLUMNS = ("error", "m", "q", "overlap", "norm", "weights", "teacher", "snapshots")
 _EVERY = 60.0  # seconds between checkpoints
 
 
@@ -225,12 +225,12 @@ def _run(task: Task, threads: int, bar: tqdm, save: Callable[[float], None] | No
 
 
 def _ensemble(task: Task, record: Record, seed: int, seconds: float, device: str) -> Ensemble:
+    absent: dict[str, Any] = dict.fromkeys(("saturated", "flip_rate", "occupancy"))
     times, kept = record["error"].shape[1], record["snapshots"].shape[1]
     return Ensemble(
         tau=task.steps[:times] / task.dim,
         steps=task.steps[:times],
-        **{name: record.get(name) for name in ("saturated", "flip_rate", "occupancy")},
-        **{name: record[name] for name in _COLUMNS},
+        **(absent | record),
         snapshot_tau=task.kept[:kept] / task.dim,
         dim=task.dim,
         seeds=len(record["error"]),
