@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .compare import Comparison, compare
     from .fixed_points import FixedPoint, fixed_point
     from .plateau import Plateau, find_plateaus, small_lr_stairs
-    from .problem import Problem, Run, Start, Teacher
+    from .populations import Covariance, Start, Teacher
+    from .problem import Problem, Run
     from .quantizers import Quantizer
     from .rules import SGD, Rule
     from .simulate import Ensemble, simulate
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "SGD",
     "Comparison",
+    "Covariance",
     "Ensemble",
     "FixedPoint",
     "Plateau",
@@ -51,7 +53,8 @@ _HOME = {
     "compare": ("Comparison", "compare"),
     "fixed_points": ("FixedPoint", "fixed_point"),
     "plateau": ("Plateau", "find_plateaus", "small_lr_stairs"),
-    "problem": ("Problem", "Run", "Start", "Teacher"),
+    "populations": ("Covariance", "Start", "Teacher"),
+    "problem": ("Problem", "Run"),
     "quantizers": ("Quantizer",),
     "rules": ("SGD", "Rule"),
     "simulate": ("Ensemble", "simulate"),

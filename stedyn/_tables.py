@@ -29,6 +29,7 @@ _KEYS: dict[str, dict[str | None, tuple[str, ...]]] = {
     "noise": {None: ("std",)},
     "weights": {kind: keys + _STE for kind, keys in _QUANTIZER.items()},
     "inputs": _QUANTIZER,
+    "covariance": {"identity": (), "power-law": ("exponent", "scale"), "file": ("path", "values")},
     "run": {None: ("tau", "points", "taus")},
 }
 _DEFAULT_KIND = {
@@ -37,6 +38,7 @@ _DEFAULT_KIND = {
     "weights": "mid-rise",
     "inputs": "mid-rise",
     "rule": "sgd",
+    "covariance": "identity",
 }
 #: What other programs and papers call some of the keys.
 _OTHER_NAMES = {
@@ -45,7 +47,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(("bound", "clip", "max_val", "threshold"), "range"),
     **dict.fromkeys(("sigma", "noise_std"), "std"),
 }
-TABLES = ("teacher", "start", "noise", "weights", "inputs", "rule", "run")
+TABLES = ("teacher", "start", "noise", "weights", "inputs", "rule", "covariance", "run")
 
 
 def rule_parameters(kind: str) -> dict[str, inspect.Parameter]:

@@ -47,7 +47,8 @@ class FixedPoint(eqx.Module):
         Generalization error.
     excess : float
         ``error`` minus the fixed point of the same problem with unquantized weights, which for SGD is
-        ``rho (1 - k1^2/k2) + lr k2 s^2 / (2 - lr k2)``, ``s^2 = noise_std^2 + rho (1 - k1^2/k2)``.
+        ``rho (1 - k1^2/k2) + lr k2 s^2 / (2 - lr k2)``, ``s^2 = noise_std^2 + rho (1 - k1^2/k2)`` for inputs of one
+        variance.
     unquantized_error : float or None
         That fixed point; None (as ``excess``) if lr is above its ceiling, so that only quantization holds
         the weights.
@@ -121,7 +122,7 @@ class FixedPoint(eqx.Module):
 def stationary_error(limit: Limit, V) -> Float[Array, ""]:
     """Error of the stationary law at residual variance ``V``: the right-hand side of the fixed point."""
     rule, pieces = limit.rule, limit.pieces
-    a, b, D, _ = limit.response(V, jnp.inf)
+    a, b, D, _ = limit.coefficients_at(V, jnp.inf)
     decay = rule.rate(jnp.inf) * rule.weight_decay
     edge = jnp.full(1, jnp.inf)
     breaks = pieces.breaks
@@ -129,9 +130,11 @@ def stationary_error(limit: Limit, V) -> Float[Array, ""]:
         breaks = jnp.clip(breaks, -limit.latent_clip, limit.latent_clip)
         edge = limit.latent_clip[None]
     low, high = jnp.concatenate([-edge, breaks]), jnp.concatenate([breaks, edge])
-    psi, square = jax.vmap(lambda c: _class_moments(pieces, a * c, b, decay, 2 / D, low, high))(limit.teacher)
-    m = limit.share @ (limit.teacher * psi)
-    return limit.error(m, limit.share @ square)
+
+    def moments(force, b, D):
+        return _class_moments(pieces, force, b, decay, 2 / D, low, high)
+
+    return limit.error(*jax.vmap(moments)(a * limit.teacher, b, D))
 
 
 def _class_moments(pieces, force, b, decay, beta, low, high):
@@ -242,7 +245,7 @@ def fixed_point(problem: Problem, *, solution: Solution | None = None, classes: 
         base = found
     else:
         base = _roots(eqx.filter_jit(derive)(as_arrays(problem.unquantized()), classes + classes % 2))
-    k2 = float(limit.inputs.k2)
+    k2 = float(limit.share @ limit.k2)
     a, b, _, _ = limit.coefficients(limit.rho, jnp.inf)
     ceiling = None
     if linear:  # S = D / (2 b): the error reproduces itself once lr k2 = 2
@@ -253,8 +256,8 @@ def fixed_point(problem: Problem, *, solution: Solution | None = None, classes: 
     saturated = 0.0
     if problem.weights.n_levels:
         pull = np.asarray(a * limit.teacher)
-        outer = np.asarray(b * limit.levels)
-        beyond = (pull >= outer[-1] * (1 - 1e-12)) | (pull <= outer[0] * (1 - 1e-12))
+        lowest, highest = (np.asarray(b * limit.levels[k]) for k in (0, -1))
+        beyond = (pull >= highest * (1 - 1e-12)) | (pull <= lowest * (1 - 1e-12))
         saturated = float(np.asarray(limit.share) @ beyond)
     if not found:
         raise ValueError(
@@ -264,7 +267,7 @@ def fixed_point(problem: Problem, *, solution: Solution | None = None, classes: 
     error, slope = found[-1]
     code = VANISHING if error < 1e-12 * float(limit.rho) else STABLE if slope < 1 else UNSTABLE
     reference = base[-1][0] if base else None
-    lowest = None if solution is None else solution.minimum
+    lowest: tuple[float, float] | None = None if solution is None else solution.minimum
     return FixedPoint(
         error=error,
         excess=None if reference is None else error - reference,

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from stedyn import cli
-from stedyn.problem import Problem, Teacher
+from stedyn.populations import Covariance, Teacher
+from stedyn.problem import Problem
 from stedyn.quantizers import Quantizer
 from stedyn.rules import SGD, Rule, StochasticRounding
 from stedyn.simulate import Interrupted, checkpoint, run, simulate
@@ -74,13 +75,19 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, interrupt_after, 
     assert [path.name for path in tmp_path.iterdir()] == ["run.ckpt"]
 
 
-def test_a_lattice_goes_on_from_its_codes(tmp_path, interrupt_after):
-    problem = Problem(rule=StochasticRounding(lr=0.3, delta=0.5), noise_std=0.1)
+STATES = {
+    "lattice": Problem(rule=StochasticRounding(lr=0.3, delta=0.5), noise_std=0.1),
+    "variances": Problem(covariance=Covariance.power_law(0.5), weights=R1.weights, rule=SGD(0.1)),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_other_states_go_on_too(tmp_path, interrupt_after, name):
     short = {"dim": 40, "seeds": 1, "taus": [4.0], "chunk": 20}
     interrupt_after(3)
     with pytest.raises(Interrupted):
-        simulate(problem, **short, checkpoint=tmp_path / "a")
-    assert same(simulate(problem, **short, checkpoint=tmp_path / "a"), simulate(problem, **short))
+        simulate(STATES[name], **short, checkpoint=tmp_path / "a")
+    assert same(simulate(STATES[name], **short, checkpoint=tmp_path / "a"), simulate(STATES[name], **short))
 
 
 def test_a_finished_run_is_read_and_not_computed(tmp_path, monkeypatch, whole_run):

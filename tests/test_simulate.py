@@ -96,9 +96,9 @@ def advance(problem, start, teacher, keys, steps, first=0):
     parts = [kernel.halves(jnp.asarray(x, jnp.float32)) for x in (teacher, start)]
     words = np.uint32(first % 2**32), np.uint32(first // 2**32), np.int32(steps)
     run, dim = kernel.programs("cpu").advance, np.shape(start)[1]
-    return np.asarray(
-        kernel.whole(run(kernel.model(problem, dim), jnp.asarray(keys, jnp.uint32), *parts, *words), dim)
-    )
+    fixed = kernel.Fixed(parts[0], None)
+    moved = run(kernel.model(problem, dim), jnp.asarray(keys, jnp.uint32), fixed, parts[1], *words)
+    return np.asarray(kernel.whole(moved, dim))
 
 
 # ---- the algorithm

@@ -1,6 +1,6 @@
 r"""The compiled loop of one-pass SGD (``docs``, theory section 1), for a group of seeds.
 
-One step draws ``x ~ N(0, I_d)`` and ``xi ~ N(0, 1)`` for every seed and does
+One step draws ``x_i ~ N(0, v_i)`` and ``xi ~ N(0, 1)`` for every seed and does
 
     ``r = w*.x / sqrt(d) + noise_std xi - psi(w).phi(x) / sqrt(d)``,
     ``w <- clip( w + h(w) U(r, phi) / sqrt(d) - lr weight_decay w / d )``.
@@ -47,6 +47,13 @@ class Model(eqx.Module):
     latent_clip: Float32[Array, ""] | None
     lattice: Lattice | None
     dim: int = eqx.field(static=True)
+
+
+class Fixed(NamedTuple):
+    """What a run does not change: teacher weights, and standard deviations of the inputs if not all are 1."""
+
+    teacher: Halves
+    input_std: Halves | None
 
 
 class Draws(NamedTuple):
@@ -166,38 +173,40 @@ def latent(model: Model, w: Halves) -> Halves:
     return w if model.lattice is None else (model.lattice.decode(w[0]), model.lattice.decode(w[1]))
 
 
-def step(model: Model, teacher: Halves, w: Halves, draws: Draws, now: sampler.Counter) -> Halves:
+def step(model: Model, fixed: Fixed, w: Halves, draws: Draws, now: sampler.Counter) -> Halves:
     """The step that ``now`` names, at time ``tau = steps / d``: the state (two halves) after it."""
     dim, tau = model.dim, _time(now, model.dim)
     values, rounding = latent(model, w), _split(draws.weights)
     if model.rule.batch == 1:
-        r, phis = _sample(model, teacher, values, rounding, draws.x, draws.xi, draws.inputs)
+        r, phis = _sample(model, fixed, values, rounding, draws.x, draws.xi, draws.inputs)
     else:
-        r, phis = jnp.ones_like(w[0][:, :1], jnp.float32), _averaged(model, teacher, values, rounding, now)
+        r, phis = jnp.ones_like(w[0][:, :1], jnp.float32), _averaged(model, fixed, values, rounding, now)
     decay = (model.rule.rate(tau) * model.rule.weight_decay).astype(jnp.float32) / jnp.float32(dim)
     moves = _moves(model, r, phis, draws.rule, tau)
     parts = zip(w, values, moves, _split(draws.decay), strict=True)
     return tuple(_update(model, *part, decay) for part in parts)
 
 
-def _sample(model: Model, teacher: Halves, w: Halves, rounding, x, xi, uniforms):
+def _sample(model: Model, fixed: Fixed, w: Halves, rounding, x, xi, uniforms):
     """Residual (S, 1) of one sample and the inputs that the student sees."""
     dim, pairs = model.dim, w[0].shape[1]
     root = jnp.float32(dim**-0.5)
     xs = _split(x)
+    if fixed.input_std is not None:
+        xs = tuple(std * x for std, x in zip(fixed.input_std, xs, strict=True))
     codes = [model.inputs.code(x, u) for x, u in zip(xs, _split(uniforms), strict=True)]
     codes = [_mask(code, n) for code, n in zip(codes, (-(-dim // 2), dim // 2), strict=True)]
-    label = fold(sum(t * x for t, x in zip(teacher, xs, strict=True))) * root
+    label = fold(sum(t * x for t, x in zip(fixed.teacher, xs, strict=True))) * root
     student = _overlap(model, w, rounding, codes, 2 * pairs) * root
     return label + model.noise_std * xi - student, [model.inputs.value(code) for code in codes]
 
 
-def _averaged(model: Model, teacher: Halves, w: Halves, rounding, now: sampler.Counter):
+def _averaged(model: Model, fixed: Fixed, w: Halves, rounding, now: sampler.Counter):
     """``(1/B) sum_b r_b phi_b``; the samples of a step differ in the upper bits of the counter's high word."""
 
     def add(total, b):
         counter = now._replace(high=now.high | (b << jnp.uint32(_SAMPLE_BITS)))
-        r, phis = _sample(model, teacher, w, rounding, *draw_sample(model, counter, w[0].shape[1]))
+        r, phis = _sample(model, fixed, w, rounding, *draw_sample(model, counter, w[0].shape[1]))
         return tuple(old + r * phi for old, phi in zip(total, phis, strict=True)), None
 
     batch = model.rule.batch
@@ -247,14 +256,14 @@ def _time(counter: sampler.Counter, dim: int) -> Float32[Array, ""]:
     return steps / jnp.float32(dim)
 
 
-def _loop(model, seeds, teacher, w, low, high, n, visit, carry):
+def _loop(model, seeds, fixed, w, low, high, n, visit, carry):
     """``n`` steps from step ``low + 2^32 high``; ``visit(carry, before, after)`` sees each."""
     pairs = w[0].shape[1]
 
     def body(i, state):
         w, draws, carry = state
         now = sampler.Counter(seeds, low + i.astype(jnp.uint32), high)
-        after = step(model, teacher, w, draws, now)
+        after = step(model, fixed, w, draws, now)
         ahead = draw(model, now._replace(low=now.low + jnp.uint32(1)), pairs)
         return after, ahead, visit(carry, w, after)
 
@@ -266,7 +275,7 @@ def _loop(model, seeds, teacher, w, low, high, n, visit, carry):
 class Programs(NamedTuple):
     """The two jitted functions; ``low, high`` are the words of the first step, ``n`` the number of steps.
 
-    A call must not cross a multiple of ``2^32`` steps. ``advance(model, seeds, teacher, w, low, high, n)``
+    A call must not cross a multiple of ``2^32`` steps. ``advance(model, seeds, fixed, w, low, high, n)``
     returns the latent weights; ``flips`` (same arguments) the number of level changes, summed over the
     steps (S,).
     """
@@ -282,11 +291,11 @@ def programs(platform: str) -> Programs:
     return Programs(jax.jit(_advance, compiler_options=options), jax.jit(_flips, compiler_options=options))
 
 
-def _advance(model: Model, seeds: UInt32[Array, " S"], teacher: Halves, w: Halves, low, high, n):
-    return _loop(model, seeds, teacher, w, low, high, n, lambda *_: None, None)[0]
+def _advance(model: Model, seeds: UInt32[Array, " S"], fixed: Fixed, w: Halves, low, high, n):
+    return _loop(model, seeds, fixed, w, low, high, n, lambda *_: None, None)[0]
 
 
-def _flips(model: Model, seeds: UInt32[Array, " S"], teacher: Halves, w: Halves, low, high, n):
+def _flips(model: Model, seeds: UInt32[Array, " S"], fixed: Fixed, w: Halves, low, high, n):
     def levels(parts):
         parts = latent(model, parts)
         return whole(tuple(model.weights.code(part, None) for part in parts), model.dim)
@@ -294,4 +303,4 @@ def _flips(model: Model, seeds: UInt32[Array, " S"], teacher: Halves, w: Halves,
     def visit(total, before, after):
         return total + jnp.sum(levels(before) != levels(after), axis=1, dtype=jnp.float32)
 
-    return _loop(model, seeds, teacher, w, low, high, n, visit, jnp.zeros(seeds.shape, jnp.float32))[1]
+    return _loop(model, seeds, fixed, w, low, high, n, visit, jnp.zeros(seeds.shape, jnp.float32))[1]

@@ -25,27 +25,35 @@ class Observed(NamedTuple):
 class Observer:
     """Measures weights; the constants of the problem are taken once, when it is built.
 
-    ``error = rho - 2 k1 m + k2 q`` with ``rho = mean(w*^2)``, ``m = mean(w* E[psi | w])``,
-    ``q = mean(E[psi^2 | w])``, the averages being over the randomness of stochastic rounding.
+    ``error = mean(v w*^2 - 2 k1 w* E[psi | w] + k2 E[psi^2 | w])`` with ``k1 = E[x phi]``, ``k2 = E[phi^2]`` for
+    ``x ~ N(0, v)``; ``m = mean(w* E[psi | w])``, ``q = mean(E[psi^2 | w])``, the averages being over the randomness
+    of stochastic rounding.
     """
 
     def __init__(self, problem: Problem):
-        moments = input_moments(problem.inputs)
-        self.k1, self.k2 = float(moments.k1), float(moments.k2)
+        self.inputs = problem.inputs
+        self.alike = self._weights_of(np.ones(1))
         quantizer = problem.weights
         self.breaks, self.first, self.second = (np.asarray(piece, float) for piece in quantizer.pieces)
         self.range = None if quantizer.range is None else float(quantizer.range)
         self.levels = np.asarray(quantizer.levels, float)
         self.stochastic = quantizer.rounding == "stochastic"
 
-    def __call__(self, w: np.ndarray, teacher: np.ndarray) -> Observed:
+    def _weights_of(self, variance: np.ndarray) -> tuple[np.ndarray, ...]:
+        """``v, k1, k2`` of inputs with these variances."""
+        moments = input_moments(self.inputs, np.sqrt(variance))
+        return variance, np.asarray(moments.k1), np.asarray(moments.k2)
+
+    def __call__(self, w: np.ndarray, teacher: np.ndarray, variance: np.ndarray | None = None) -> Observed:
+        """Order parameters of weights (d,) with their teacher and the variances of their inputs, 1 by default."""
+        v, k1, k2 = self.alike if variance is None else self._weights_of(variance)
         w, teacher = w.astype(float), teacher.astype(float)
         piece = np.searchsorted(self.breaks, w, side="right")
         first, second = self.first[piece], self.second[piece]
         mean = first[:, 0] + first[:, 1] * w
         square = second[:, 0] + second[:, 1] * w + second[:, 2] * w**2
         m, q = np.mean(teacher * mean), np.mean(square)
-        error = np.mean(teacher**2) - 2 * self.k1 * m + self.k2 * q
+        error = np.mean(v * teacher**2 - 2 * k1 * teacher * mean + k2 * square)
         saturated = None if self.range is None else float(np.mean(np.abs(w) > self.range))
         overlap, norm = np.mean(teacher * w), np.mean(w**2)
         return Observed(

@@ -17,9 +17,9 @@ from .observe import Observed, Observer
 from .population import population
 
 _FLIP_STEPS = 32
-_PER_SEED = ("snapshots", "weights", "teacher")  # not one value a saved step
+_PER_SEED = ("snapshots", "weights", "teacher", "variance")  # not one value a saved step
 
-#: Arrays of an `Ensemble` by their names, filled while the runs go on.
+#: Arrays of an `Ensemble` by their names, filled while the runs go on; and variances of the inputs.
 Record = dict[str, np.ndarray]
 
 
@@ -47,15 +47,15 @@ class Group:
 
     Attributes
     ----------
-    rows, keys, teacher : slice, array (s,), two halves
-        Their rows in the record, their keys and teachers.
+    rows, keys, fixed : slice, array (s,), kernel.Fixed
+        Their rows in the record, their keys, teachers and input variances.
     state : State
     weights : dict
         Weights (s, d) by saved step, from the last one that all groups have reached.
     """
 
-    def __init__(self, rows: slice, keys: jax.Array, teacher: kernel.Halves, state: State):
-        self.rows, self.keys, self.teacher, self.state = rows, keys, teacher, state
+    def __init__(self, rows: slice, keys: jax.Array, fixed: kernel.Fixed, state: State):
+        self.rows, self.keys, self.fixed, self.state = rows, keys, fixed, state
         self.weights: dict[int, np.ndarray] = {}
 
     @property
@@ -117,13 +117,18 @@ class Task:
         self.record["snapshots"] = np.zeros((S, kept.size, dim), np.float32)
         self.record["weights"] = np.zeros((S, dim), np.float32)
         self.record["teacher"] = np.zeros((S, dim), np.float32)
+        if problem.covariance.kind != "identity":
+            self.record["variance"] = np.zeros((S, dim))
 
     def draw(self) -> Standing:
         """Draw teacher and start of every seed."""
         states = []
         for row, key in enumerate(self.keys):
-            self.record["teacher"][row], start = population(self.problem, self.dim, int(key))
-            states.append(self._whole(kernel.encode(self.model, kernel.halves(jnp.asarray(start[None])))))
+            drawn = population(self.problem, self.dim, int(key))
+            self.record["teacher"][row] = drawn.teacher
+            if drawn.variance is not None:
+                self.record["variance"][row] = drawn.variance
+            states.append(self._whole(kernel.encode(self.model, _halves(drawn.start[None]))))
         zeros = np.zeros(self.keys.size, np.int64)
         return Standing(zeros, zeros, np.concatenate(states))
 
@@ -135,16 +140,14 @@ class Task:
                 groups.append(slice(first, row))
                 first = row
         for k, rows in enumerate(groups):
-            host = (
-                jnp.asarray(self.keys[rows]),
-                *(
-                    kernel.halves(jnp.asarray(part[rows]))
-                    for part in (self.record["teacher"], standing.states)
-                ),
-            )
-            keys, teacher, w = jax.device_put(host, devices[k % len(devices)])
+            spread = None
+            if "variance" in self.record:
+                spread = _halves(np.sqrt(self.record["variance"][rows]).astype(np.float32))
+            fixed = kernel.Fixed(_halves(self.record["teacher"][rows]), spread)
+            host = jnp.asarray(self.keys[rows]), fixed, _halves(standing.states[rows])
+            keys, fixed, w = jax.device_put(host, devices[k % len(devices)])
             state = State(int(standing.done[rows.start]), int(standing.at[rows.start]), w)
-            self.groups.append(Group(rows, keys, teacher, state))
+            self.groups.append(Group(rows, keys, fixed, state))
 
     def standing(self) -> Standing:
         """Where every seed stands now; safe while other threads go on."""
@@ -203,9 +206,7 @@ class Task:
 
     def _call(self, program, group: Group, w, at: int, n: int):
         low, high = np.uint32(at % 2**32), np.uint32(at // 2**32)
-        return jax.block_until_ready(
-            program(self.model, group.keys, group.teacher, w, low, high, np.int32(n))
-        )
+        return jax.block_until_ready(program(self.model, group.keys, group.fixed, w, low, high, np.int32(n)))
 
     def _whole(self, w: kernel.Halves) -> np.ndarray:
         return np.asarray(kernel.whole(w, self.dim))
@@ -222,7 +223,8 @@ class Task:
         if columns.size == 0:
             return
         for row, values in zip(range(rows.start, rows.stop), weights, strict=True):
-            seen = self.observer(values, record["teacher"][row])
+            variance = record["variance"][row] if "variance" in record else None
+            seen = self.observer(values, record["teacher"][row], variance)
             for name in set(Observed._fields) & record.keys():
                 record[name][row, columns] = getattr(seen, name)
         if self.counts_flips:
@@ -235,3 +237,7 @@ class Task:
         n = min(self.flip_steps, 2**32 - at % 2**32)
         total = np.asarray(self._call(self.programs.flips, group, w, at, n), float)
         return total / (n * self.dim**0.5)
+
+
+def _halves(values: np.ndarray) -> kernel.Halves:
+    return kernel.halves(jnp.asarray(values))
