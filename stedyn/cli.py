@@ -1,4 +1,4 @@
-"""The command line: ``stedyn predict | simulate | compare | fixed-point``.
+"""The command line: ``stedyn predict | simulate | compare | fixed-point | sweep``.
 
 Results go to standard output, everything else to standard error. A fault of the input is one sentence
 and exit code 2; a computation that failed is exit code 1; an interrupt is 130. Imports that take time are
@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
-from ._options import build_problem, check_outputs, takes_problem
+from ._options import Stopped, build_problem, check_outputs, takes_problem
+from ._sweep_command import sweep
 from .report import describe, to_json, write_csv, write_figure, write_json
 
 app = typer.Typer(
@@ -149,15 +150,14 @@ def fixed_point(flags: dict, json: Json = False, out: Out = None) -> int:
     return 0
 
 
+app.command()(sweep)
+
+
 def _prepare(flags: dict, out: Path | None, plot: Path | None):
     problem = build_problem(flags)
     check_outputs(out, plot)
     os.environ["MPLBACKEND"] = "Agg"
     return problem
-
-
-class _Stopped(Exception):
-    """An interrupt, with the sentence that ends the command."""
 
 
 def _simulate(problem, checkpoint: Path | None, **given):
@@ -168,7 +168,7 @@ def _simulate(problem, checkpoint: Path | None, **given):
         return simulate(problem, checkpoint=checkpoint, progress=_shows_progress(), **given)
     except Interrupted as stopped:
         if checkpoint is not None:
-            raise _Stopped(f"interrupted; {checkpoint} holds the state: the same command goes on.") from None
+            raise Stopped(f"interrupted; {checkpoint} holds the state: the same command goes on.") from None
         if stopped.ensemble is None:
             raise
         return stopped.ensemble
@@ -177,7 +177,7 @@ def _simulate(problem, checkpoint: Path | None, **given):
 def _completed(ensemble) -> int:
     if ensemble.partial:
         reached = f"interrupted at tau = {ensemble.tau[-1]:g} of {ensemble.problem.taus[-1]:g}"
-        raise _Stopped(f"{reached}, where the result ends; give --checkpoint FILE to be able to go on.")
+        raise Stopped(f"{reached}, where the result ends; give --checkpoint FILE to be able to go on.")
     return 0
 
 
@@ -230,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
         code = command(args=argv, prog_name="stedyn", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except _Stopped as stopped:
+    except Stopped as stopped:
         return _complain(str(stopped), 130)
     except ValueError as error:
         return _complain(str(error), 2)
