@@ -1,6 +1,8 @@
 """Long runs: checkpoints go on to the same bits after a kill, and faults of the file are one sentence."""
 
 import dataclasses
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -341,3 +343,43 @@ def test_twenty_killed_runs_go_on_to_the_same_bits(tmp_path):
         kills += kill_and_go_on(folder, 1, seed=k + 1)
         assert same(simulate(R1, **LONG, checkpoint=folder / "run.ckpt"), expected)
     assert kills >= 18
+
+
+# ---- memory
+
+MEMORY = textwrap.dedent(
+    """
+    import json, resource, sys
+    import jax
+    jax.config.update("jax_enable_x64", True)
+    from test_long_runs import LARGE, simulate
+
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MB
+
+    problem = LARGE[sys.argv[1]]
+    simulate(problem, dim=129, seeds=1, taus=[0.0, 0.1])
+    before = peak()
+    simulate(problem, dim=10**6, seeds=1, taus=[0.0, 60e-6], chunk=20, checkpoint=sys.argv[2], every=0.2)
+    print(json.dumps(peak() - before))
+    """
+)
+LARGE = {
+    "R1": R1,
+    "floats": Problem(weights=Quantizer(12, 2.0), noise_std=0.1),
+    "stochastic": Problem(
+        weights=Quantizer(2, 2.0, rounding="stochastic"), inputs=Quantizer(2, 2.0, rounding="stochastic")
+    ),
+    "variances": Problem(covariance=Covariance.power_law(0.5), weights=R1.weights, inputs=R1.inputs),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units")
+@pytest.mark.parametrize("name", LARGE)
+def test_a_million_weights_take_less_than_200_megabytes(tmp_path, name):
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    command = [sys.executable, "-c", MEMORY, name, str(tmp_path / "a")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    assert 20 < json.loads(done.stdout) < 200

@@ -24,6 +24,7 @@ from .._io import write_atomic
 from .task import Standing, Task
 
 _FIRST_LINE = b"stedyn checkpoint 1\n"
+_LONGEST = 80  # bytes of a line
 _STANDING = "standing."
 
 
@@ -54,24 +55,28 @@ class Checkpoint:
         for scratch in self.path.parent.glob(f".{glob.escape(self.path.name)}.{'?' * 8}.tmp"):
             scratch.unlink(missing_ok=True)  # left by a process that was killed while it wrote
         try:
-            data = self.path.read_bytes()
+            with open(self.path, "rb") as file:
+                entries = self._read(file)
         except FileNotFoundError:
             return None
-        head, digest, body = data[: len(_FIRST_LINE)], *data[len(_FIRST_LINE) :].partition(b"\n")[::2]
-        if head != _FIRST_LINE:
-            raise ValueError(
-                f"{self.path}: is not a checkpoint of stedyn, or is damaged; name another file or delete it."
-            )
-        if hashlib.sha256(body).hexdigest().encode() != digest:
-            raise ValueError(f"{self.path}: is damaged, its checksum is wrong; delete it to start again.")
-        with np.load(io.BytesIO(body), allow_pickle=False) as archive:
-            entries = {name: archive[name] for name in archive.files}
         header = json.loads(str(entries.pop("header")))
         self._compare(header)
         self.seconds = float(entries.pop("seconds"))
         standing = Standing(**{name: entries.pop(_STANDING + name) for name in Standing._fields})
         self.task.record.update(entries)
         return standing
+
+    def _read(self, file: io.BufferedReader) -> dict[str, Any]:
+        if file.readline(_LONGEST) != _FIRST_LINE:
+            raise ValueError(
+                f"{self.path}: is not a checkpoint of stedyn, or is damaged; name another file or delete it."
+            )
+        digest, begin = file.readline(_LONGEST).removesuffix(b"\n"), file.tell()
+        if hashlib.file_digest(file, "sha256").hexdigest().encode() != digest:
+            raise ValueError(f"{self.path}: is damaged, its checksum is wrong; delete it to start again.")
+        file.seek(begin)
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
 
     def save(self, seconds: float) -> None:
         """Write the file; ``seconds`` of computing have passed since `load`."""
@@ -82,9 +87,7 @@ class Checkpoint:
         header = np.array(json.dumps(self.header))
         np.savez(buffer, header=header, seconds=np.array(self.seconds + seconds), **entries)
         body = buffer.getbuffer()
-        write_atomic(
-            self.path, b"".join([_FIRST_LINE, hashlib.sha256(body).hexdigest().encode(), b"\n", body])
-        )
+        write_atomic(self.path, _FIRST_LINE, f"{hashlib.sha256(body).hexdigest()}\n", body)
 
     def _compare(self, found: dict[str, Any]) -> None:
         for name in {**self.header, **found}:
