@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .simulate import Ensemble, simulate
     from .solution import Solution, SolveError
     from .solve import solve
+    from .sweep import sweep
 
 __version__ = "0.1.0"
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "simulate",
     "small_lr_stairs",
     "solve",
+    "sweep",
 ]
 
 #: Where the public names live. Each is imported when first used: help and faults of the command line
@@ -66,6 +68,7 @@ _HOME = {
     "simulate": ("Ensemble", "simulate"),
     "solution": ("Solution", "SolveError"),
     "solve": ("solve",),
+    "sweep": ("sweep",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

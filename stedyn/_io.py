@@ -13,7 +13,7 @@ from ._check import fail
 SAMPLE_SUFFIXES = (".npy", ".csv")
 
 
-def write_atomic(path: str | os.PathLike, data: str | bytes) -> Path:
+def write_atomic(path: str | os.PathLike, *parts: str | bytes | memoryview) -> Path:
     """Write a file so that it is there whole or not at all; an old one stays until the new one is.
 
     Raises
@@ -25,7 +25,8 @@ def write_atomic(path: str | os.PathLike, data: str | bytes) -> Path:
     scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(scratch, "xb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            for part in parts:
+                file.write(part.encode() if isinstance(part, str) else part)
         os.replace(scratch, target)
     finally:
         scratch.unlink(missing_ok=True)

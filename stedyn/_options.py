@@ -50,6 +50,10 @@ _FLAGS = {
 }
 
 
+class Stopped(Exception):
+    """An interrupt, with the sentence that ends the command."""
+
+
 def _flag(help: str, *names: str, panel: str | None = None, metavar: str | None = None) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, show_default=panel is None)
 

@@ -311,17 +311,13 @@ def test_step_counters_go_beyond_32_bits():
 
 
 def test_chunks_do_not_cross_a_multiple_of_two_to_the_32(monkeypatch):
-    from stedyn.simulate import run
-
     calls = []
 
     def jump(model, keys, teacher, w, low, high, n):
         calls.append((int(low) + 2**32 * int(high), int(n)))
         return w
 
-    monkeypatch.setattr(
-        run.kernel, "programs", lambda platform: kernel.Programs(jump, lambda *a: np.zeros(1))
-    )
+    monkeypatch.setattr(kernel, "programs", lambda platform: kernel.Programs(jump, lambda *a: np.zeros(1)))
     ensemble = simulate(R1, dim=2, seeds=1, taus=[2.0**32 + 0.5], chunk=2**31 - 1)
     made = [call for call in calls if call[1] > 0]
     assert ensemble.steps.tolist() == [2**33 + 1] == [sum(n for _, n in made)]
@@ -575,7 +571,7 @@ def test_progress_is_on_stderr_and_complete(capsys):
 def test_ensemble_summaries():
     ensemble = simulate(R1, dim=DIM, seeds=3, seed=7, taus=[0.0, 1.0], snapshots=[0.5, 1.0])
     assert list(ensemble.to_dict()) == [
-        "tau", "error_mean", "error_std", "seeds", "dim", "steps", "seconds", "coordinate_steps_per_second", "device",
+        "tau", "error_mean", "error_std", "seeds", "dim", "steps", "seconds", "coordinate_steps_per_second", "device", "partial",
     ]  # fmt: skip
     assert ensemble.to_dict()["steps"] == DIM
     np.testing.assert_allclose(ensemble.error_sem, ensemble.error.std(axis=0, ddof=1) / np.sqrt(3))

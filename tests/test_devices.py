@@ -1,0 +1,96 @@
+"""The same bits for every chunk, on every number of devices, and from several processes."""
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from stedyn.problem import Problem
+from stedyn.quantizers import Quantizer
+from stedyn.rules import SGD
+from stedyn.simulate import simulate
+
+PROBLEMS = {
+    "R1": Problem(weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(0.1)),
+    "floats": Problem(
+        weights=Quantizer(3, 1.5, rounding="stochastic"), noise_std=0.3, rule=SGD(0.3, weight_decay=0.5)
+    ),
+}
+#: d is odd; 1100 steps are more than the longest chunk and no multiple of any.
+RUN = {"dim": 129, "seeds": 5, "seed": 4, "taus": [0.0, 3.0, 1100 / 129]}
+CHUNKS = (1, 7, 1000)
+
+
+def digest(ensemble):
+    """A hash of every number of an ensemble."""
+    names = ("steps", "error", "m", "q", "overlap", "norm", "saturated", "flip_rate", "occupancy", "weights",
+             "teacher", "snapshots")  # fmt: skip
+    parts = [getattr(ensemble, name) for name in names]
+    return hashlib.sha256(b"".join(b"-" if part is None else part.tobytes() for part in parts)).hexdigest()
+
+
+def child(program, *arguments, **environment):
+    """Start a Python process with this program, in which ``test_devices`` can be imported."""
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    prologue = "import sys, json, jax; jax.config.update('jax_enable_x64', True)\n"
+    command = [sys.executable, "-c", prologue + program, *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path} | environment
+    )
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_chunks_do_not_change_a_bit(name):
+    digests = {digest(simulate(PROBLEMS[name], **RUN, chunk=chunk)) for chunk in (*CHUNKS, None)}
+    assert len(digests) == 1
+
+
+FOUR = """
+from test_devices import *
+assert len(jax.devices()) == 4
+used = []
+if True:
+    from stedyn.simulate import run
+    place = run.Task.place
+    def seen(self, *a):
+        place(self, *a)
+        used.append(len({group.keys.device for group in self.groups}))
+    run.Task.place = seen
+results = {f"{name} {devices}": digest(simulate(problem, **RUN, devices=devices))
+           for name, problem in PROBLEMS.items() for devices in (None, 1, 3)}
+print(json.dumps([used, results]))
+"""
+
+
+def test_four_devices_give_the_bits_of_one():
+    with child(FOUR, XLA_FLAGS="--xla_force_host_platform_device_count=4") as process:
+        used, results = json.loads(process.stdout.read())
+    assert used == [4, 1, 3] * 2
+    for name, problem in PROBLEMS.items():
+        expected = digest(simulate(problem, **RUN))
+        assert {results[f"{name} {devices}"] for devices in (None, 1, 3)} == {expected}
+
+
+HOSTS = """
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from test_devices import *
+small = {"snapshots": [0.5], "checkpoint": sys.argv[3]}
+ensembles = [simulate(PROBLEMS["R1"], **RUN | extra) for extra in ({}, small, small)]
+print(json.dumps([digest(ensemble) for ensemble in ensembles]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_bits_of_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = [child(HOSTS, address, str(k), str(tmp_path / "a")) for k in range(2)]
+    found = [json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in processes]
+    with_snapshots = digest(simulate(PROBLEMS["R1"], **RUN, snapshots=[0.5]))
+    assert found == [[digest(simulate(PROBLEMS["R1"], **RUN)), with_snapshots, with_snapshots]] * 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.0-of-2", "a.1-of-2"]
