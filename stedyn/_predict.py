@@ -52,6 +52,7 @@ class Predictor:
 
     def __init__(self, problem: Problem, quantizer: Quantizer, objective: Objective, max_error, tol: float):
         self.problem, self.quantizer, self.objective, self.tol = problem, quantizer, objective, tol
+        self.bits = int(quantizer.bits or 0)
         self.max_error = np.inf if max_error is None else max_error
         self.stationary = has_fixed_point(problem)
         horizon = objective.number if objective.kind == "error-at" else problem.run.tau
@@ -74,7 +75,7 @@ class Predictor:
         if self.by_fixed_point:
             return self.exact(width, lr)
         cells = max(8, SCAN_CELLS // max(1, self.quantizer.n_levels))
-        return self._outcome(self._solve(width, lr, tol=1.0, cells=cells), width, lr)
+        return self._outcome(width, lr, tol=1.0, cells=cells)
 
     def exact(self, width: float, lr: float) -> Outcome:
         """The outcome by the exact law."""
@@ -85,7 +86,7 @@ class Predictor:
                 assert error is not None
                 self.kept[key] = Outcome(error, error)
             else:
-                self.kept[key] = self._outcome(self._solve(*key, tol=self.tol), *key)
+                self.kept[key] = self._outcome(*key, tol=self.tol)
         return self.kept[key]
 
     @property
@@ -113,13 +114,16 @@ class Predictor:
     def _solve(self, width: float, lr: float, *, tol: float, cells: int | None = None) -> Solution:
         return solve(self.at(width, lr, self.run), law="grid", tol=tol, cells=cells, throw=False)
 
-    def _outcome(self, curve: Solution, width: float, lr: float) -> Outcome:
+    def _outcome(self, width: float, lr: float, *, tol: float, cells: int | None = None) -> Outcome:
+        bounded = self.objective.kind == "plateau-length"
+        final = self.fixed_error(width, lr) if bounded else None
+        if final is not None and final > self.max_error:
+            return Outcome(np.inf, final)
+        curve = self._solve(width, lr, tol=tol, cells=cells)
         if not curve.status.ok:
             return Outcome(np.inf, np.inf)
         tau, error = np.asarray(curve.tau), np.asarray(curve.error)
-        end = float(error[-1])
-        if self.objective.kind == "plateau-length":
-            end = self.fixed_error(width, lr) if self.stationary else end
-            if end > self.max_error:
-                return Outcome(np.inf, end)
+        end = float(error[-1]) if final is None else final
+        if bounded and end > self.max_error:
+            return Outcome(np.inf, end)
         return Outcome(self.objective.measure(tau, error), end)

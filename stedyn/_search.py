@@ -32,9 +32,9 @@ class Candidate(NamedTuple):
     others: tuple[tuple[float, float], ...]
 
 
-def best_range(predictor: Predictor, lr: float, bounds, points: int, bar) -> Candidate:
+def best_range(predictor: Predictor, lr: float, bounds: tuple[float, float], points: int, bar) -> Candidate:
     """The best range between two bounds at one learning rate."""
-    even = np.geomspace(*bounds, points)
+    even = np.geomspace(bounds[0], bounds[1], points)
     grid = np.unique(np.concatenate([even, _crossings(predictor, lr, bounds)]))
     scanned = []
     for k, width in enumerate(grid):
@@ -51,7 +51,7 @@ def best_range(predictor: Predictor, lr: float, bounds, points: int, bar) -> Can
     def exact(r):
         return predictor.exact(r, lr).value
 
-    interval = tuple(_interval(exact, width, value, bounds, direction) for direction in (-1, 1))
+    interval = _interval(exact, width, value, bounds, -1), _interval(exact, width, value, bounds, 1)
     edge = width <= bounds[0] * (1 + ACCURACY) or width >= bounds[1] * (1 - ACCURACY)
     others = tuple((r, v) for r, v in found[1:] if not interval[0] <= r <= interval[1])
     return Candidate(width, value, interval, edge, others)

@@ -45,7 +45,8 @@ class Choice:
     range_interval
         Ranges around it at which the objective is within 1 % of its value here.
     misses
-        ``{0.5: ..., 0.9: ..., 1.1: ..., 1.5: ...}``: the objective at these multiples of the range, over its value here.
+        ``{0.5: ..., 0.9: ..., 1.1: ..., 1.5: ...}``: the objective at these multiples of the range, over its value
+        here.
     plateau_length, time_to_target, fixed_point
         Longest plateau of the curve, time to the wanted error (None if none was given or it is not reached), and error
         of the fixed point (None if there is none).
@@ -117,8 +118,9 @@ class Choices:
         import pandas as pd  # slow to import
 
         rows = []
-        for entry in (*self.choices, *self.baselines):
-            row = {
+        entries: list[Choice | Baseline] = [*self.choices, *self.baselines]
+        for entry in entries:
+            row: dict[str, Any] = {
                 "bits": entry.bits,
                 "rule": getattr(entry, "rule", "best"),
                 "range": entry.range,

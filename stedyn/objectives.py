@@ -71,10 +71,11 @@ class Objective:
 
     def measure(self, tau, error) -> float:
         """The value that a curve (T,) gives it."""
+        number = self.number or 0.0
         if self.kind == "error-at":
-            return float(np.interp(self.number, tau, error))
+            return float(np.interp(number, tau, error))
         if self.kind == "time-to":
-            return time_to(tau, error, self.number)
+            return time_to(tau, error, number)
         if self.kind == "plateau-length":
             return longest_plateau(tau, error)
         return float(error[-1])

@@ -105,7 +105,12 @@ class Quantizer(eqx.Module):
     def with_range(self, range) -> Quantizer:
         """The same quantizer with another range; ValueError for explicit levels, which have none of their own."""
         if self.explicit is not None:
-            fail("range", "a quantizer given by bits and range", f"kind {self.kind!r}", "scale its levels instead")
+            fail(
+                "range",
+                "a quantizer given by bits and range",
+                f"kind {self.kind!r}",
+                "scale its levels instead",
+            )
         return Quantizer(self.bits, range, kind=self.kind, edge=self.edge, rounding=self.rounding)
 
     @property

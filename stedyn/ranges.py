@@ -107,12 +107,12 @@ def choose(
     bounds = {b: _bounds(ranges, problem, b) for b in widths}
     rules: dict[int, dict[str, float]] = {}
     if baselines:
-        rules = {b: calibrated_ranges(problem.teacher, _template(problem, b)) for b in widths}
+        rules = {b: calibrated_ranges(problem.teacher, template(problem, b)) for b in widths}
     steps = len(widths) * (points * len(rates) + len(MISSES) + 1) + sum(len(rule) for rule in rules.values())
     choices, others = [], []
     with tqdm(total=steps, unit="range", disable=not progress) as bar:
         for b in widths:
-            predictor = Predictor(problem, _template(problem, b), goal, max_error, tol)
+            predictor = Predictor(problem, template(problem, b), goal, max_error, tol)
             chosen, lr = _best(predictor, bounds[b], points, rates, bar)
             choices.append(_describe(predictor, chosen, lr, max_error, bar))
             for name, width in rules.get(b, {}).items():
@@ -130,12 +130,12 @@ def _bits(bits, problem: Problem) -> tuple[int, ...]:
     if not widths or len(set(widths)) < len(widths):
         fail("bits", "different bit widths, at least one", list(bits), "list each once")
     for b in widths:
-        _template(problem, b)
+        template(problem, b)
     return widths
 
 
-def _template(problem: Problem, bits: int) -> Quantizer:
-    """The quantizer of the problem with other bits, for range 1."""
+def template(problem: Problem, bits: int) -> Quantizer:
+    """The weight quantizer of a problem with other bits, for range 1; mid-rise by level if it has none."""
     old = problem.weights
     if old.kind == "levels":
         fail("weights.kind", "a kind with bits and a range", old.kind, "choose mid-rise or mid-tread")
@@ -145,7 +145,7 @@ def _template(problem: Problem, bits: int) -> Quantizer:
 
 def _bounds(ranges, problem: Problem, bits: int) -> tuple[float, float]:
     if ranges is None:
-        middle = calibrated_range(problem.teacher, _template(problem, bits), "mse")
+        middle = calibrated_range(problem.teacher, template(problem, bits), "mse")
         return middle / REACH, middle * REACH
     low, high = (positive("ranges", value) for value in ranges)
     if not low < high:
@@ -194,7 +194,7 @@ def _describe(predictor: Predictor, chosen: Candidate, lr: float, max_error, bar
     uncertainty = predictor.uncertainty(chosen.range, lr)
     rivals = [r for r, value in chosen.others if value <= best.value * (1 + 2 * uncertainty)]
     return Choice(
-        bits=predictor.quantizer.bits,
+        bits=predictor.bits,
         range=chosen.range,
         lr=lr,
         value=best.value,
@@ -227,7 +227,9 @@ def _status(chosen: Candidate, best: Outcome, fixed, horizon: float, end: float,
     elif abs(end / max(fixed, 1e-300) - 1) <= REACHED:
         parts.append(f"The fixed point is reached by tau = {horizon:g}.")
     else:
-        parts.append(f"The fixed point is out of reach within tau = {horizon:g}, where the error is {end:.4g}.")
+        parts.append(
+            f"The fixed point is out of reach within tau = {horizon:g}, where the error is {end:.4g}."
+        )
     if goal.kind == "plateau-length":
         parts.append(f"The error is {best.error:.4g}, as wanted.")
     return " ".join(parts)
@@ -243,8 +245,6 @@ def _check_reachable(goal: Objective, max_error, choices: list[Choice], problem:
         "objective" if goal.kind == "time-to" else "max_error",
         f"an error that some range reaches {where}",
         target,
-        f"the best reachable is {best.error:.4g} ({best.bits} bits, range {best.range:.4g}): raise it, or give more bits "
-        "or time",
+        f"the best reachable is {best.error:.4g} ({best.bits} bits, range {best.range:.4g}): raise it, or give more "
+        "bits or time",
     )
-
-
