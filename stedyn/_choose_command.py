@@ -26,9 +26,7 @@ def choose(
     bits: Bits = None,
     objective: Annotated[
         str,
-        typer.Option(
-            help="final-error, error-at=TAU, time-to=ERROR or plateau-length.", metavar="NAME"
-        ),
+        typer.Option(help="final-error, error-at=TAU, time-to=ERROR or plateau-length.", metavar="NAME"),
     ] = "final-error",
     max_error: Annotated[
         float | None, typer.Option(help="The wanted error; the fewest bits that reach it are named.")
@@ -43,9 +41,7 @@ def choose(
         list[float] | None,
         typer.Option(help="Learning rates to choose from, too: --lrs 0.05 0.1 0.2.", metavar="LR ..."),
     ] = None,
-    layer: Annotated[
-        Path | None, typer.Option(help="Teacher weights from a file.", metavar="FILE")
-    ] = None,
+    layer: Annotated[Path | None, typer.Option(help="Teacher weights from a file.", metavar="FILE")] = None,
     tensor: Tensor = None,
     normalise: Normalise = "std",
     scan: Points = 40,

@@ -82,14 +82,15 @@ def _values(goal: Objective, ensemble: Ensemble) -> np.ndarray:
 
 
 def _simulated(values: np.ndarray, best: np.ndarray | None) -> Simulated:
-    root = np.sqrt(values.size)
-    mean, sem = float(values.mean()), float(values.std(ddof=1) / root)
+    root, mean = np.sqrt(values.size), float(values.mean())
+    if not np.all(np.isfinite(values)):  # some runs never reach it
+        return Simulated(np.inf, np.inf, verdict="" if best is None else "higher")
+    sem = float(values.std(ddof=1) / root)
     if best is None:
         return Simulated(mean, sem)
+    if not np.all(np.isfinite(best)):
+        return Simulated(mean, sem, verdict="lower")
     apart = values - best
-    if not np.all(np.isfinite(apart)):
-        lower = float(np.mean(values)) < float(np.mean(best))
-        return Simulated(mean, sem, None, None, "lower" if lower else "higher")
     gap, error = float(apart.mean()), float(apart.std(ddof=1) / root)
     p = 2 * stdtr(values.size - 1, -abs(gap) / error) if error > 0 else float(gap == 0)
     verdict = "equal" if p >= LEVEL else "higher" if gap > 0 else "lower"

@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from ._check import whole
+from ._predict import Predictor
+from ._search import best_range
+from .calibration import calibrated_range
 from .layers import Layer, Skipped, layers_of, load_weights
+from .limit import derive
+from .objectives import Objective
 from .populations import Teacher
 from .problem import Problem
-from .ranges import choose
+from .ranges import REACH, checked_bits, template
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,13 +26,15 @@ if TYPE_CHECKING:
 #: A layer is represented by this many values, the means of equally many neighbours, so that all layers share a
 #: compilation.
 VALUES = 1024
+#: Relative error of curves, where there is no fixed point.
+TOLERANCE = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
     """One row for each layer and bit width, ``rows``, and the tensors left out, ``skipped``.
 
-    Ranges are in the units of the file, errors relative to ``E[v w*^2]`` of the layer's own problem.
+    Ranges are in the units of the file; errors are final errors over the variance ``E[v w*^2]`` of the layer's output.
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -89,22 +97,25 @@ def report_layers(
     else:
         found = list(load_weights(path, tensor, **options).values())
     layers = [entry for entry in found if isinstance(entry, Layer)]
+    widths, points = checked_bits(bits, problem), whole("points", points, 5, 10_000)
+    lr = float(problem.rule.lr)
     rows = []
     for layer in tqdm(layers, unit="layer", disable=not progress):
-        teacher = Teacher.samples(_condensed(layer.weights))
-        chosen = choose(dataclasses.replace(problem, teacher=teacher), bits=bits, points=points)
-        for choice in chosen.choices:
-            mse = next(b for b in chosen.baselines if b.bits == choice.bits and b.rule == "mse")
-            rho = float(teacher.rho)
+        own = dataclasses.replace(problem, teacher=Teacher.samples(_condensed(layer.weights)))
+        for b in widths:
+            predictor = Predictor(own, template(own, b), Objective("final-error"), None, TOLERANCE)
+            mse = calibrated_range(own.teacher, predictor.quantizer, "mse")
+            chosen = best_range(predictor, lr, (mse / REACH, mse * REACH), points, None)
+            output = float(derive(own, 2).rho)
             rows.append(
                 {
                     "layer": layer.name,
                     "weights": int(layer.weights.size),
-                    "bits": choice.bits,
-                    "range": choice.range * layer.scale,
-                    "error": choice.error / rho,
-                    "mse_range": mse.range * layer.scale,
-                    "mse_error": mse.error / rho,
+                    "bits": b,
+                    "range": chosen.range * layer.scale,
+                    "error": chosen.value / output,
+                    "mse_range": mse * layer.scale,
+                    "mse_error": predictor.exact(mse, lr).value / output,
                 }
             )
     return LayerReport(tuple(rows), tuple(entry for entry in found if isinstance(entry, Skipped)))
@@ -114,7 +125,6 @@ def _condensed(weights: np.ndarray) -> np.ndarray:
     """At most `VALUES` values with the mean square of the weights: means of neighbours in the order of size."""
     if weights.size <= VALUES:
         return weights
-    parts = np.array_split(np.sort(weights), VALUES)
-    means = np.array([part.mean() for part in parts])
-    share = np.array([part.size for part in parts]) / weights.size
-    return means * np.sqrt(np.mean(weights**2) / (share @ means**2))
+    total = np.concatenate([[0.0], np.cumsum(np.sort(weights))])
+    means = np.diff(np.interp(np.linspace(0, weights.size, VALUES + 1), np.arange(weights.size + 1), total))
+    return means * np.sqrt(np.mean(weights**2) / np.mean(means**2))

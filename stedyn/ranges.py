@@ -103,7 +103,7 @@ def choose(
              "set it: the shortest plateau alone is that of the smallest range")  # fmt: skip
     points = whole("points", points, 5, 10_000)
     rates = _rates(lrs, problem, goal)
-    widths = _bits(bits, problem)
+    widths = checked_bits(bits, problem)
     bounds = {b: _bounds(ranges, problem, b) for b in widths}
     rules: dict[int, dict[str, float]] = {}
     if baselines:
@@ -125,7 +125,8 @@ def choose(
     return Choices(problem, goal, max_error, tuple(choices), tuple(others), min(enough, default=None))
 
 
-def _bits(bits, problem: Problem) -> tuple[int, ...]:
+def checked_bits(bits, problem: Problem) -> tuple[int, ...]:
+    """Bit widths, each once, that the kind of the weight quantizer takes."""
     widths = tuple(whole("bits", b, 1, 8) for b in bits)
     if not widths or len(set(widths)) < len(widths):
         fail("bits", "different bit widths, at least one", list(bits), "list each once")
