@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stedyn import _io, rules
+from stedyn._io import write_atomic
+from stedyn._tables import set_key
 from stedyn.files import (
     load_problem,
     problem_from_dict,
@@ -18,8 +20,6 @@ from stedyn.files import (
     read_tables,
     save_problem,
 )
-from stedyn._io import write_atomic
-from stedyn._tables import set_key
 from stedyn.problem import Problem, Run, Start, Teacher
 from stedyn.quantizers import Quantizer
 from stedyn.rules import SGD

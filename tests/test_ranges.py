@@ -138,7 +138,15 @@ def test_the_json_of_a_choice(two_bits):
     keys = "bits range lr error range_interval plateau_length time_to_target fixed_point status"
     assert set(record["choices"][0]) >= set(keys.split())
     assert set(record["baselines"][0]) >= {"bits", "rule", "range", "error"}
-    assert [b["rule"] for b in record["baselines"]] == "max percentile k-sigma mse aciq kl lsq".split()
+    assert [b["rule"] for b in record["baselines"]] == [
+        "max",
+        "percentile",
+        "k-sigma",
+        "mse",
+        "aciq",
+        "kl",
+        "lsq",
+    ]
     text = str(two_bits)
     assert "2 bits are the fewest that reach the error 0.2" in text
 
@@ -183,7 +191,13 @@ def test_time_to_an_error_with_the_best_learning_rate():
 @pytest.mark.parametrize(
     "problem",
     [
-        Problem(weights=Quantizer(3, 1.5), inputs=Quantizer(2, 2.0), rule=SGD(0.3), noise_std=0.1, run=Run(120.0, 61)),
+        Problem(
+            weights=Quantizer(3, 1.5),
+            inputs=Quantizer(2, 2.0),
+            rule=SGD(0.3),
+            noise_std=0.1,
+            run=Run(120.0, 61),
+        ),
         GAUSSIAN,
     ],
     ids=["R2", "gaussian"],
