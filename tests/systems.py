@@ -2,9 +2,18 @@
 
 import functools
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from stedyn import SGD, Problem, Quantizer, Run, Start, solve
+from stedyn.moments import input_moments
 
 TWO_BIT = Quantizer(2, 2.0)
+#: Moments of inputs: unquantized, two bits, three bits with a level at 0.
+FLOAT, COARSE = input_moments(Quantizer(kind="none")), input_moments(TWO_BIT)
+TREAD = input_moments(Quantizer(3, 2.0, kind="mid-tread"))
+VS = np.array([1e-3, 0.05, 0.7, 3.0])
 
 #: Reference curves of theory section 10: problem without its run, and ``tau: error``.
 REFERENCE = {
@@ -50,3 +59,13 @@ def reference(name: str, run: Run | None = None) -> Problem:
 def solved(name: str):
     """The grid solution of a problem of the table, made once."""
     return solve(reference(name), law="grid")
+
+
+@functools.cache
+def _curve():
+    return jax.jit(lambda response, V: jax.vmap(response, (0, None))(V, 0.0))
+
+
+def coefficients(rule, inputs, V=VS):
+    """``a, b, D, E|U|`` of a rule at residual variances ``V``: (4, n)."""
+    return np.array(_curve()(jax.jit(lambda r: r.response(inputs))(rule), jnp.asarray(V)))

@@ -1,7 +1,5 @@
 """Update rules: closed forms, quadrature from the move alone, reference numbers, simulation against limit."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 from scipy.special import k1 as bessel_k1
+from systems import COARSE, FLOAT, TREAD, TWO_BIT, VS, coefficients
 
 from stedyn import Problem, Quantizer, Rule, Run, Start, fixed_point, simulate, solve
 from stedyn.files import problem_from_dict, problem_to_dict
@@ -28,24 +27,8 @@ from stedyn.rules import (
     StochasticRounding,
     lattice,
 )
-from stedyn.rules.multinomial import multinomial
 from stedyn.rules.nodes import batch_nodes
 from stedyn.simulate import kernel
-
-FLOAT = input_moments(Quantizer(kind="none"))
-TWO_BIT = Quantizer(2, 2.0)
-COARSE, TREAD = input_moments(TWO_BIT), input_moments(Quantizer(3, 2.0, kind="mid-tread"))
-VS = jnp.array([1e-3, 0.05, 0.7, 3.0])
-
-
-@functools.cache
-def _curve(batch_like):
-    return jax.jit(lambda response, V: jax.vmap(response, (0, None))(V, 0.0))
-
-
-def coefficients(rule, inputs, V=VS):
-    return np.array(_curve(0)(jax.jit(lambda r: r.response(inputs))(rule), V))
-
 
 # ---- closed forms
 
@@ -94,94 +77,6 @@ def test_lattice_averages(t):
     second = t**2 * (mass + low * stats.norm.pdf(low) - high * stats.norm.pdf(high))
     fraction = (1 + 2 * n) @ first - second.sum() - (n + n**2) @ mass
     np.testing.assert_allclose(lattice.fraction_variance(t), fraction, rtol=1e-8)
-
-
-def test_multinomial_without_constant():
-    a, b, D, _ = coefficients(Multinomial(0.2, 1.5, 0.0), FLOAT)
-    np.testing.assert_allclose(a, 0.3 / np.sqrt(VS), rtol=1e-10)
-    np.testing.assert_allclose(b, a, rtol=1e-12)
-    np.testing.assert_allclose(D, 0.04 * (1.5 + 1.5**2 * np.pi / 2), rtol=1e-10)
-
-
-def test_multinomial_against_adaptive_integration():
-    zeta, nu, c, V = 0.2, 1.5, 0.4, 0.7
-    rule, root = Multinomial(zeta, nu, c), np.sqrt(0.7)
-
-    def mean(z, x):
-        return nu * (root * z * x + c) / (root * z * np.sqrt(2 / np.pi) + c)
-
-    def average(f):
-        def weighted(z, x):
-            return f(z, x) * 4 * stats.norm.pdf(z) * stats.norm.pdf(x)
-
-        return integrate.dblquad(weighted, 0, 9, 0, 9, epsabs=1e-10)[0]
-
-    a, _, D, _ = rule.coefficients(V, FLOAT, 0.0)
-    np.testing.assert_allclose(a, average(lambda z, x: z * x * zeta * mean(z, x)) / root, rtol=1e-8)
-    np.testing.assert_allclose(D, zeta**2 * average(lambda z, x: mean(z, x) + mean(z, x) ** 2), rtol=1e-8)
-
-
-# ---- quadrature from nothing but the move
-
-
-class Copy(Rule):
-    """The move of another rule, and nothing else of it."""
-
-    kind = "copy"
-    product = True
-    of: Rule = None
-    uniforms = property(lambda self: self.of.uniforms)
-
-    def move(self, r, phi, u, tau):
-        return self.of.move(r, phi, u, tau)
-
-
-class Pair(Copy):
-    product = False
-
-
-MOVES = [
-    SGD(0.3),
-    Shrinkage(0.3, q=0.5, noise_std=0.2),
-    Shrinkage(0.3, q_min=0.5),
-    QuantizedGradient(0.3, quantizer=Quantizer(2, 1.5)),
-    QuantizedGradient(0.3, quantizer=Quantizer(3, 1.5, kind="mid-tread", rounding="stochastic")),
-    DeterministicRounding(0.3, delta=0.3),
-    DeterministicRounding(0.3, delta=0.02),
-    StochasticRounding(0.3, delta=0.5),
-    Sign(0.3),
-]
-
-
-@pytest.mark.parametrize(
-    "rule",
-    [
-        pytest.param(rule, marks=[pytest.mark.slow] if k in (1, 2, 4, 6) else [])
-        for k, rule in enumerate(MOVES)
-    ],
-    ids=lambda rule: rule.kind,
-)
-def test_quadrature_agrees_with_the_closed_form(rule):
-    exact = coefficients(rule, COARSE)
-    np.testing.assert_allclose(coefficients(Copy(0.3, of=rule), COARSE), exact, rtol=1e-5, atol=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("rule", "inputs", "copy"),
-    [(MOVES[3], FLOAT, Copy), (MOVES[3], FLOAT, Pair), (MOVES[5], TREAD, Copy), (MOVES[5], FLOAT, Pair)],
-    ids=["gradient-float", "gradient-float-pair", "R-tread", "R-float-pair"],
-)
-def test_quadrature_with_other_inputs(rule, inputs, copy):
-    exact = coefficients(rule, inputs)
-    np.testing.assert_allclose(coefficients(copy(0.3, of=rule), inputs), exact, rtol=1e-5, atol=1e-9)
-
-
-@pytest.mark.slow
-def test_quadrature_of_a_scheduled_rule_is_made_at_every_time():
-    rule = DeterministicRounding(0.3, delta=0.3, schedule=Inverse(2.0))
-    found = Copy(0.3, schedule=Inverse(2.0), of=rule).coefficients(0.7, COARSE, 3.0)
-    np.testing.assert_allclose(found, rule.coefficients(0.7, COARSE, 3.0), rtol=1e-5)
-    assert abs(found.a / rule.coefficients(0.7, COARSE, 0.0).a - 0.4) < 0.1
 
 
 # ---- mini-batches
@@ -308,32 +203,6 @@ def test_stochastic_rounding_is_unbiased_with_the_variance_of_its_fraction(g, de
     assert abs(U.var() - delta**2 * f * (1 - f)) < 3e-4 * delta**2
 
 
-_multinomial = jax.jit(multinomial)
-
-
-@given(st.sampled_from([2, 23]), st.integers(1, 60), st.integers(0, 10**6))
-def test_multinomial_counts_sum_to_the_trials(d, n, seed):
-    rng = np.random.default_rng(seed)
-    weight = rng.exponential(size=d) * (rng.random(d) < 0.7)
-    counts = _multinomial(
-        jnp.asarray(weight + 1e-9, jnp.float32), jnp.asarray(rng.random(67), jnp.float32), n
-    )
-    assert counts.sum() == n
-    assert counts.min() >= 0
-
-
-def test_multinomial_counts_have_the_law_of_the_multinomial():
-    weight, n, runs = np.array([0.5, 2.0, 0.0, 1.5]), 6, 40_000
-    u = np.random.default_rng(1).random((runs, n + 1))
-    draw = jax.jit(jax.vmap(lambda one: multinomial(jnp.asarray(weight), one, n)))
-    counts = np.asarray(draw(jnp.asarray(u)))
-    p = weight / weight.sum()
-    covariance = n * (np.diag(p) - np.outer(p, p))
-    assert np.all(np.abs(counts.mean(0) - n * p) <= 4 * np.sqrt(n * p * (1 - p) / runs))
-    np.testing.assert_allclose(np.cov(counts.T), covariance, atol=0.05)
-    assert not counts[:, 2].any()
-
-
 LATTICES = [
     StochasticRounding(0.4, 0.5, delta=0.3),
     DeterministicRounding(0.4, 0.5, delta=0.3),
@@ -403,6 +272,7 @@ SYSTEMS = {
     "multinomial": dict(
         rule=Multinomial(0.3, 1.2, 0.5, weight_decay=0.2, schedule=Step(2.0, 0.6)), inputs=TWO_BIT
     ),
+    "multinomial batch": dict(rule=Multinomial(0.3, 1.2, 0.3, batch=3), inputs=TWO_BIT),
     "BinaryConnect": dict(rule=SGD(0.6, 0.2, batch=4), weights=TWO_BIT, latent_clip=1.5),
 }
 
@@ -473,9 +343,6 @@ REFUSED = {
     ),
     r"^schedule\.tau0: expected a positive": lambda: Inverse(-1.0),
     r"^rule\.batch: expected 1 for the rule 'huber'": lambda: Problem(rule=Huber(batch=2)),
-    r"^rule\.batch: expected 1 for the limit": lambda: solve(
-        Problem(inputs=TWO_BIT, rule=Multinomial(batch=2))
-    ),
     r"^rule\.product: expected False": lambda: Problem(
         rule=type("Lie", (Huber,), {"product": True})(batch=2)
     ),

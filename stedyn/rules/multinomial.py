@@ -2,22 +2,28 @@ r"""The multinomial update of arXiv 2512.04051: ``n`` trials spread over all coo
 
 from __future__ import annotations
 
+import itertools
 from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
+from scipy.special import gammaln
 
 from .._check import fail, is_traced, nonnegative, positive, whole
 from ..moments import InputMoments
 from .base import MAX_BATCH, Coefficients, Response, Rule
-from .nodes import HALF_NORMAL, batch_nodes, input_atoms
+from .nodes import batch_nodes
 from .schedules import as_schedule
 
 #: Streams of uniform numbers that the simulation keeps for a rule.
 MAX_STREAMS = 12
+#: For mini-batches of quantized inputs: directions of the residuals (a power of 2) and groups of them; inputs of
+#: a coordinate that are all listed, and how many are sampled (a power of 2) if there are more.
+DIRECTIONS, GROUPS, LISTED, SAMPLED = 1024, 32, 2**14, 2048
 
 
 class Multinomial(Rule):
@@ -28,6 +34,9 @@ class Multinomial(Rule):
     ``c = 0`` and unquantized inputs ``a = b = zeta nu / sqrt V`` and ``D = zeta^2 (nu + nu^2 pi / 2)``. The learning
     rate does not enter: what stands in its place, also for weight decay, is ``zeta nu``.
 
+    For mini-batches of quantized inputs the normalizer ``E_phi|g|`` is averaged over quasi-random directions of the
+    residuals: ``a, b, D`` are accurate to 5e-4, if at least a tenth of the inputs is not 0.
+
     Parameters
     ----------
     zeta : float
@@ -37,8 +46,7 @@ class Multinomial(Rule):
     c : float
         What is added to ``|g_i|``, in units of ``1/sqrt(d)`` of the gradient; 0 or above.
     weight_decay, batch, schedule
-        See `Rule`; a schedule is at most 1. With quantized inputs and ``batch > 1`` there is no closed limit here:
-        simulate such a problem.
+        See `Rule`; a schedule is at most 1.
     """
 
     kind: ClassVar[str] = "multinomial"
@@ -114,33 +122,113 @@ def multinomial(weight: Float[Array, " d"], u: Float[Array, " n"], trials) -> Fl
 
 
 class _Poisson(Response):
-    """Poisson counts given ``|r|`` and the input: sums over nodes of both."""
+    r"""Poisson counts given the residuals ``r (B,)`` of a batch (``docs``, theory section 4).
+
+    With ``X = sum_b r_b phi_b`` and ``Y = sum_b r_b x_b`` of one coordinate, ``g = X / B``. The counts have the mean
+    ``nu (|X|/B + c) / (E|X|/B + c)``, and ``E[X^2] = k2 |r|^2``, ``E[X Y] = k1 |r|^2``: of the law of ``X`` given
+    ``r`` only ``E|X|`` and ``E[sign(X) Y]`` are needed. Both are ``|r|`` times a function of the direction of ``r``.
+    """
 
     rule: Multinomial
     inputs: InputMoments
+    size: Float[Array, " J"]
+    share: Float[Array, " J"]
+    norm: Float[Array, " G"]
+    teacher: Float[Array, " G"]
 
-    def __check_init__(self):
-        if self.rule.batch > 1 and self.inputs.levels is not None:
-            raise ValueError(
-                "rule.batch: expected 1 for the limit of the multinomial rule with quantized inputs, whose normalizer "
-                f"has no closed form, found {self.rule.batch}; set it to 1, or simulate."
-            )
+    def __init__(self, rule: Multinomial, inputs: InputMoments):
+        self.rule, self.inputs = rule, inputs
+        self.size, self.share = (jnp.asarray(part) for part in lengths(rule.batch))
+        self.norm, self.teacher = normalizers(inputs, rule.batch)
 
     def __call__(self, V, tau):
         rule, inputs, batch = self.rule, self.inputs, self.rule.batch
-        value, mass, overlap = input_atoms(inputs)
-        if batch == 1:
-            size, share = (jnp.asarray(part) for part in HALF_NORMAL)
-        else:  # the residuals of a batch act through the length of their vector
-            size, share, _, _ = batch_nodes(inputs, batch)
         V = jnp.maximum(V, 0.0)
         alive = V > 0
-        sigma = jnp.sqrt(jnp.where(alive, V, 1.0))
-        r = sigma * size[:, None]
-        trials = rule.trials(tau)
-        mean = trials * (r * jnp.abs(value) + rule.c) / (r * inputs.mean_abs + rule.c)
-        moves = jnp.where(alive & (value != 0), 1.0, 0.0)
-        slope = jnp.sign(value) * rule.zeta * ((share * batch * size) @ mean) / sigma * moves
-        square = rule.zeta**2 * (share @ (mean + mean**2)) * moves
-        mean_abs = rule.zeta * (share @ mean) * moves
-        return Coefficients(slope @ overlap, slope @ (mass * value), square @ mass, mean_abs @ mass)
+        V = jnp.where(alive, V, 1.0)
+        c, trials = rule.c, rule.trials(tau)
+        r = jnp.sqrt(V) * self.size[:, None]
+        size = r * self.norm / batch  # E|g|
+        total = size + c
+        moving = 1.0  # the probability that g is not 0
+        if inputs.levels is not None and inputs.mass is not None:
+            moving -= (inputs.mass @ (inputs.levels == 0)) ** batch
+
+        def average(f):
+            return jnp.where(alive, self.share @ jnp.mean(f, axis=1), 0.0)
+
+        count = trials * average((size + c * moving) / total)
+        again = trials**2 * average((inputs.k2 * (r / batch) ** 2 + 2 * c * size + c**2 * moving) / total**2)
+        rate = rule.zeta * trials / V
+        return Coefficients(
+            rate * average((inputs.k1 * r**2 / batch + c * r * self.teacher) / total),
+            rate * average((inputs.k2 * r**2 / batch + c * r * self.norm) / total),
+            rule.zeta**2 * (count + again),
+            rule.zeta * count,
+        )
+
+
+def lengths(batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of ``|z|``, ``z ~ N(0, I_B)``: trapezoids in ``y``, ``x = exp(y - exp(-y))``."""
+    step = 1 / (16 * np.sqrt(batch))
+    y = np.arange(-3.4, np.log(np.sqrt(batch) + 11), step)
+    x = np.exp(y - np.exp(-y))
+    log = (batch - 1) * np.log(x) - x**2 / 2 - gammaln(batch / 2) - (batch / 2 - 1) * np.log(2)
+    weight = np.exp(log) * x * (1 + np.exp(-y)) * step
+    kept = weight > 1e-18
+    return x[kept], weight[kept]
+
+
+def normalizers(inputs: InputMoments, batch: int) -> tuple[Float[Array, " G"], Float[Array, " G"]]:
+    """``E|X|`` and ``E[sign(X) Y]``, over ``|r|``, in groups of equally many directions of ``r``.
+
+    Directions are alike for single and for unquantized inputs. Otherwise they come from a Sobol sequence, as do
+    inputs that are too many to list. Over all directions both averages are known: given the inputs ``X`` is
+    Gaussian. Multiplied by what makes them right, the estimates err by the square of their first error.
+    """
+    if inputs.levels is None or inputs.mass is None or inputs.overlap is None:
+        return inputs.mean_abs[None], inputs.mean_abs[None]
+    if batch == 1:
+        return inputs.mean_abs[None], (jnp.sign(inputs.levels) @ inputs.overlap)[None]
+    length = np.sqrt(2) * np.exp(gammaln((batch + 1) / 2) - gammaln(batch / 2))
+    phi_norm, mass, _, teacher = batch_nodes(inputs, batch)
+    known = (
+        mass @ phi_norm * batch,
+        jnp.sum(jnp.where(phi_norm > 0, teacher / jnp.where(phi_norm > 0, phi_norm, 1), 0)),
+    )
+    count = inputs.levels.size
+    if count**batch <= LISTED:
+        index = jnp.asarray(np.array(list(itertools.product(range(count), repeat=batch))))
+        share = jnp.prod(inputs.mass[index], axis=1)
+    else:
+        places = jnp.searchsorted(jnp.cumsum(inputs.mass), _sobol(batch, SAMPLED, 1))
+        index, share = jnp.minimum(places, count - 1), jnp.full(SAMPLED, 1 / SAMPLED)
+    phi = inputs.levels[index]
+    x = (inputs.overlap / jnp.maximum(inputs.mass, 1e-300))[index]
+
+    def given(r):
+        X = phi @ r
+        return jnp.abs(X) @ share, (jnp.sign(X) * (x @ r)) @ share
+
+    norm, overlap = lax.map(given, jnp.asarray(_directions(batch)), batch_size=64)
+    order = jnp.argsort(norm).reshape(GROUPS, -1)
+    norm, overlap = jnp.mean(norm[order], axis=1), jnp.mean(overlap[order], axis=1)
+    right = [np.sqrt(2 / np.pi) * exact / length for exact in known]
+    return norm * right[0] / jnp.mean(norm), overlap * right[1] / jnp.mean(overlap)
+
+
+def _sobol(dim: int, count: int, seed: int) -> np.ndarray:
+    """A Sobol sequence (count, dim) with a fixed random shift, inside (0, 1)."""
+    from scipy.stats import qmc  # slow to import, and few problems need it
+
+    points = qmc.Sobol(dim, scramble=False).random_base2(int(np.log2(count)))
+    return np.clip((points + np.random.default_rng(seed).random(dim)) % 1, 1e-12, 1 - 1e-12)
+
+
+def _directions(dim: int) -> np.ndarray:
+    """Unit vectors (DIRECTIONS, dim), uniform on the sphere, from pairs of normal numbers (Box and Muller)."""
+    half = -(-dim // 2)
+    radius, angle = np.split(_sobol(2 * half, DIRECTIONS, 0), 2, axis=1)
+    pairs = np.sqrt(-2 * np.log(radius)) * np.exp(2j * np.pi * angle)
+    z = np.concatenate([pairs.real, pairs.imag], axis=1)[:, :dim]
+    return z / np.linalg.norm(z, axis=1, keepdims=True)
