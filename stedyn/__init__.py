@@ -12,12 +12,14 @@ import types
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .choices import Choices
     from .compare import Comparison, compare
     from .fixed_points import FixedPoint, fixed_point
     from .plateau import Plateau, find_plateaus, small_lr_stairs
     from .populations import Covariance, Start, Teacher
     from .problem import Problem, Run
     from .quantizers import Quantizer
+    from .ranges import choose
     from .rules import SGD, Rule
     from .simulate import Ensemble, simulate
     from .solution import Solution, SolveError
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "SGD",
+    "Choices",
     "Comparison",
     "Covariance",
     "Ensemble",
@@ -40,6 +43,7 @@ __all__ = [
     "SolveError",
     "Start",
     "Teacher",
+    "choose",
     "compare",
     "find_plateaus",
     "fixed_point",
@@ -52,12 +56,14 @@ __all__ = [
 #: Where the public names live. Each is imported when first used: help and faults of the command line
 #: need not wait for the solvers.
 _HOME = {
+    "choices": ("Choices",),
     "compare": ("Comparison", "compare"),
     "fixed_points": ("FixedPoint", "fixed_point"),
     "plateau": ("Plateau", "find_plateaus", "small_lr_stairs"),
     "populations": ("Covariance", "Start", "Teacher"),
     "problem": ("Problem", "Run"),
     "quantizers": ("Quantizer",),
+    "ranges": ("choose",),
     "rules": ("SGD", "Rule"),
     "simulate": ("Ensemble", "simulate"),
     "solution": ("Solution", "SolveError"),

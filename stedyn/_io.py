@@ -47,7 +47,7 @@ def read_samples(path: Path, name: str) -> np.ndarray:
     if path.suffix not in SAMPLE_SUFFIXES:
         fail(name, "a file ending in .npy or .csv", str(path), "convert it to one of these")
     try:
-        return _read_npy(path, name) if path.suffix == ".npy" else _read_csv(path, name)
+        return _read_npy(path, name) if path.suffix == ".npy" else _one_line(read_csv(path, name), path, name)
     except FileNotFoundError:
         mend = "check the name; it is relative to the folder of the problem file"
         fail(name, "a file that exists", str(path), mend)
@@ -67,8 +67,17 @@ def _read_npy(path: Path, name: str) -> np.ndarray:
     return array.astype(float)
 
 
-def _read_csv(path: Path, name: str) -> np.ndarray:
-    rows = []
+def read_csv(path: Path, name: str) -> np.ndarray:
+    """The numbers of a CSV file without a header, as float64 ``(rows, columns)``.
+
+    Raises
+    ------
+    ValueError
+        If a cell is not a number or the rows have different lengths; ``name`` begins its sentence.
+    OSError, UnicodeDecodeError
+        If the file cannot be read.
+    """
+    rows: list[list[float]] = []
     with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             cells = line.strip().split(",")
@@ -90,8 +99,11 @@ def _read_csv(path: Path, name: str) -> np.ndarray:
                     f"{len(rows[-1])} on line {number} of {path}",
                     "make it one number on each line",
                 )
-    array = np.array(rows, dtype=float)
-    if array.ndim != 2 or 1 not in array.shape:
-        shape = " x ".join(map(str, array.shape)) if rows else "no"
+    return np.array(rows, dtype=float).reshape(len(rows), -1 if rows else 0)
+
+
+def _one_line(array: np.ndarray, path: Path, name: str) -> np.ndarray:
+    if 1 not in array.shape:
+        shape = " x ".join(map(str, array.shape)) if array.size else "no"
         fail(name, "one column or one row", f"{shape} numbers in {path}", "keep the column you mean")
     return array.ravel()

@@ -17,19 +17,20 @@ _LATTICE = ("bits", "range", "edge", "rounding")
 _QUANTIZER: dict[str | None, tuple[str, ...]] = dict.fromkeys(KINDS, _LATTICE)
 _QUANTIZER |= {"levels": ("levels", *_LATTICE), "none": ("range", "edge")}
 _STE = ("ste", "latent_clip")
+_FILE = ("path", "values", "tensor", "normalise")
 #: Keys of every table but [rule], by its kind; tables without a kind have one entry under None.
 _KEYS: dict[str, dict[str | None, tuple[str, ...]]] = {
     "teacher": {
         "constant": ("value",),
         "gaussian": ("std",),
         "rademacher": ("scale",),
-        "file": ("path", "values"),
+        "file": _FILE,
     },
-    "start": {"gaussian": ("mean", "std"), "constant": ("value",), "file": ("path", "values")},
+    "start": {"gaussian": ("mean", "std"), "constant": ("value",), "file": _FILE},
     "noise": {None: ("std",)},
     "weights": {kind: keys + _STE for kind, keys in _QUANTIZER.items()},
     "inputs": _QUANTIZER,
-    "covariance": {"identity": (), "power-law": ("exponent", "scale"), "file": ("path", "values")},
+    "covariance": {"identity": (), "power-law": ("exponent", "scale"), "file": ("path", "values", "tensor")},
     "run": {None: ("tau", "points", "taus")},
 }
 _DEFAULT_KIND = {

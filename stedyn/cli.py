@@ -1,4 +1,4 @@
-"""The command line: ``stedyn predict | simulate | compare | fixed-point | sweep``.
+"""The command line: ``stedyn predict | simulate | compare | fixed-point | choose | layers | sweep``.
 
 Results go to standard output, everything else to standard error. A fault of the input is one sentence
 and exit code 2; a computation that failed is exit code 1; an interrupt is 130. Imports that take time are
@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
+from ._choose_command import choose, layers
 from ._options import Stopped, build_problem, check_outputs, takes_problem
 from ._sweep_command import sweep
 from .report import describe, to_json, write_csv, write_figure, write_json
@@ -148,14 +149,16 @@ def fixed_point(flags: dict, json: Json = False, out: Out = None) -> int:
     from .fixed_points import fixed_point
     from .solve import solve
 
-    found = fixed_point(problem, solution=solve(problem, throw=False))
+    found = fixed_point(problem)  # refuses what has none before a curve is solved
+    found = found.beside(solve(problem, throw=False))
     record = found.to_dict() | _about(problem)
     _print(json, problem, record, str(found))
     _write("fixed-point", problem, record, out, None, {}, "", None)
     return 0
 
 
-app.command()(sweep)
+for command in (choose, layers, sweep):
+    app.command()(command)
 
 
 def _prepare(flags: dict, out: Path | None, plot: Path | None):
@@ -232,7 +235,9 @@ def main(argv: list[str] | None = None) -> int:
     _set_environment()
     command: Callable[..., Any] = typer.main.get_command(app)
     try:
-        code = command(args=argv, prog_name="stedyn", standalone_mode=False)
+        code = command(
+            args=_repeated(sys.argv[1:] if argv is None else argv), prog_name="stedyn", standalone_mode=False
+        )
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Stopped as stopped:
@@ -250,6 +255,26 @@ def main(argv: list[str] | None = None) -> int:
     if code == 130:  # typer turns an interrupt into this code
         return _complain("interrupted; what was being computed is lost.", code)
     return code if isinstance(code, int) else 0
+
+
+def _repeated(argv: list[str]) -> list[str]:
+    """``--bits 2 3 4`` as ``--bits 2 --bits 3 --bits 4``, for the options that take several numbers."""
+    if not argv or argv[0] not in ("choose", "layers"):
+        return list(argv)
+    out: list[str] = []
+    option, count = "", 0
+    for word in argv:
+        number = word.replace(".", "", 1).replace("e-", "", 1).isdigit()
+        if word in ("--bits", "--lrs"):
+            option, count = word, 0
+            continue
+        if option and (number or count == 0):
+            out += [option, word]
+            count += 1
+            continue
+        option = ""
+        out.append(word)
+    return out + ([option] if option and count == 0 else [])
 
 
 def _set_environment() -> None:

@@ -20,23 +20,13 @@ import jax
 import numpy as np
 
 from ._check import fail
-from ._io import read_samples, write_atomic
-from ._tables import checked_tables, rule_parameters, set_key, set_value
+from ._io import SAMPLE_SUFFIXES, read_samples, write_atomic
+from ._tables import checked_tables, rule_parameters
+from .layers import input_variances, load_weights
 from .populations import Covariance, Samples, Start, Teacher
 from .problem import Problem, Run
 from .quantizers import Quantizer
 from .rules import RULES, SCHEDULES, Rule, Schedule
-
-__all__ = [
-    "load_problem",
-    "problem_from_dict",
-    "problem_to_dict",
-    "read_tables",
-    "save_problem",
-    "set_key",
-    "set_value",
-    "write_atomic",
-]
 
 
 def load_problem(path: str | os.PathLike) -> Problem:
@@ -124,20 +114,33 @@ def _law(law: Any, table: str, content: dict[str, Any], folder: str | os.PathLik
     kind = content.pop("kind")
     if kind != "file":
         return getattr(law, kind.replace("-", "_"))(**content)
-    if len(content) != 1:
-        found = "both" if content else "neither"
+    if ("path" in content) == ("values" in content):
+        found = "both" if "path" in content else "neither"
         fail(table, "one of path or values for kind = 'file'", found, "give one")
     if "values" in content:
         values = content["values"]
+        if len(content) > 1:
+            fail(table, "values alone", sorted(content), "tensor and normalise go with path")
         if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
             fail(f"{table}.values", "a list of numbers", values, "give one")
         return law.samples(values)
     if not isinstance(content["path"], str):
         fail(f"{table}.path", "the name of a file", content["path"], "put it in quotes")
     path = Path(os.path.abspath(Path(folder) / content["path"]))
-    values = read_samples(path, f"{table}.path")
+    values = _measured(table, path, content.get("tensor"), content.get("normalise"))
     with _named(f"{table}.path: "):
         return law.samples(values, str(path))
+
+
+def _measured(table: str, path: Path, tensor, normalise) -> np.ndarray:
+    """The numbers of a file: weights of a tensor, or the variances of inputs from their activations."""
+    if table != "covariance" and tensor is None and normalise is None and path.suffix in SAMPLE_SUFFIXES:
+        return read_samples(path, f"{table}.path")
+    with _named(f"{table}: "):
+        if table == "covariance":
+            return input_variances(path, tensor)
+        layers = load_weights(path, tensor, normalise="none" if normalise is None else normalise)
+        return next(iter(layers.values())).weights
 
 
 def _quantizer(table: str, content: dict[str, Any]) -> Quantizer:

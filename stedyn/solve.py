@@ -226,8 +226,9 @@ def _grid(problem, taus, keep, tol, cells, classes, traced):
         unknowns = cells * intervals * size
         if traced or int(code) != INACCURATE or count == PASSES or unknowns >= MOST_UNKNOWNS:
             break
-        growth = float(np.clip(1.3 * np.sqrt(float(estimate) / tol), 1.5, 8))
-        cells = 2 * int(np.ceil(cells * min(growth, max(1.5, MOST_UNKNOWNS / unknowns)) / 2))
+        growth = float(np.clip(1.3 * np.sqrt(float(estimate) / tol), 2, 8))
+        # powers of two: problems that differ in their numbers then share their compilations
+        cells *= 2 ** int(np.ceil(np.log2(min(growth, max(2, MOST_UNKNOWNS / unknowns)))))
         if size >= classes or problem.covariance.kind != "identity":
             classes = min(256, 2 * classes)
     return curves, counts, None if kept[1] is None else kept, estimate, code

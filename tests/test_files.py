@@ -17,9 +17,9 @@ from stedyn.files import (
     problem_to_dict,
     read_tables,
     save_problem,
-    set_key,
-    write_atomic,
 )
+from stedyn._io import write_atomic
+from stedyn._tables import set_key
 from stedyn.problem import Problem, Run, Start, Teacher
 from stedyn.quantizers import Quantizer
 from stedyn.rules import SGD
