@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib.util
+import re
 from pathlib import Path
 from typing import ClassVar
 
@@ -457,6 +458,7 @@ def test_progress_is_on_stderr_and_complete(capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert "258/258" in err
+    assert re.search(r"\[\d\d:\d\d<\d\d:\d\d, .*step/s\]", err)  # elapsed < left
 
 
 def test_ensemble_summaries():
