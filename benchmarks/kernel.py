@@ -149,7 +149,8 @@ def breakdown(dim: int, size: float) -> dict[str, float]:
                 total += kernel.fold(teacher[0] * x[0] + teacher[1] * x[1])
             if level >= 2:
                 codes = [model.inputs.code(half, None) for half in x]
-                total += kernel._overlap(model, w, (None, None), codes, 2 * pairs)
+                products, bound, unit = kernel._products(model, w, (None, None), codes)
+                total += kernel.fold(products, bound) * unit
             if level == 3:
                 return kernel.step(model, kernel.Fixed(teacher, None), w, draws, now), ahead
             # one number of the result goes to the state, so that nothing is dead code

@@ -38,6 +38,7 @@ Checkpoint = Annotated[
 ]
 Every = Annotated[float | None, typer.Option(help="Seconds between checkpoints.  [default: 60]")]
 Devices = Annotated[int | None, typer.Option(help="Devices that share the runs.  [default: all]")]
+Split = Annotated[str, typer.Option(help="What the devices divide.", metavar="seeds|weights")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write CSV, JSON, TOML and a figure here.")]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a figure: .png, .pdf or .svg.")]
@@ -87,13 +88,15 @@ def simulate(
     checkpoint: Checkpoint = None,
     every: Every = None,
     devices: Devices = None,
+    split: Split = "seeds",
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
 ) -> int:
     """One-pass SGD in dimension d, several seeds at once."""
     problem = _prepare(flags, out, plot)
-    ensemble = _simulate(problem, checkpoint, dim=dim, seeds=seeds, seed=seed, every=every, devices=devices)
+    spread = {"devices": devices, "split": split}
+    ensemble = _simulate(problem, checkpoint, dim=dim, seeds=seeds, seed=seed, every=every, **spread)
     record = ensemble.to_dict() | _about(problem)
     _print(json, problem, record, str(ensemble))
     _write("simulate", problem, record, out, plot, {"simulate": ensemble}, "ensemble_figure", ensemble)
@@ -112,6 +115,7 @@ def compare(
     checkpoint: Checkpoint = None,
     every: Every = None,
     devices: Devices = None,
+    split: Split = "seeds",
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
@@ -126,7 +130,8 @@ def compare(
     # the last weights of the simulation are set against the density at the same time
     densities = None if law == "fluid" else [float(problem.taus[-1])]
     solution = solve(problem, law=law, tol=tol, densities=densities)
-    ensemble = _simulate(problem, checkpoint, dim=dim, seeds=seeds, seed=seed, every=every, devices=devices)
+    spread = {"devices": devices, "split": split}
+    ensemble = _simulate(problem, checkpoint, dim=dim, seeds=seeds, seed=seed, every=every, **spread)
     _completed(ensemble)
     comparison = compare(solution, ensemble)
     record = comparison.to_dict() | _about(problem)

@@ -7,12 +7,13 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from stedyn.problem import Problem
 from stedyn.quantizers import Quantizer
-from stedyn.rules import SGD
-from stedyn.simulate import simulate
+from stedyn.rules import SGD, Multinomial
+from stedyn.simulate import layout, simulate
 
 PROBLEMS = {
     "R1": Problem(weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(0.1)),
@@ -36,7 +37,7 @@ def digest(ensemble):
 def child(program, *arguments, **environment):
     """Start a Python process with this program, in which ``test_devices`` can be imported."""
     path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-    prologue = "import sys, json, jax; jax.config.update('jax_enable_x64', True)\n"
+    prologue = "import sys, json, re, jax; jax.config.update('jax_enable_x64', True)\n"
     command = [sys.executable, "-c", prologue + program, *arguments]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path} | environment
@@ -60,19 +61,62 @@ if True:
         place(self, *a)
         used.append(len({group.keys.device for group in self.groups}))
     run.Task.place = seen
-results = {f"{name} {devices}": digest(simulate(problem, **RUN, devices=devices))
-           for name, problem in PROBLEMS.items() for devices in (None, 1, 3)}
-print(json.dumps([used, results]))
+results = [
+    digest(simulate(PROBLEMS[name], **run, devices=devices, split=split))
+    for name, run, devices, split in CASES[sys.argv[1]]
+]
+from stedyn.simulate import kernel, layout
+spread = layout.spread_over(tuple(jax.devices()), 129)
+halves = spread.put(np.zeros((1, 129), np.float32))
+program = kernel.programs("cpu", spread).advance
+words = np.uint32(0), np.uint32(0), np.int32(0)
+arguments = kernel.model(PROBLEMS["R1"], 129), np.zeros(1, np.uint32), kernel.Fixed(halves, None, spread.index), halves
+text = program.lower(*arguments, *words).compile().as_text()
+print(json.dumps([used, results, re.findall(r" (all-\\w+|collective-\\w+|reduce-scatter)(?:-start)?\\(", text)]))
 """
+#: Widths of the halves: 72, below what is exchanged, and 20008, which is folded to 2501 and 313 first.
+LARGE = {"dim": 40001, "seeds": 2, "taus": [0.0, 10 / 40001]}
+QUICK = [("floats", RUN, None, "seeds"), ("R1", LARGE, None, "weights")]
+CASES = {
+    "quick": QUICK,
+    "all": QUICK
+    + [
+        (name, RUN, devices, split)
+        for name in PROBLEMS
+        for devices in (1, 3)
+        for split in ("seeds", "weights")
+    ]
+    + [("floats", LARGE, devices, "weights") for devices in (None, 3)],
+}
 
 
-def test_four_devices_give_the_bits_of_one():
-    with child(FOUR, XLA_FLAGS="--xla_force_host_platform_device_count=4") as process:
-        used, results = json.loads(process.stdout.read())
-    assert used == [4, 1, 3] * 2
-    for name, problem in PROBLEMS.items():
-        expected = digest(simulate(problem, **RUN))
-        assert {results[f"{name} {devices}"] for devices in (None, 1, 3)} == {expected}
+@pytest.mark.parametrize("cases", ["quick", pytest.param("all", marks=pytest.mark.slow)])
+def test_four_devices_give_the_bits_of_one(cases):
+    with child(FOUR, cases, XLA_FLAGS="--xla_force_host_platform_device_count=4") as process:
+        used, results, exchanges = json.loads(process.stdout.read())
+    assert used[0] == 4  # devices of the groups
+    expected = {}
+    for name, run, _, _ in CASES[cases]:
+        expected.setdefault((name, run["dim"]), digest(simulate(PROBLEMS[name], **run)))
+    assert results == [expected[name, run["dim"]] for name, run, _, _ in CASES[cases]]
+    assert len(exchanges) == 1, exchanges  # the loop is in the program once: one exchange a step
+
+
+def test_a_layout_is_a_permutation():
+    import jax
+
+    values = np.random.default_rng(0).normal(size=(2, 40001)).astype(np.float32)
+    spread = layout.Spread(40001, tuple(jax.devices()))
+    np.testing.assert_array_equal(spread.whole(spread.put(values)), values)
+    assert sorted(spread.index[spread.index < 2**32 - 1].tolist()) == list(range(20008))
+
+
+def test_a_joint_rule_is_not_spread():
+    problem = Problem(rule=Multinomial(zeta=0.1, nu=1.0))
+    with pytest.raises(ValueError, match="split: expected 'seeds' for a rule that couples"):
+        simulate(problem, dim=100, seeds=1, taus=[0.0], split="weights")
+    with pytest.raises(ValueError, match="split: expected one of"):
+        simulate(problem, dim=100, seeds=1, taus=[0.0], split="rows")
 
 
 HOSTS = """

@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from .._check import fail, finite, positive, whole
+from .._check import choice, fail, finite, positive, whole
 from ..problem import Problem
 from . import sampler
 from .checkpoint import Checkpoint
 from .ensemble import Ensemble
 from .hosts import Hosts, devices_of
+from .layout import spread_over
 from .task import Record, Task
 
 _CHUNK = 2**25  # coordinate-steps of one compiled call: about a tenth of a second
 _MAX_STEPS = 2**53  # tau * dim is exact up to here
+_SPLITS = ("seeds", "weights")
 _EVERY = 60.0  # seconds between checkpoints
 
 
@@ -51,6 +53,7 @@ def simulate(
     threads: int | None = None,
     chunk: int | None = None,
     devices: int | None = None,
+    split: str = "seeds",
     checkpoint: str | os.PathLike | None = None,
     every: float | None = None,
 ) -> Ensemble:
@@ -82,8 +85,11 @@ def simulate(
     chunk : int, optional
         Most steps in one compiled call, which cannot be interrupted; by default about 0.1 s of work.
     devices : int, optional
-        Devices among which the seeds are dealt out; all of JAX's by default. With several processes
-        (``jax.distributed``) each takes its share of the seeds and all return the whole ensemble.
+        How many devices to use; all of JAX's by default. With several processes (``jax.distributed``)
+        each takes its share of the seeds and all return the whole ensemble.
+    split : {"seeds", "weights"}
+        What is divided among the devices: the seeds, or the coordinates of each of them, for a ``dim``
+        that is too large for one; every step then waits for one small exchange.
     checkpoint : path, optional
         A file that is written every so often and at an interrupt. The same call goes on from it, to
         the same bits, or returns the result that it holds. One of several processes adds its number.
@@ -126,17 +132,19 @@ def simulate(
     every = positive("every", _EVERY if every is None else every)
     places, hosts = devices_of(devices), Hosts(seeds)
     platform = places[0].platform
-    task = Task(
-        problem, dim, seed + hosts.mine(np.arange(seeds, dtype=np.uint32)), steps, kept, chunk, platform
-    )
+    spread = spread_over(tuple(places), dim) if choice("split", split, _SPLITS) == "weights" else None
+    if spread is not None and problem.rule.joint:
+        fail("split", "'seeds' for a rule that couples all coordinates", split, "leave it out")
+    keys = seed + hosts.mine(np.arange(seeds, dtype=np.uint32))
+    task = Task(problem, dim, keys, steps, kept, chunk, platform, spread)
     file = None if checkpoint is None else Checkpoint(hosts.path(checkpoint), task, platform)
     standing = None if file is None else file.load()
 
     # one seed at a time on a CPU, where threads share the seeds; an equal part on each device elsewhere
-    on_cpu = platform == "cpu"
-    size = 1 if on_cpu else -(-task.keys.size // len(places))
-    task.place(task.draw() if standing is None else standing, size, places)
-    threads = min(threads, len(task.groups)) if on_cpu else len(task.groups)
+    size = 1 if platform == "cpu" else -(-keys.size // len(places))
+    task.place(task.draw() if standing is None else standing, keys.size if spread else size, places)
+    most = threads if platform == "cpu" else len(places)
+    threads = 1 if spread else min(most, len(task.groups))  # spread: all devices work on one group
     task.compile()
     begin = time.perf_counter()
     made = sum(group.seeds * group.state.at for group in task.groups)

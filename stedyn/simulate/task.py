@@ -13,6 +13,7 @@ from jaxtyping import Int, UInt32
 
 from ..problem import Problem
 from . import kernel
+from .layout import Halves, Spread
 from .observe import Observed, Observer
 from .population import population
 
@@ -31,7 +32,7 @@ class State(NamedTuple):
 
     done: int
     at: int
-    w: kernel.Halves
+    w: Halves
 
 
 class Standing(NamedTuple):
@@ -77,6 +78,8 @@ class Task:
         Steps, increasing, at which the order parameters and the weights themselves are saved.
     chunk : int
         Most steps in one call of a program.
+    spread : Spread or None
+        Devices over which the coordinates are spread, instead of the seeds.
 
     Attributes
     ----------
@@ -97,15 +100,17 @@ class Task:
         kept: Int[np.ndarray, " n"],
         chunk: int,
         platform: str,
+        spread: Spread | None = None,
     ):
         self.problem, self.dim, self.keys = problem, dim, keys
         self.steps, self.kept, self.chunk = steps, kept, chunk
         self.events = np.union1d(steps, kept)
         self.model = kernel.model(problem, dim)
-        self.programs = kernel.programs(platform)
+        self.programs = kernel.programs(platform, spread)
         self.observer = Observer(problem)
         self.flip_steps = max(1, min(_FLIP_STEPS, dim // 32))
         self.counts_flips = problem.weights.n_levels > 0 and problem.weights.rounding == "nearest"
+        self.spread = spread
         self.stop = threading.Event()
         self.groups: list[Group] = []
         S, T, L = keys.size, steps.size, problem.weights.n_levels
@@ -128,7 +133,8 @@ class Task:
             self.record["teacher"][row] = drawn.teacher
             if drawn.variance is not None:
                 self.record["variance"][row] = drawn.variance
-            states.append(self._whole(kernel.encode(self.model, _halves(drawn.start[None]))))
+            encoded = kernel.encode(self.model, kernel.halves(jnp.asarray(drawn.start[None])))
+            states.append(np.asarray(kernel.whole(encoded, self.dim)))
         zeros = np.zeros(self.keys.size, np.int64)
         return Standing(zeros, zeros, np.concatenate(states))
 
@@ -140,12 +146,13 @@ class Task:
                 groups.append(slice(first, row))
                 first = row
         for k, rows in enumerate(groups):
-            spread = None
+            device = devices[k % len(devices)] if self.spread is None else self.spread.copied
+            std = None
             if "variance" in self.record:
-                spread = _halves(np.sqrt(self.record["variance"][rows]).astype(np.float32))
-            fixed = kernel.Fixed(_halves(self.record["teacher"][rows]), spread)
-            host = jnp.asarray(self.keys[rows]), fixed, _halves(standing.states[rows])
-            keys, fixed, w = jax.device_put(host, devices[k % len(devices)])
+                std = self._put(np.sqrt(self.record["variance"][rows]).astype(np.float32), device)
+            teacher, w = (self._put(part[rows], device) for part in (self.record["teacher"], standing.states))
+            fixed = kernel.Fixed(teacher, std, None if self.spread is None else self.spread.index)
+            keys = jax.device_put(jnp.asarray(self.keys[rows]), device)
             state = State(int(standing.done[rows.start]), int(standing.at[rows.start]), w)
             self.groups.append(Group(rows, keys, fixed, state))
 
@@ -208,8 +215,13 @@ class Task:
         low, high = np.uint32(at % 2**32), np.uint32(at // 2**32)
         return jax.block_until_ready(program(self.model, group.keys, group.fixed, w, low, high, np.int32(n)))
 
-    def _whole(self, w: kernel.Halves) -> np.ndarray:
-        return np.asarray(kernel.whole(w, self.dim))
+    def _put(self, values: np.ndarray, device) -> Halves:
+        if self.spread is not None:
+            return self.spread.put(values)
+        return jax.device_put(kernel.halves(jnp.asarray(values)), device)
+
+    def _whole(self, w: Halves) -> np.ndarray:
+        return np.asarray(kernel.whole(w, self.dim)) if self.spread is None else self.spread.whole(w)
 
     def _save(self, group: Group, w, at: int) -> None:
         weights = self._whole(kernel.latent(self.model, w))
@@ -237,7 +249,3 @@ class Task:
         n = min(self.flip_steps, 2**32 - at % 2**32)
         total = np.asarray(self._call(self.programs.flips, group, w, at, n), float)
         return total / (n * self.dim**0.5)
-
-
-def _halves(values: np.ndarray) -> kernel.Halves:
-    return kernel.halves(jnp.asarray(values))
