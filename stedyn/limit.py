@@ -110,6 +110,8 @@ def derive(problem: Problem, classes: int = 64, coarse=False, variances: int | N
     clipped = problem.ste == "clipped"
     found = coordinate_classes(problem, classes, coarse, variances)
     inputs = input_moments(problem.inputs, jnp.sqrt(found.variance))
+    every = found.share @ inputs.mean_abs[found.group]
+    inputs = inputs._replace(crowd=jnp.full_like(inputs.std, 1.0) * every)
     each = inputs
     if inputs.levels is not None:
         each = inputs._replace(levels=jnp.tile(inputs.levels, (found.variance.size, 1)))

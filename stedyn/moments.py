@@ -98,7 +98,8 @@ class InputMoments(NamedTuple):
 
     ``k1 = E[x phi]``, ``k2 = E[phi^2]``, ``mean_abs = E|phi|``. ``levels (L,)``, ``mass = P(phi = level)`` and
     ``overlap = E[x; phi = level]`` describe the joint law of a quantized input; all three are None for
-    unquantized inputs. An array of ``std`` leads all shapes but that of ``levels``.
+    unquantized inputs. An array of ``std`` leads all shapes but that of ``levels``. ``crowd`` is the average of ``E|phi|``
+    over all inputs, those of other variances included, for rules that couple the coordinates.
     """
 
     k1: Float[Array, "*n"]
@@ -108,22 +109,23 @@ class InputMoments(NamedTuple):
     mass: Float[Array, "*n L"] | None
     overlap: Float[Array, "*n L"] | None
     std: Float[Array, "*n"]
+    crowd: Float[Array, "*n"]
 
 
 def input_moments(quantizer: Quantizer, std=1.0) -> InputMoments:
     """Moments of a quantized input ``x ~ N(0, std^2)`` in closed form (``docs``, section 0)."""
     std = jnp.asarray(std) * 1.0
     if quantizer.is_none:
-        return InputMoments(std**2, std**2, jnp.sqrt(2 / jnp.pi) * std, None, None, None, std)
+        size = jnp.sqrt(2 / jnp.pi) * std
+        return InputMoments(std**2, std**2, size, None, None, None, std, size)
     levels = quantizer.levels
     p = partial_moments(quantizer.pieces.breaks, 0.0, std)
     if quantizer.rounding == "nearest":
         mass, overlap = p.zeroth, p.first
     else:
         mass, overlap = split_between(levels, p.zeroth, p.first), split_between(levels, p.first, p.second)
-    return InputMoments(
-        overlap @ levels, mass @ levels**2, mass @ jnp.abs(levels), levels, mass, overlap, std
-    )
+    size = mass @ jnp.abs(levels)
+    return InputMoments(overlap @ levels, mass @ levels**2, size, levels, mass, overlap, std, size)
 
 
 def split_between(levels, moment, next_moment) -> Float[Array, "*n L"]:
