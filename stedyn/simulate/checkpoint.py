@@ -105,6 +105,7 @@ def _header(task: Task, platform: str) -> dict[str, Any]:
         "stedyn": __version__,
         "jax": jax.__version__,
         "platform": platform,
+        "split": "seeds" if task.spread is None else "weights",
         "dim": task.dim,
         "seed": int(task.keys[0]),
         "seeds": int(task.keys.size),

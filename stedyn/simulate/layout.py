@@ -3,7 +3,9 @@
 `fold` adds the columns ``j + k W'`` of a vector of width ``W``, with ``W' = ceil(W / 8)`` and ``k = 0 ... 7``, to
 column ``j`` of one of width ``W'``, and so on. All that ends in one column after some of these rounds lies on
 one device, which makes those rounds alone; the few hundred sums that are left are exchanged, once a step for
-its two products together. So the numbers are added in the same order on any number of devices.
+its two products together. So the numbers are added in the same order on any number of devices, and without
+spreading; but a compiler may round products differently there (fused multiply-add), so that the two ways agree
+to the bit on some versions of JAX and to the rounding of float32 on others.
 """
 
 from __future__ import annotations

@@ -89,7 +89,8 @@ def simulate(
         each takes its share of the seeds and all return the whole ensemble.
     split : {"seeds", "weights"}
         What is divided among the devices: the seeds, or the coordinates of each of them, for a ``dim``
-        that is too large for one; every step then waits for one small exchange.
+        that is too large for one; every step then waits for one small exchange. Neither result depends
+        on the number of devices; the two differ at most by the rounding of float32.
     checkpoint : path, optional
         A file that is written every so often and at an interrupt. The same call goes on from it, to
         the same bits, or returns the result that it holds. One of several processes adds its number.
