@@ -98,8 +98,8 @@ class InputMoments(NamedTuple):
 
     ``k1 = E[x phi]``, ``k2 = E[phi^2]``, ``mean_abs = E|phi|``. ``levels (L,)``, ``mass = P(phi = level)`` and
     ``overlap = E[x; phi = level]`` describe the joint law of a quantized input; all three are None for
-    unquantized inputs. An array of ``std`` leads all shapes but that of ``levels``. ``crowd`` is the average of ``E|phi|``
-    over all inputs, those of other variances included, for rules that couple the coordinates.
+    unquantized inputs. An array of ``std`` leads all shapes but that of ``levels``. ``crowd`` is the average of
+    ``E|phi|`` over all inputs, those of other variances included, for rules that couple the coordinates.
     """
 
     k1: Float[Array, "*n"]
