@@ -28,11 +28,9 @@ from ..problem import Problem
 from ..rules import Rule
 from . import sampler
 from .codes import Coder, coder
+from .halves import Halves, fold, halves, split, whole
 from .lattice import Lattice, lattice_of
 
-Halves = tuple[Float32[Array, "S P"], Float32[Array, "S P"]]
-_INT32_MAX = 2**31 - 1
-_FOLD = 8  # slices added at a time
 _SAMPLE_BITS = 21  # steps are counted up to 2^53, so that this many bits of the high word are taken
 
 
@@ -97,44 +95,6 @@ def model(problem: Problem, dim: int) -> Model:
     )
 
 
-def halves(values: Float32[Array, "S d"]) -> Halves:
-    """Coordinates ``[0, P)`` and ``[P, d)`` with ``P = ceil(d / 2)``, both padded with 0 to a round width."""
-    dim = values.shape[1]
-    first = -(-dim // 2)
-    width = -(-first // _FOLD) * _FOLD
-    parts = values[:, :first], values[:, first:]
-    a, b = (jnp.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts)
-    return a, b
-
-
-def whole(parts: Halves, dim: int) -> Float32[Array, "S d"]:
-    """The coordinates in order: the inverse of `halves`."""
-    first = -(-dim // 2)
-    return jnp.concatenate([parts[0][:, :first], parts[1][:, : dim - first]], axis=1)
-
-
-def fold(x: Array, bound: int | None = None) -> Float32[Array, "S 1"]:
-    """Sum over the last axis in a fixed order, as float32.
-
-    Integers, at most ``bound`` in absolute value, are added exactly in int32 in blocks whose sums
-    cannot overflow; the block sums are added in float32.
-    """
-    while x.shape[1] > 1:
-        count = min(_FOLD, x.shape[1])
-        width = -(-x.shape[1] // count)
-        if bound is not None:
-            bound = bound * count
-            if bound > _INT32_MAX:
-                bound, x = None, x.astype(jnp.float32)
-        x = jnp.pad(x, ((0, 0), (0, width * count - x.shape[1])))
-        parts = [x[:, k * width : (k + 1) * width] for k in range(count)]
-        while len(parts) > 1:
-            odd = parts[len(parts) & ~1 :]
-            parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=False)] + odd
-        x = parts[0]
-    return x.astype(jnp.float32)
-
-
 def draw(model: Model, counter: sampler.Counter, pairs: int) -> Draws:
     """The random numbers of the step that ``counter`` names."""
     streams, decays = model.rule.streams, model.lattice is not None and model.lattice.decays
@@ -159,10 +119,6 @@ def draw_sample(model: Model, counter: sampler.Counter, pairs: int):
     )
 
 
-def _split(z: Array | None):
-    return (None, None) if z is None else (lax.real(z), lax.imag(z))
-
-
 def encode(model: Model, w: Halves) -> Halves:
     """The state of the loop for latent weights: themselves, or their codes."""
     return w if model.lattice is None else (model.lattice.encode(w[0]), model.lattice.encode(w[1]))
@@ -175,26 +131,25 @@ def latent(model: Model, w: Halves) -> Halves:
 
 def step(model: Model, fixed: Fixed, w: Halves, draws: Draws, now: sampler.Counter) -> Halves:
     """The step that ``now`` names, at time ``tau = steps / d``: the state (two halves) after it."""
-    dim, tau = model.dim, _time(now, model.dim)
-    values, rounding = latent(model, w), _split(draws.weights)
+    tau = time_of(now, model.dim)
+    values, rounding = latent(model, w), split(draws.weights)
     if model.rule.batch == 1:
         r, phis = _sample(model, fixed, values, rounding, draws.x, draws.xi, draws.inputs)
     else:
         r, phis = jnp.ones_like(w[0][:, :1], jnp.float32), _averaged(model, fixed, values, rounding, now)
-    decay = (model.rule.rate(tau) * model.rule.weight_decay).astype(jnp.float32) / jnp.float32(dim)
-    moves = _moves(model, r, phis, draws.rule, tau)
-    parts = zip(w, values, moves, _split(draws.decay), strict=True)
-    return tuple(_update(model, *part, decay) for part in parts)
+    decay, moves = decay_of(model, tau), _moves(model, r, phis, draws.rule, tau)
+    parts = zip(w, values, moves, split(draws.decay), strict=True)
+    return tuple(update(model, *part, decay) for part in parts)
 
 
 def _sample(model: Model, fixed: Fixed, w: Halves, rounding, x, xi, uniforms):
     """Residual (S, 1) of one sample and the inputs that the student sees."""
     dim, pairs = model.dim, w[0].shape[1]
     root = jnp.float32(dim**-0.5)
-    xs = _split(x)
+    xs = split(x)
     if fixed.input_std is not None:
         xs = tuple(std * x for std, x in zip(fixed.input_std, xs, strict=True))
-    codes = [model.inputs.code(x, u) for x, u in zip(xs, _split(uniforms), strict=True)]
+    codes = [model.inputs.code(x, u) for x, u in zip(xs, split(uniforms), strict=True)]
     codes = [_mask(code, n) for code, n in zip(codes, (-(-dim // 2), dim // 2), strict=True)]
     label = fold(sum(t * x for t, x in zip(fixed.teacher, xs, strict=True))) * root
     student = _overlap(model, w, rounding, codes, 2 * pairs) * root
@@ -202,14 +157,13 @@ def _sample(model: Model, fixed: Fixed, w: Halves, rounding, x, xi, uniforms):
 
 
 def _averaged(model: Model, fixed: Fixed, w: Halves, rounding, now: sampler.Counter):
-    """``(1/B) sum_b r_b phi_b``; the samples of a step differ in the upper bits of the counter's high word."""
+    """``(1/B) sum_b r_b phi_b``."""
+    batch = model.rule.batch
 
     def add(total, b):
-        counter = now._replace(high=now.high | (b << jnp.uint32(_SAMPLE_BITS)))
-        r, phis = _sample(model, fixed, w, rounding, *draw_sample(model, counter, w[0].shape[1]))
+        r, phis = _sample(model, fixed, w, rounding, *draw_sample(model, counter_of(now, b), w[0].shape[1]))
         return tuple(old + r * phi for old, phi in zip(total, phis, strict=True)), None
 
-    batch = model.rule.batch
     total = lax.scan(add, tuple(jnp.zeros_like(part) for part in w), jnp.arange(batch, dtype=jnp.uint32))[0]
     return [part / jnp.float32(batch) for part in total]
 
@@ -223,26 +177,44 @@ def _mask(code, count: int):
 
 def _overlap(model: Model, w: Halves, uniforms, codes, count: int) -> Float32[Array, "S 1"]:
     """``psi(w).phi(x)``: exact in int32 when both are on lattices."""
+    total = terms(model, w, uniforms, codes)
+    if integer(model):
+        return fold(total, 2 * model.weights.bound * model.inputs.bound) * unit(model)
+    return fold(total)
+
+
+def integer(model: Model) -> bool:
+    """Whether ``psi(w).phi(x)`` is a sum of integers, in units of `unit`."""
+    return model.weights.integer and model.inputs.integer
+
+
+def unit(model: Model) -> Float32[Array, ""]:
+    """What one unit of the `terms` is worth."""
+    return model.weights.unit * model.inputs.unit if integer(model) else jnp.float32(1.0)
+
+
+def terms(model: Model, w, uniforms, codes) -> Array:
+    """The terms of ``psi(w).phi(x)``, those of the two halves added: int32 or float32."""
     psis = [model.weights.code(part, u) for part, u in zip(w, uniforms, strict=True)]
-    if model.weights.integer and model.inputs.integer:
+    if integer(model):
         products = [p.astype(jnp.int32) * c.astype(jnp.int32) for p, c in zip(psis, codes, strict=True)]
-        bound = 2 * model.weights.bound * model.inputs.bound
-        return fold(products[0] + products[1], bound) * (model.weights.unit * model.inputs.unit)
-    values = [model.weights.value(p) * model.inputs.value(c) for p, c in zip(psis, codes, strict=True)]
-    return fold(values[0] + values[1])
+    else:
+        products = [model.weights.value(p) * model.inputs.value(c) for p, c in zip(psis, codes, strict=True)]
+    return products[0] + products[1]
 
 
 def _moves(model: Model, r, phis, uniforms, tau):
     """The rule on each half, or on all coordinates together."""
     if model.rule.joint:
-        streams = [whole(_split(stream), model.dim) for stream in uniforms]
+        streams = [whole(split(stream), model.dim) for stream in uniforms]
         g = whole(tuple(r * phi for phi in phis), model.dim)
         return halves(model.rule.moves(g, jnp.concatenate(streams, 1), tau).astype(jnp.float32))
-    moves = [model.rule.move(r, phi, u, tau) for phi, u in zip(phis, _split(uniforms), strict=True)]
+    moves = [model.rule.move(r, phi, u, tau) for phi, u in zip(phis, split(uniforms), strict=True)]
     return [move.astype(jnp.float32) for move in moves]
 
 
-def _update(model: Model, state, w, move, u, decay):
+def update(model: Model, state, w, move, u, decay):
+    """The state of some coordinates after a move ``U``; ``w`` are their latent weights."""
     if model.ste_range is not None:
         move = jnp.where(jnp.abs(w) <= model.ste_range, move, jnp.float32(0.0))
     if model.lattice is not None:
@@ -251,7 +223,18 @@ def _update(model: Model, state, w, move, u, decay):
     return w if model.latent_clip is None else jnp.clip(w, -model.latent_clip, model.latent_clip)
 
 
-def _time(counter: sampler.Counter, dim: int) -> Float32[Array, ""]:
+def decay_of(model: Model, tau) -> Float32[Array, ""]:
+    """The part of every weight that decays in a step at ``tau``."""
+    return (model.rule.rate(tau) * model.rule.weight_decay).astype(jnp.float32) / jnp.float32(model.dim)
+
+
+def counter_of(now: sampler.Counter, b) -> sampler.Counter:
+    """The counter of sample ``b`` of a mini-batch: they differ in the upper bits of the high word."""
+    return now._replace(high=now.high | (b << jnp.uint32(_SAMPLE_BITS)))
+
+
+def time_of(counter: sampler.Counter, dim: int) -> Float32[Array, ""]:
+    """``tau`` of the step that ``counter`` names."""
     steps = counter.high.astype(jnp.float32) * jnp.float32(2.0**32) + counter.low.astype(jnp.float32)
     return steps / jnp.float32(dim)
 
@@ -286,9 +269,17 @@ class Programs(NamedTuple):
 
 @functools.cache
 def programs(platform: str) -> Programs:
-    """The compiled functions for a platform, with full vectors on CPUs (XLA's default is 256 bits)."""
+    """The compiled functions for a platform, with full vectors on CPUs (XLA's default is 256 bits).
+
+    On a GPU ``advance`` is the kernel of `gpu` for what that covers.
+    """
     options = {"xla_cpu_prefer_vector_width": 512} if platform == "cpu" else {}
-    return Programs(jax.jit(_advance, compiler_options=options), jax.jit(_flips, compiler_options=options))
+    advance, flips = (jax.jit(f, compiler_options=options) for f in (_advance, _flips))
+    if platform in ("gpu", "cuda"):
+        from .gpu import or_else  # it imports this module
+
+        return Programs(or_else(advance), flips)
+    return Programs(advance, flips)
 
 
 def _advance(model: Model, seeds: UInt32[Array, " S"], fixed: Fixed, w: Halves, low, high, n):
