@@ -1,17 +1,19 @@
 r"""The loop of `kernel.step` as one persistent GPU kernel (Pallas, Triton backend), one seed a block.
 
-NOT YET RUN ON A GPU: it is tested in Pallas' interpreter on a CPU, and its lowering to Triton for an H100
-is checked; no figure below has been measured.
+NOT YET RUN ON A GPU: it is tested in Pallas' interpreter on a CPU, and its translation to Triton for an H100
+is checked; no speed has been measured.
 
 A block makes all steps of a call. Its random numbers come from the same counters as on a CPU, inside the
-kernel, so that memory holds none and the chunks do not matter. With up to `HELD` pairs of coordinates
-the latent weights stay in registers, in tiles of a power of two (Triton's blocks) that are unrolled:
-four to eight tiles waste at most a fourth of their lanes. Teachers are read again in every step, from
-the cache, as they would take as many registers as the weights. Beyond `HELD` a step is one sweep over
-the memory, which updates a tile and at once enters it into the dot products of the next step; the codes of
-the inputs wait in memory, as drawing them twice would cost more than a byte. There is one sum over the
-block in a step, of ``w*.x - psi.phi`` a lane, where ``psi.phi`` is added up in int32. The label noise of as
-many steps as a tile has lanes is drawn at once, and each step takes its lane.
+kernel, so that memory holds none and the chunks do not matter. Words and uniform numbers have the same
+bits on every platform; normal numbers and sums agree to their rounding, as compilers fuse multiply-adds.
+
+With up to `HELD` pairs of coordinates the latent weights stay in registers, in tiles of a power of two
+(Triton's blocks) that are unrolled: with four to eight of them at most a fourth of the lanes is spare.
+Beyond `HELD` a step is one sweep over the memory, which updates a tile and at once enters it into the dot
+products of the next step; the codes of the inputs wait in memory, as drawing them twice would cost more
+than a byte. A step has one sum over the block, of ``w*.x - psi.phi`` a lane, where ``psi.phi`` is added
+up in int32. The label noise of as many steps as a tile has lanes is drawn at once; each step takes its
+lane. Seeds are the grid of the kernel; configurations are added by ``jax.vmap`` over numbers of the model.
 
 Counted floor, R1 (2-bit weights and inputs, SGD), for a pair of coordinates and a step:
 
@@ -30,8 +32,10 @@ all                             83       69     9            1
 A multiply-add, a rotation and an addition of three integers count once. A multiprocessor of compute
 capability 9.0 issues 128 lanes a clock, 64 of them integer: 83/64 = 1.30 clocks a pair bound it, as do the
 162/128 = 1.27 of all. With 132 of them at 1.755 GHz (an H100 SXM) the floor is 3.6e11 coordinate-steps a
-second. Bytes of a coordinate and step, with weights held: 4 (teacher) from the cache; streamed: 14
-(weights 4 + 4, teacher 4, codes 1 + 1), which at 3.35 TB/s are 2.4e11 coordinate-steps a second.
+second. Triton 3.9 makes 182 instructions of it (d = 16384, compiled for that capability but not run: 128
+registers a thread, 35 of 2915 instructions reload spilled ones; teachers are in registers too). With
+weights held a step moves no memory; streamed, it moves 14 bytes a coordinate (weights 4 + 4, teacher 4,
+codes 1 + 1), which at 3.35 TB/s are 2.4e11 coordinate-steps a second.
 
 Mini-batches are covered with weights held. What is not covered (`why_not`) goes to the plain loop.
 """
