@@ -44,7 +44,8 @@ def has_fixed_point(problem: Problem) -> bool:
 
 @eqx.filter_jit
 def _largest(problem: Problem, coarse):
-    return largest_error(derive(problem, CLASSES, coarse))
+    alike = problem.covariance.kind == "identity"
+    return largest_error(derive(problem, CLASSES if alike else CLASSES // 4, coarse))
 
 
 class Predictor:
