@@ -21,6 +21,8 @@ from .stationary import largest_error
 CLASSES, SCAN_CELLS = 256, 240
 #: Saved times of a curve from which times are read.
 LEAST_POINTS = 101
+#: Tolerance of a curve that is only described.
+ROUGH = 0.1
 
 
 class Outcome(NamedTuple):
@@ -109,8 +111,9 @@ class Predictor:
         return float(max(claim, spread))
 
     def curve(self, width: float, lr: float) -> Solution:
-        """The curve of the problem's own run, to the tolerance asked for."""
-        return solve(self.at(width, lr), law="grid", tol=self.tol, throw=False)
+        """The curve of the problem's own run; only roughly where the objective is not read off a curve."""
+        tol = max(self.tol, ROUGH) if self.by_fixed_point else self.tol
+        return solve(self.at(width, lr), law="grid", tol=tol, throw=False)
 
     def _solve(self, width: float, lr: float, *, tol: float, cells: int | None = None) -> Solution:
         return solve(self.at(width, lr, self.run), law="grid", tol=tol, cells=cells, throw=False)
