@@ -141,16 +141,18 @@ def breakdown(dim: int, size: float) -> dict[str, float]:
     def part(level):
         def body(i, state):
             w, draws = state
-            ahead = kernel.draw(model, sampler.Counter(keys, i.astype(jnp.uint32), jnp.uint32(0)), pairs)
+            now = sampler.Counter(keys, i.astype(jnp.uint32), jnp.uint32(0))
+            ahead = kernel.draw(model, now, pairs)
             x = (jnp.real(draws.x), jnp.imag(draws.x))
             total = jnp.zeros((1, 1), jnp.float32)
             if level >= 1:
                 total += kernel.fold(teacher[0] * x[0] + teacher[1] * x[1])
             if level >= 2:
                 codes = [model.inputs.code(half, None) for half in x]
-                total += kernel._overlap(model, w, (None, None), codes, 2 * pairs)
+                products, bound, unit = kernel._products(model, w, (None, None), codes)
+                total += kernel.fold(products, bound) * unit
             if level == 3:
-                return kernel.step(model, teacher, w, draws, jnp.float32(0.0)), ahead
+                return kernel.step(model, kernel.Fixed(teacher, None), w, draws, now), ahead
             # one number of the result goes to the state, so that nothing is dead code
             return (w[0].at[:, 0].add(1e-9 * total[:, 0]), w[1]), ahead
 

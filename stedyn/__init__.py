@@ -12,20 +12,26 @@ import types
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .choices import Choices
     from .compare import Comparison, compare
     from .fixed_points import FixedPoint, fixed_point
     from .plateau import Plateau, find_plateaus, small_lr_stairs
-    from .problem import Problem, Run, Start, Teacher
+    from .populations import Covariance, Start, Teacher
+    from .problem import Problem, Run
     from .quantizers import Quantizer
+    from .ranges import choose
     from .rules import SGD, Rule
     from .simulate import Ensemble, simulate
     from .solution import Solution, SolveError
     from .solve import solve
+    from .sweep import sweep
 
 __version__ = "0.1.0"
 __all__ = [
     "SGD",
+    "Choices",
     "Comparison",
+    "Covariance",
     "Ensemble",
     "FixedPoint",
     "Plateau",
@@ -37,26 +43,32 @@ __all__ = [
     "SolveError",
     "Start",
     "Teacher",
+    "choose",
     "compare",
     "find_plateaus",
     "fixed_point",
     "simulate",
     "small_lr_stairs",
     "solve",
+    "sweep",
 ]
 
 #: Where the public names live. Each is imported when first used: help and faults of the command line
 #: need not wait for the solvers.
 _HOME = {
+    "choices": ("Choices",),
     "compare": ("Comparison", "compare"),
     "fixed_points": ("FixedPoint", "fixed_point"),
     "plateau": ("Plateau", "find_plateaus", "small_lr_stairs"),
-    "problem": ("Problem", "Run", "Start", "Teacher"),
+    "populations": ("Covariance", "Start", "Teacher"),
+    "problem": ("Problem", "Run"),
     "quantizers": ("Quantizer",),
+    "ranges": ("choose",),
     "rules": ("SGD", "Rule"),
     "simulate": ("Ensemble", "simulate"),
     "solution": ("Solution", "SolveError"),
     "solve": ("solve",),
+    "sweep": ("sweep",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

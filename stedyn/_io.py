@@ -13,7 +13,7 @@ from ._check import fail
 SAMPLE_SUFFIXES = (".npy", ".csv")
 
 
-def write_atomic(path: str | os.PathLike, data: str | bytes) -> Path:
+def write_atomic(path: str | os.PathLike, *parts: str | bytes | memoryview) -> Path:
     """Write a file so that it is there whole or not at all; an old one stays until the new one is.
 
     Raises
@@ -25,7 +25,8 @@ def write_atomic(path: str | os.PathLike, data: str | bytes) -> Path:
     scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(scratch, "xb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            for part in parts:
+                file.write(part.encode() if isinstance(part, str) else part)
         os.replace(scratch, target)
     finally:
         scratch.unlink(missing_ok=True)
@@ -46,7 +47,7 @@ def read_samples(path: Path, name: str) -> np.ndarray:
     if path.suffix not in SAMPLE_SUFFIXES:
         fail(name, "a file ending in .npy or .csv", str(path), "convert it to one of these")
     try:
-        return _read_npy(path, name) if path.suffix == ".npy" else _read_csv(path, name)
+        return _read_npy(path, name) if path.suffix == ".npy" else _one_line(read_csv(path, name), path, name)
     except FileNotFoundError:
         mend = "check the name; it is relative to the folder of the problem file"
         fail(name, "a file that exists", str(path), mend)
@@ -66,8 +67,17 @@ def _read_npy(path: Path, name: str) -> np.ndarray:
     return array.astype(float)
 
 
-def _read_csv(path: Path, name: str) -> np.ndarray:
-    rows = []
+def read_csv(path: Path, name: str) -> np.ndarray:
+    """The numbers of a CSV file without a header, as float64 ``(rows, columns)``.
+
+    Raises
+    ------
+    ValueError
+        If a cell is not a number or the rows have different lengths; ``name`` begins its sentence.
+    OSError, UnicodeDecodeError
+        If the file cannot be read.
+    """
+    rows: list[list[float]] = []
     with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             cells = line.strip().split(",")
@@ -89,8 +99,11 @@ def _read_csv(path: Path, name: str) -> np.ndarray:
                     f"{len(rows[-1])} on line {number} of {path}",
                     "make it one number on each line",
                 )
-    array = np.array(rows, dtype=float)
-    if array.ndim != 2 or 1 not in array.shape:
-        shape = " x ".join(map(str, array.shape)) if rows else "no"
+    return np.array(rows, dtype=float).reshape(len(rows), -1 if rows else 0)
+
+
+def _one_line(array: np.ndarray, path: Path, name: str) -> np.ndarray:
+    if 1 not in array.shape:
+        shape = " x ".join(map(str, array.shape)) if array.size else "no"
         fail(name, "one column or one row", f"{shape} numbers in {path}", "keep the column you mean")
     return array.ravel()

@@ -50,6 +50,10 @@ _FLAGS = {
 }
 
 
+class Stopped(Exception):
+    """An interrupt, with the sentence that ends the command."""
+
+
 def _flag(help: str, *names: str, panel: str | None = None, metavar: str | None = None) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, show_default=panel is None)
 
@@ -120,16 +124,24 @@ def _problem_flags(
     """The parameters that `takes_problem` adds; never called."""
 
 
-def takes_problem(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the argument PROBLEM.toml and the flags; it gets them as one dict ``flags``."""
-    shared = inspect.signature(_problem_flags).parameters
+def takes_problem(command: Callable[..., Any] | None = None, *, without: tuple[str, ...] = ()) -> Callable:
+    """Give a command the argument PROBLEM.toml and the flags; it gets them as one dict ``flags``.
+
+    ``without`` names flags that the command does not take, or takes in another form.
+    """
+    if command is None:
+        return functools.partial(takes_problem, without=without)
+    every = inspect.signature(_problem_flags).parameters
+    shared = {name: p for name, p in every.items() if name not in without}
     own = [p for name, p in inspect.signature(command).parameters.items() if name != "flags"]
 
     @functools.wraps(command)
     def run(**given: Any) -> Any:
-        return command({name: given.pop(name) for name in shared}, **given)
+        return command(dict.fromkeys(without) | {name: given.pop(name) for name in shared}, **given)
 
-    parameters = [*shared.values(), *own]
+    parameters = sorted(
+        [*shared.values(), *own], key=lambda p: p.default is not p.empty
+    )  # required ones first
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     del run.__wrapped__
@@ -147,8 +159,8 @@ def build_problem(flags: dict[str, Any]):
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    from ._tables import checked_tables
-    from .files import problem_from_dict, read_tables, set_key, set_value
+    from ._tables import checked_tables, set_key, set_value
+    from .files import problem_from_dict, read_tables
 
     path, source = flags["problem"], None
     tables = DEFAULT_TABLES

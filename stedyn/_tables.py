@@ -17,18 +17,20 @@ _LATTICE = ("bits", "range", "edge", "rounding")
 _QUANTIZER: dict[str | None, tuple[str, ...]] = dict.fromkeys(KINDS, _LATTICE)
 _QUANTIZER |= {"levels": ("levels", *_LATTICE), "none": ("range", "edge")}
 _STE = ("ste", "latent_clip")
+_FILE = ("path", "values", "tensor", "normalise")
 #: Keys of every table but [rule], by its kind; tables without a kind have one entry under None.
 _KEYS: dict[str, dict[str | None, tuple[str, ...]]] = {
     "teacher": {
         "constant": ("value",),
         "gaussian": ("std",),
         "rademacher": ("scale",),
-        "file": ("path", "values"),
+        "file": _FILE,
     },
-    "start": {"gaussian": ("mean", "std"), "constant": ("value",), "file": ("path", "values")},
+    "start": {"gaussian": ("mean", "std"), "constant": ("value",), "file": _FILE},
     "noise": {None: ("std",)},
     "weights": {kind: keys + _STE for kind, keys in _QUANTIZER.items()},
     "inputs": _QUANTIZER,
+    "covariance": {"identity": (), "power-law": ("exponent", "scale"), "file": ("path", "values", "tensor")},
     "run": {None: ("tau", "points", "taus")},
 }
 _DEFAULT_KIND = {
@@ -37,6 +39,7 @@ _DEFAULT_KIND = {
     "weights": "mid-rise",
     "inputs": "mid-rise",
     "rule": "sgd",
+    "covariance": "identity",
 }
 #: What other programs and papers call some of the keys.
 _OTHER_NAMES = {
@@ -45,7 +48,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(("bound", "clip", "max_val", "threshold"), "range"),
     **dict.fromkeys(("sigma", "noise_std"), "std"),
 }
-TABLES = ("teacher", "start", "noise", "weights", "inputs", "rule", "run")
+TABLES = ("teacher", "start", "noise", "weights", "inputs", "rule", "covariance", "run")
 
 
 def rule_parameters(kind: str) -> dict[str, inspect.Parameter]:

@@ -1,4 +1,4 @@
-"""The command line: ``stedyn predict | simulate | compare | fixed-point``.
+"""The command line: ``stedyn predict | simulate | compare | fixed-point | choose | layers | sweep``.
 
 Results go to standard output, everything else to standard error. A fault of the input is one sentence
 and exit code 2; a computation that failed is exit code 1; an interrupt is 130. Imports that take time are
@@ -15,7 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
-from ._options import build_problem, check_outputs, takes_problem
+from ._choose_command import choose, layers
+from ._options import Stopped, build_problem, check_outputs, takes_problem
+from ._sweep_command import sweep
 from .report import describe, to_json, write_csv, write_figure, write_json
 
 app = typer.Typer(
@@ -31,6 +33,12 @@ Tol = Annotated[float, typer.Option(help="Relative accuracy asked of the law.")]
 Dim = Annotated[int, typer.Option(min=1, help="Input dimension d of the simulation.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Number of simulated runs.")]
 Seed = Annotated[int, typer.Option(min=0, help="First seed.")]
+Checkpoint = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Keep the state here; the same command goes on from it.")
+]
+Every = Annotated[float | None, typer.Option(help="Seconds between checkpoints.  [default: 60]")]
+Devices = Annotated[int | None, typer.Option(help="Devices that share the runs.  [default: all]")]
+Split = Annotated[str, typer.Option(help="What the devices divide.", metavar="seeds|weights")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write CSV, JSON, TOML and a figure here.")]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a figure: .png, .pdf or .svg.")]
@@ -77,19 +85,22 @@ def simulate(
     dim: Dim = 3000,
     seeds: Seeds = 4,
     seed: Seed = 0,
+    checkpoint: Checkpoint = None,
+    every: Every = None,
+    devices: Devices = None,
+    split: Split = "seeds",
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
 ) -> int:
     """One-pass SGD in dimension d, several seeds at once."""
     problem = _prepare(flags, out, plot)
-    from .simulate import simulate
-
-    ensemble = simulate(problem, dim=dim, seeds=seeds, seed=seed, progress=_shows_progress())
+    spread = {"devices": devices, "split": split}
+    ensemble = _simulate(problem, checkpoint, dim=dim, seeds=seeds, seed=seed, every=every, **spread)
     record = ensemble.to_dict() | _about(problem)
     _print(json, problem, record, str(ensemble))
     _write("simulate", problem, record, out, plot, {"simulate": ensemble}, "ensemble_figure", ensemble)
-    return 0
+    return _completed(ensemble)
 
 
 @app.command()
@@ -101,6 +112,10 @@ def compare(
     dim: Dim = 3000,
     seeds: Seeds = 4,
     seed: Seed = 0,
+    checkpoint: Checkpoint = None,
+    every: Every = None,
+    devices: Devices = None,
+    split: Split = "seeds",
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
@@ -110,13 +125,14 @@ def compare(
         plot = Path("stedyn-compare.png")
     problem = _prepare(flags, out, plot)
     from .compare import compare
-    from .simulate import simulate
     from .solve import solve
 
     # the last weights of the simulation are set against the density at the same time
     densities = None if law == "fluid" else [float(problem.taus[-1])]
     solution = solve(problem, law=law, tol=tol, densities=densities)
-    ensemble = simulate(problem, dim=dim, seeds=seeds, seed=seed, progress=_shows_progress())
+    spread = {"devices": devices, "split": split}
+    ensemble = _simulate(problem, checkpoint, dim=dim, seeds=seeds, seed=seed, every=every, **spread)
+    _completed(ensemble)
     comparison = compare(solution, ensemble)
     record = comparison.to_dict() | _about(problem)
     _print(json, problem, record, str(comparison))
@@ -133,11 +149,16 @@ def fixed_point(flags: dict, json: Json = False, out: Out = None) -> int:
     from .fixed_points import fixed_point
     from .solve import solve
 
-    found = fixed_point(problem, solution=solve(problem, throw=False))
+    found = fixed_point(problem)  # refuses what has none before a curve is solved
+    found = found.beside(solve(problem, throw=False))
     record = found.to_dict() | _about(problem)
     _print(json, problem, record, str(found))
     _write("fixed-point", problem, record, out, None, {}, "", None)
     return 0
+
+
+for command in (choose, layers, sweep):
+    app.command()(command)
 
 
 def _prepare(flags: dict, out: Path | None, plot: Path | None):
@@ -145,6 +166,27 @@ def _prepare(flags: dict, out: Path | None, plot: Path | None):
     check_outputs(out, plot)
     os.environ["MPLBACKEND"] = "Agg"
     return problem
+
+
+def _simulate(problem, checkpoint: Path | None, **given):
+    """The ensemble; a partial one after an interrupt, if there is something to show and no checkpoint."""
+    from .simulate import Interrupted, simulate
+
+    try:
+        return simulate(problem, checkpoint=checkpoint, progress=_shows_progress(), **given)
+    except Interrupted as stopped:
+        if checkpoint is not None:
+            raise Stopped(f"interrupted; {checkpoint} holds the state: the same command goes on.") from None
+        if stopped.ensemble is None:
+            raise
+        return stopped.ensemble
+
+
+def _completed(ensemble) -> int:
+    if ensemble.partial:
+        reached = f"interrupted at tau = {ensemble.tau[-1]:g} of {ensemble.problem.taus[-1]:g}"
+        raise Stopped(f"{reached}, where the result ends; give --checkpoint FILE to be able to go on.")
+    return 0
 
 
 def _shows_progress() -> bool:
@@ -171,7 +213,8 @@ def _write(name, problem, record, out, plot, tables, draw, shown) -> None:
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         written += [write_json(out / f"{name}.json", record), save_problem(problem, out / "problem.toml")]
-        written += [write_csv(out / f"{key}.csv", table.to_pandas()) for key, table in tables.items()]
+        about = ["interrupted: the last times are missing"] if record.get("partial") else []
+        written += [write_csv(out / f"{key}.csv", table.to_pandas(), *about) for key, table in tables.items()]
     if draw:
         from . import plots
 
@@ -192,9 +235,13 @@ def main(argv: list[str] | None = None) -> int:
     _set_environment()
     command: Callable[..., Any] = typer.main.get_command(app)
     try:
-        code = command(args=argv, prog_name="stedyn", standalone_mode=False)
+        code = command(
+            args=_repeated(sys.argv[1:] if argv is None else argv), prog_name="stedyn", standalone_mode=False
+        )
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except Stopped as stopped:
+        return _complain(str(stopped), 130)
     except ValueError as error:
         return _complain(str(error), 2)
     except FloatingPointError as error:
@@ -208,6 +255,26 @@ def main(argv: list[str] | None = None) -> int:
     if code == 130:  # typer turns an interrupt into this code
         return _complain("interrupted; what was being computed is lost.", code)
     return code if isinstance(code, int) else 0
+
+
+def _repeated(argv: list[str]) -> list[str]:
+    """``--bits 2 3 4`` as ``--bits 2 --bits 3 --bits 4``, for the options that take several numbers."""
+    if not argv or argv[0] not in ("choose", "layers"):
+        return list(argv)
+    out: list[str] = []
+    option, count = "", 0
+    for word in argv:
+        number = word.replace(".", "", 1).replace("e-", "", 1).isdigit()
+        if word in ("--bits", "--lrs"):
+            option, count = word, 0
+            continue
+        if option and (number or count == 0):
+            out += [option, word]
+            count += 1
+            continue
+        option = ""
+        out.append(word)
+    return out + ([option] if option and count == 0 else [])
 
 
 def _set_environment() -> None:

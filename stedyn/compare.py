@@ -243,9 +243,8 @@ def _histogram(solution: Solution, ensemble: Ensemble) -> Histogram | None:
     inner = np.interp(np.linspace(0, 1, BINS + 1)[1:-1], cdf, np.asarray(densities.edges))
     problem = as_arrays(solution.problem)
     limit = derive(problem, 2)
-    step = np.sqrt(
-        float(limit.coefficients(float(solution.error[-1]), float(solution.tau[-1])).D) / ensemble.dim
-    )
+    diffusion = limit.coefficients(float(solution.error[-1]), float(solution.tau[-1])).D
+    step = np.sqrt(float(np.max(diffusion)) / ensemble.dim)
     kept = [inner[0]]
     for edge in inner[1:]:
         if edge - kept[-1] > 4 * step:

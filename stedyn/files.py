@@ -1,4 +1,4 @@
-"""Problems as TOML: tables teacher, start, noise, weights, inputs, rule and run.
+"""Problems as TOML: tables teacher, start, noise, weights, inputs, rule, covariance and run.
 
 Reading checks everything and reports the first fault in one sentence; writing loses nothing, so that
 a problem read back equals the one written. The keys of ``[rule]`` are the parameters of its class in
@@ -20,22 +20,13 @@ import jax
 import numpy as np
 
 from ._check import fail
-from ._io import read_samples, write_atomic
-from ._tables import checked_tables, rule_parameters, set_key, set_value
-from .problem import Problem, Run, Samples, Start, Teacher
+from ._io import SAMPLE_SUFFIXES, read_samples, write_atomic
+from ._tables import checked_tables, rule_parameters
+from .layers import input_variances, load_weights
+from .populations import Covariance, Samples, Start, Teacher
+from .problem import Problem, Run
 from .quantizers import Quantizer
 from .rules import RULES, SCHEDULES, Rule, Schedule
-
-__all__ = [
-    "load_problem",
-    "problem_from_dict",
-    "problem_to_dict",
-    "read_tables",
-    "save_problem",
-    "set_key",
-    "set_value",
-    "write_atomic",
-]
 
 
 def load_problem(path: str | os.PathLike) -> Problem:
@@ -104,6 +95,7 @@ def problem_from_dict(
             ste=ste,
             latent_clip=latent_clip,
             rule=_rule(checked["rule"]),
+            covariance=_law(Covariance, "covariance", checked["covariance"], folder),
             run=horizon,
         )
 
@@ -118,24 +110,37 @@ def _named(prefix: str) -> Iterator[None]:
 
 
 def _law(law: Any, table: str, content: dict[str, Any], folder: str | os.PathLike):
-    """The teacher or the start; its kind names the method that builds it."""
+    """The teacher, the start or the covariance; its kind names the method that builds it."""
     kind = content.pop("kind")
     if kind != "file":
-        return getattr(law, kind)(**content)
-    if len(content) != 1:
-        found = "both" if content else "neither"
+        return getattr(law, kind.replace("-", "_"))(**content)
+    if ("path" in content) == ("values" in content):
+        found = "both" if "path" in content else "neither"
         fail(table, "one of path or values for kind = 'file'", found, "give one")
     if "values" in content:
         values = content["values"]
+        if len(content) > 1:
+            fail(table, "values alone", sorted(content), "tensor and normalise go with path")
         if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
             fail(f"{table}.values", "a list of numbers", values, "give one")
         return law.samples(values)
     if not isinstance(content["path"], str):
         fail(f"{table}.path", "the name of a file", content["path"], "put it in quotes")
     path = Path(os.path.abspath(Path(folder) / content["path"]))
-    values = read_samples(path, f"{table}.path")
+    values = _measured(table, path, content.get("tensor"), content.get("normalise"))
     with _named(f"{table}.path: "):
         return law.samples(values, str(path))
+
+
+def _measured(table: str, path: Path, tensor, normalise) -> np.ndarray:
+    """The numbers of a file: weights of a tensor, or the variances of inputs from their activations."""
+    if table != "covariance" and tensor is None and normalise is None and path.suffix in SAMPLE_SUFFIXES:
+        return read_samples(path, f"{table}.path")
+    with _named(f"{table}: "):
+        if table == "covariance":
+            return input_variances(path, tensor)
+        layers = load_weights(path, tensor, normalise="none" if normalise is None else normalise)
+        return next(iter(layers.values())).weights
 
 
 def _quantizer(table: str, content: dict[str, Any]) -> Quantizer:
@@ -166,6 +171,7 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
         If a field holds an array of values (a sweep): a file describes one problem.
     """
     teacher, start, rule, run = problem.teacher, problem.start, problem.rule, problem.run
+    covariance = problem.covariance
     name = {"constant": "value", "gaussian": "std", "rademacher": "scale"}.get(teacher.kind)
     gaussian = start.kind == "gaussian"
     tables: dict[str, dict[str, Any]] = {
@@ -180,9 +186,11 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
         },
         "inputs": _quantizer_table(problem.inputs),
         "rule": {key: _rule_value(rule, key) for key in rule_parameters(rule.kind)},
+        "covariance": _samples(covariance.data)
+        or {"exponent": covariance.exponent, "scale": covariance.scale},
         "run": {"tau": run.tau, "points": run.points} if run.explicit is None else {"taus": run.explicit},
     }
-    kinds = {"teacher": teacher.kind, "start": start.kind, "rule": rule.kind}
+    kinds = {"teacher": teacher.kind, "start": start.kind, "rule": rule.kind, "covariance": covariance.kind}
     plain = {table: {"kind": kinds[table]} if table in kinds else {} for table in tables}
     for table, content in tables.items():
         for key, value in content.items():
@@ -194,6 +202,8 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
         del plain["weights"]
     if plain["inputs"] == {"kind": "none"}:
         del plain["inputs"]
+    if covariance.kind == "identity":
+        del plain["covariance"]
     return plain
 
 
@@ -257,8 +267,8 @@ def save_problem(problem: Problem, path: str | os.PathLike) -> Path:
 
     path = Path(path)
     tables = problem_to_dict(problem)
-    for table, data in (("teacher", problem.teacher.data), ("start", problem.start.data)):
-        if data is not None:
+    for table in ("teacher", "start", "covariance"):
+        if (data := getattr(problem, table).data) is not None:
             tables[table] = {"kind": "file", "path": _keep(data, path, table)}
     return write_atomic(path, "# a problem of stedyn; tau = steps / d\n" + tomli_w.dumps(tables))
 

@@ -1,34 +1,22 @@
-r"""Fixed points of the limit: the stationary law is known, so that one scalar equation remains.
-
-For the identity straight-through estimator the stationary density of a class is
-
-    ``p_c(w) ~ exp( (2/D) (a c w - b Psi(w) - lr weight_decay w^2 / 2) )``,  ``Psi' = psi``,
-
-and the residual variance solves ``V = noise_std^2 + error(V)`` (``docs``, theory section 6).
-"""
+"""Fixed points of the limit: where a curve ends, what quantization adds there, and whether it is stable."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix as optx
-from jaxtyping import Array, Float
 
 from .limit import Limit, derive
 from .problem import Problem
 from .quantizers import as_arrays
+from .stationary import root, scan, stationary_error
 
 if TYPE_CHECKING:
     from .solution import Solution
-
-#: Every piece of a stationary density is integrated down to exp(-DEPTH) of its maximum.
-DEPTH, NODES = 32.0, 40
-_X, _W = np.polynomial.legendre.leggauss(NODES)
-SCAN = 60
 
 _SENTENCES = (
     "The fixed point is stable.",
@@ -47,7 +35,8 @@ class FixedPoint(eqx.Module):
         Generalization error.
     excess : float
         ``error`` minus the fixed point of the same problem with unquantized weights, which for SGD is
-        ``rho (1 - k1^2/k2) + lr k2 s^2 / (2 - lr k2)``, ``s^2 = noise_std^2 + rho (1 - k1^2/k2)``.
+        ``rho (1 - k1^2/k2) + lr k2 s^2 / (2 - lr k2)``, ``s^2 = noise_std^2 + rho (1 - k1^2/k2)`` for inputs of one
+        variance.
     unquantized_error : float or None
         That fixed point; None (as ``excess``) if lr is above its ceiling, so that only quantization holds
         the weights.
@@ -81,6 +70,11 @@ class FixedPoint(eqx.Module):
     @property
     def status(self) -> str:
         return _SENTENCES[self.code]
+
+    def beside(self, solution: Solution) -> FixedPoint:
+        """The same with the minimum of a solution of the problem, if that lies below the fixed point."""
+        lowest = solution.minimum
+        return dataclasses.replace(self, minimum=lowest if lowest[1] < self.error else None)
 
     def to_dict(self) -> dict:
         """``error, excess, saturated_fraction, stable, status`` and the rest as plain numbers."""
@@ -118,101 +112,24 @@ class FixedPoint(eqx.Module):
         )
 
 
-def stationary_error(limit: Limit, V) -> Float[Array, ""]:
-    """Error of the stationary law at residual variance ``V``: the right-hand side of the fixed point."""
-    rule, pieces = limit.rule, limit.pieces
-    a, b, D, _ = limit.response(V, jnp.inf)
-    decay = rule.rate(jnp.inf) * rule.weight_decay
-    edge = jnp.full(1, jnp.inf)
-    breaks = pieces.breaks
-    if limit.latent_clip is not None:
-        breaks = jnp.clip(breaks, -limit.latent_clip, limit.latent_clip)
-        edge = limit.latent_clip[None]
-    low, high = jnp.concatenate([-edge, breaks]), jnp.concatenate([breaks, edge])
-    psi, square = jax.vmap(lambda c: _class_moments(pieces, a * c, b, decay, 2 / D, low, high))(limit.teacher)
-    m = limit.share @ (limit.teacher * psi)
-    return limit.error(m, limit.share @ square)
-
-
-def _class_moments(pieces, force, b, decay, beta, low, high):
-    """``E[psi], E[psi^2]`` of ``exp(beta * potential)``, piece by piece with Gauss-Legendre nodes."""
-    intercept, slope = force - b * pieces.first[:, 0], b * pieces.first[:, 1] + decay
-    # the potential at the breaks, and where each piece has its maximum
-    finite_low, finite_high = jnp.where(jnp.isfinite(low), low, 0.0), jnp.where(jnp.isfinite(high), high, 0.0)
-    inner = intercept * (finite_high - finite_low) - 0.5 * slope * (finite_high**2 - finite_low**2)
-    if low.size > 1:
-        at_low = jnp.concatenate([jnp.zeros(2), jnp.cumsum(inner[1:-1])])
-        anchor, height = finite_low.at[0].set(finite_high[0]), at_low
-    else:
-        anchor, height = jnp.zeros(1), jnp.zeros(1)
-    curved = slope > 0
-    top = jnp.where(curved, intercept / jnp.where(curved, slope, 1.0), jnp.sign(intercept) * jnp.inf)
-    flat = ~curved & (jnp.abs(intercept) <= 1e-12 * (jnp.abs(force) + jnp.abs(b * pieces.first[:, 0])))
-    top = jnp.where(flat, anchor, top)
-    # on an unbounded outermost piece that does not pull back the weights leave for good
-    endless = ~(jnp.isfinite(low) & jnp.isfinite(high))
-    escapes = ~jnp.isfinite(jnp.clip(top, low, high)) | (flat & endless)
-    at = jnp.where(escapes, anchor, jnp.clip(top, low, high))
-    force_at = intercept - slope * at
-    reach = _reach(beta * jnp.abs(force_at), beta * slope)
-    start, stop = jnp.maximum(low, at - reach), jnp.minimum(high, at + reach)
-    half = jnp.where(escapes, 0.0, 0.5 * jnp.clip(stop - start, 0.0, None))
-    w = jnp.where(escapes, anchor, 0.5 * (start + stop))[:, None] + half[:, None] * _X
-    away = w - anchor[:, None]
-    potential = (
-        height[:, None] + away * (intercept - slope * anchor)[:, None] - 0.5 * slope[:, None] * away**2
-    )
-    log = beta * potential
-    live = half > 0
-    shift = jax.lax.stop_gradient(jnp.max(jnp.where(live[:, None], log, -jnp.inf)))
-    weight = jnp.where(live[:, None], jnp.exp(jnp.where(live[:, None], log - shift, 0.0)), 0.0)
-    weight = weight * half[:, None] * _W
-    first, second = pieces.first, pieces.second
-    psi = first[:, :1] + first[:, 1:] * w
-    square = second[:, :1] + second[:, 1:2] * w + second[:, 2:] * w**2
-    total = jnp.sum(weight)
-    mean, mean_square = jnp.sum(weight * psi) / total, jnp.sum(weight * square) / total
-    for k in (0, -1):
-        mean = jnp.where(escapes[k], first[k, 0], mean)
-        mean_square = jnp.where(escapes[k], second[k, 0], mean_square)
-    return mean, mean_square
-
-
-def _reach(slope, curvature):
-    """Distance at which ``slope x + curvature x^2 / 2`` reaches DEPTH."""
-    return 2 * DEPTH / jnp.maximum(slope + jnp.sqrt(slope**2 + 2 * curvature * DEPTH), 1e-300)
-
-
 @eqx.filter_jit
-def _scan(limit: Limit, grid):
-    return jax.lax.map(lambda V: stationary_error(limit, V), grid)
+def _scan(limit: Limit):
+    return scan(limit)
 
 
 @eqx.filter_jit
 def _refine(limit: Limit, low, high):
-    """Root of ``noise + error(V) - V`` between two values of ``V``, and the slope there."""
-
-    def gap(log_V, _):
-        V = jnp.exp(log_V)
-        return (limit.noise_var + stationary_error(limit, V)) / V - 1
-
-    solver: optx.Bisection = optx.Bisection(rtol=1e-13, atol=1e-13)  # type: ignore[call-arg]
-    options = dict(lower=jnp.log(low), upper=jnp.log(high))
-    root: optx.Solution = optx.root_find(
-        gap, solver, 0.5 * (jnp.log(low) + jnp.log(high)), options=options, max_steps=200, throw=False
-    )
-    V = jnp.exp(root.value)
+    """Error at the root between two values of ``V``, and the slope of ``error(V)`` there."""
+    V = root(limit, low, high)
     return jax.jvp(lambda v: stationary_error(limit, v), (V,), (jnp.ones_like(V),))
 
 
-def fixed_point(problem: Problem, *, solution: Solution | None = None, classes: int = 512) -> FixedPoint:
+def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
     """Fixed point of the limit of a problem.
 
     Parameters
     ----------
     problem : Problem
-    solution : Solution, optional
-        A solution of the problem: with it, a minimum of the curve below the fixed point is reported.
     classes : int
         Number of teacher classes of a Gaussian or measured teacher.
 
@@ -242,7 +159,7 @@ def fixed_point(problem: Problem, *, solution: Solution | None = None, classes: 
         base = found
     else:
         base = _roots(eqx.filter_jit(derive)(as_arrays(problem.unquantized()), classes + classes % 2))
-    k2 = float(limit.inputs.k2)
+    k2 = float(limit.share @ limit.k2)
     a, b, _, _ = limit.coefficients(limit.rho, jnp.inf)
     ceiling = None
     if linear:  # S = D / (2 b): the error reproduces itself once lr k2 = 2
@@ -253,8 +170,8 @@ def fixed_point(problem: Problem, *, solution: Solution | None = None, classes: 
     saturated = 0.0
     if problem.weights.n_levels:
         pull = np.asarray(a * limit.teacher)
-        outer = np.asarray(b * limit.levels)
-        beyond = (pull >= outer[-1] * (1 - 1e-12)) | (pull <= outer[0] * (1 - 1e-12))
+        ends = [np.asarray(b * limit.levels[k]) * (1 - 1e-12) for k in (0, -1)]
+        beyond = (pull <= ends[0]) | (pull >= ends[1])
         saturated = float(np.asarray(limit.share) @ beyond)
     if not found:
         raise ValueError(
@@ -264,7 +181,6 @@ def fixed_point(problem: Problem, *, solution: Solution | None = None, classes: 
     error, slope = found[-1]
     code = VANISHING if error < 1e-12 * float(limit.rho) else STABLE if slope < 1 else UNSTABLE
     reference = base[-1][0] if base else None
-    lowest = None if solution is None else solution.minimum
     return FixedPoint(
         error=error,
         excess=None if reference is None else error - reference,
@@ -274,17 +190,14 @@ def fixed_point(problem: Problem, *, solution: Solution | None = None, classes: 
         stable=bool(slope < 1),
         lr_ceiling=ceiling,
         others=tuple(other for other, _ in found[:-1]),
-        minimum=lowest if lowest is not None and lowest[1] < error else None,
+        minimum=None,
         code=code,
     )
 
 
 def _roots(limit: Limit) -> list[tuple[float, float]]:
     """``(error, slope)`` of all fixed points, in increasing order of the error."""
-    noise, rho = float(limit.noise_var), float(limit.rho)
-    low = max(0.999 * (noise + float(limit.floor)), 1e-10 * rho)
-    grid = np.geomspace(low, 1e6 * (noise + rho), SCAN)
-    gap = noise + np.asarray(_scan(limit, jnp.asarray(grid))) - grid
+    grid, gap = (np.asarray(x) for x in _scan(limit))
     found = []
     if gap[0] < 0:  # only without noise: the error shrinks below all bounds
         found.append((0.0, float(1 + gap[0] / grid[0])))

@@ -215,16 +215,20 @@ def small_lr_stairs(problem: Problem) -> list[Stair]:
         )
     if problem.weights.is_none or problem.weights.rounding != "nearest":
         fail("weights", "a quantizer that rounds to the nearest level", problem.weights.kind, "choose one")
+    if problem.covariance.kind != "identity":
+        fail(
+            "covariance", "inputs of one variance", problem.covariance.kind, "use solve(problem, law='fluid')"
+        )
     limit = derive(problem, 2)
-    a, b, _, _ = limit.coefficients(limit.rho, 0.0)
-    force = float(a * limit.teacher[-1])
+    a, b = (float(x[-1]) for x in limit.coefficients(limit.rho, 0.0)[:2])
+    force = a * float(limit.teacher[-1])
     levels, thresholds = np.asarray(limit.levels), np.asarray(limit.pieces.breaks)
     w = float(np.asarray(problem.start.mean))
     k = int(np.searchsorted(thresholds, w, side="right"))
     now = 0.0
     stairs: list[Stair] = []
     while True:
-        speed = force - float(b) * float(levels[k])
+        speed = force - b * float(levels[k])
         speed = 0.0 if abs(speed) < 1e-12 * abs(force) else speed
         onward = 1 if speed > 0 else -1
         edge = k if speed > 0 else k - 1

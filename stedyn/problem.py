@@ -10,97 +10,13 @@ from jaxtyping import Array, Float
 
 from ._check import choice, fail, finite, is_traced, nonnegative, positive, whole
 from .moments import input_mean, input_moments
+from .populations import Covariance, Start, Teacher
 from .quantizers import Quantizer
 from .rules import SGD, Rule
 
 STES = ("identity", "clipped")
 #: Largest |E[phi]| / sqrt(E[phi^2]) accepted: below it the neglected drift stays small up to d = 1e8.
 MEAN_TOLERANCE = 1e-6
-
-
-#: Samples with at most this many distinct values keep them exactly (``atoms`` and their shares).
-MAX_ATOMS = 64
-
-
-class Samples(eqx.Module):
-    """Measured values and, if they came from a file, its path (kept for writing the problem back)."""
-
-    values: Float[Array, " n"]
-    atoms: Float[Array, " U"] | None
-    weights: Float[Array, " U"] | None
-    path: str | None = eqx.field(static=True)
-
-    def __init__(self, values, path: str | None = None):
-        where = f"file {path}" if path else "samples"
-        array = np.asarray(values)
-        if array.ndim != 1 or array.size < 2 or array.dtype.kind not in "fiu":
-            fail(where, "a one-dimensional list of at least 2 numbers", f"shape {array.shape}", "reshape it")
-        if not np.all(np.isfinite(array)):
-            fail(where, "finite numbers only", f"{np.sum(~np.isfinite(array))} nan or inf", "remove them")
-        self.values = array.astype(float)
-        self.path = path
-        atoms, counts = np.unique(self.values, return_counts=True)
-        few = atoms.size <= MAX_ATOMS
-        self.atoms, self.weights = (atoms, counts / array.size) if few else (None, None)
-
-
-class Teacher(eqx.Module):
-    """Law of the teacher weights ``w*``: one independent draw for each coordinate.
-
-    ``Teacher.constant(value)``, ``Teacher.gaussian(std)``, ``Teacher.rademacher(scale)`` (``+-scale``
-    with equal probability) or ``Teacher.samples(values)``.
-    """
-
-    kind: str = eqx.field(static=True)
-    scale: Float[Array, ""] | float | None
-    data: Samples | None
-
-    @classmethod
-    def constant(cls, value=1.0):
-        return cls("constant", finite("teacher.value", value), None)
-
-    @classmethod
-    def gaussian(cls, std=1.0):
-        return cls("gaussian", positive("teacher.std", std), None)
-
-    @classmethod
-    def rademacher(cls, scale=1.0):
-        return cls("rademacher", positive("teacher.scale", scale), None)
-
-    @classmethod
-    def samples(cls, values, path=None):
-        return cls("file", None, values if isinstance(values, Samples) else Samples(values, path))
-
-    @property
-    def rho(self) -> Float[Array, ""]:
-        """``E[w*^2]``."""
-        if self.data is not None:
-            return jnp.mean(jnp.asarray(self.data.values) ** 2)
-        return jnp.asarray(self.scale) ** 2
-
-
-class Start(eqx.Module):
-    """Law of the latent weights at ``tau = 0``, independent of the teacher.
-
-    ``Start.gaussian(mean, std)``, ``Start.constant(value)`` or ``Start.samples(values)``.
-    """
-
-    kind: str = eqx.field(static=True)
-    mean: Float[Array, ""] | float | None
-    std: Float[Array, ""] | float | None
-    data: Samples | None
-
-    @classmethod
-    def gaussian(cls, mean=0.0, std=1.0):
-        return cls("gaussian", finite("start.mean", mean), positive("start.std", std), None)
-
-    @classmethod
-    def constant(cls, value=0.0):
-        return cls("constant", finite("start.value", value), 0.0, None)
-
-    @classmethod
-    def samples(cls, values, path=None):
-        return cls("file", None, None, values if isinstance(values, Samples) else Samples(values, path))
 
 
 class Run(eqx.Module):
@@ -131,7 +47,7 @@ class Problem(eqx.Module):
     """A quantized teacher-student problem (``docs``, theory sections 0 to 2).
 
     ``y = w*.x / sqrt(d) + noise_std xi`` and the student predicts ``psi(w).phi(x) / sqrt(d)``, with
-    ``psi`` the weight quantizer and ``phi`` the input quantizer, ``x ~ N(0, I_d)``.
+    ``psi`` the weight quantizer and ``phi`` the input quantizer, ``x_i ~ N(0, v_i)``.
 
     Parameters
     ----------
@@ -147,6 +63,8 @@ class Problem(eqx.Module):
         Latent weights are clipped to ``[-latent_clip, latent_clip]`` after every step.
     rule : Rule
         The update rule; `SGD` by default.
+    covariance : Covariance
+        Variances ``v_i`` of the inputs; all 1 by default.
     run : Run
         Horizon and saved times, in units of ``tau = steps / d``.
 
@@ -172,6 +90,7 @@ class Problem(eqx.Module):
     ste: str = eqx.field(static=True)
     latent_clip: Float[Array, ""] | float | None
     rule: Rule
+    covariance: Covariance
     run: Run
 
     def __init__(
@@ -185,6 +104,7 @@ class Problem(eqx.Module):
         ste: str = "identity",
         latent_clip=None,
         rule: Rule | None = None,
+        covariance: Covariance | None = None,
         run: Run | None = None,
     ):
         self.teacher = Teacher.constant() if teacher is None else teacher
@@ -195,6 +115,7 @@ class Problem(eqx.Module):
         self.ste = choice("weights.ste", ste, STES)
         self.latent_clip = None if latent_clip is None else positive("weights.latent_clip", latent_clip)
         self.rule = SGD() if rule is None else rule
+        self.covariance = Covariance.identity() if covariance is None else covariance
         self.run = Run() if run is None else run
         if self.ste == "clipped" and self.weights.range is None:
             fail("weights.range", "a positive number for ste = 'clipped'", None, "set it")
@@ -204,10 +125,12 @@ class Problem(eqx.Module):
 
     def _check_inputs(self):
         symmetric = self.inputs.kind not in ("twos-complement", "levels")
-        if symmetric or any(is_traced(leaf) for leaf in jax.tree.leaves(self.inputs)):
+        if symmetric or any(is_traced(leaf) for leaf in jax.tree.leaves((self.inputs, self.covariance))):
             return
-        mean, spread = float(input_mean(self.inputs)), float(input_moments(self.inputs).k2) ** 0.5
-        if abs(mean) > MEAN_TOLERANCE * spread:
+        std = np.sqrt(np.quantile(self.covariance.values(), [0, 0.5, 1]))
+        mean, spread = input_mean(self.inputs, std), jnp.sqrt(input_moments(self.inputs, std).k2)
+        worst = int(np.argmax(jnp.abs(mean) / spread))
+        if abs(mean := float(mean[worst])) > MEAN_TOLERANCE * float(spread[worst]):
             fail(
                 "inputs",
                 "a quantizer with E[phi(x)] = 0 (otherwise the output grows like sqrt(d) and no limit exists)",
@@ -227,6 +150,12 @@ class Problem(eqx.Module):
         """The saved times ``tau = steps / d`` (T,)."""
         return self.run.taus
 
+    @property
+    def paired(self) -> bool:
+        """Whether teacher weights and input variances were measured together, coordinate by coordinate."""
+        teacher, variance = self.teacher.data, self.covariance.data
+        return teacher is not None and variance is not None and teacher.values.size == variance.values.size
+
     def unquantized(self) -> Problem:
         """The same problem with weights that are not quantized (inputs and rule as they are)."""
         return Problem(
@@ -235,5 +164,6 @@ class Problem(eqx.Module):
             noise_std=self.noise_std,
             inputs=self.inputs,
             rule=self.rule,
+            covariance=self.covariance,
             run=self.run,
         )

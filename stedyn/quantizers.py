@@ -102,6 +102,17 @@ class Quantizer(eqx.Module):
             fail("range", "a positive number", None, f"set it, as kind {kind!r} needs it")
         self.range = positive("range", range)
 
+    def with_range(self, range) -> Quantizer:
+        """The same quantizer with another range; ValueError for explicit levels, which have none of their own."""
+        if self.explicit is not None:
+            fail(
+                "range",
+                "a quantizer given by bits and range",
+                f"kind {self.kind!r}",
+                "scale its levels instead",
+            )
+        return Quantizer(self.bits, range, kind=self.kind, edge=self.edge, rounding=self.rounding)
+
     @property
     def is_none(self) -> bool:
         """Whether this is the identity."""

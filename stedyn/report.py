@@ -44,11 +44,15 @@ def describe(problem: Problem) -> str:
     lines = {
         "teacher": f"{teacher}; start {start}; label noise std {problem.noise_std:g}",
         "weights": weights,
-        "inputs": _quantizer(problem.inputs),
+        "inputs": _quantizer(problem.inputs) + _covariance(tables),
         "rule": f"{tables['rule']['kind']}, {rule}",
         "units": CONVENTIONS,
     }
     return "\n".join(f"{name:<8} {text}" for name, text in lines.items())
+
+
+def _covariance(tables: dict[str, Any]) -> str:
+    return f"; variances {_law(tables['covariance'])}" if "covariance" in tables else ""
 
 
 def _law(table: dict[str, Any]) -> str:

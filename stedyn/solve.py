@@ -36,6 +36,8 @@ PASSES = 5
 #: An error that grows by this factor over its first value has no limit to speak of.
 DIVERGENCE = 1e6
 MIXTURE_STARTS, FLUID_STARTS = 16, 400
+#: Classes of input variances where nothing else limits the accuracy.
+LINEAR_VARIANCES = 64
 _OPTIONAL = ("saturated", "flip_rate", "occupancy")
 
 
@@ -224,16 +226,17 @@ def _grid(problem, taus, keep, tol, cells, classes, traced):
         unknowns = cells * intervals * size
         if traced or int(code) != INACCURATE or count == PASSES or unknowns >= MOST_UNKNOWNS:
             break
-        growth = float(np.clip(1.3 * np.sqrt(float(estimate) / tol), 1.5, 8))
-        cells = 2 * int(np.ceil(cells * min(growth, max(1.5, MOST_UNKNOWNS / unknowns)) / 2))
-        if problem.teacher.kind in ("gaussian", "file") and size == classes:
+        growth = float(np.clip(1.3 * np.sqrt(float(estimate) / tol), 2, 8))
+        # powers of two: problems that differ in their numbers then share their compilations
+        cells *= 2 ** int(np.ceil(np.log2(min(growth, max(2, MOST_UNKNOWNS / unknowns)))))
+        if size >= classes or problem.covariance.kind != "identity":
             classes = min(256, 2 * classes)
     return curves, counts, None if kept[1] is None else kept, estimate, code
 
 
 @eqx.filter_jit
-def _mixture_pass(problem, taus, keep, rtol, blend, coarse, classes):
-    limit = derive(problem, classes, coarse)
+def _mixture_pass(problem, taus, keep, rtol, blend, coarse, classes, variances):
+    limit = derive(problem, classes, coarse, variances)
     law = MixtureFlow(limit, MIXTURE_STARTS, blend, coarse)
     solution = integrate(law, taus, keep, rtol)
     kept = law.masses(*solution.ys[1]) if keep.size else None
@@ -244,14 +247,15 @@ def _mixture(problem, taus, keep, tol, classes, traced):
     linear = problem.weights.is_none
     # a linear psi leaves nothing but the error in time
     rtol = 1e-8 if linear else 1e-5
-    run = functools.partial(_mixture_pass, problem, taus, keep)
+    variances = LINEAR_VARIANCES if linear else None
+    run = functools.partial(_mixture_pass, problem, taus, keep, classes=classes, variances=variances)
     blend = None if traced or linear else jnp.zeros(())
-    curves, stats, kept, bad = run(jnp.asarray(rtol), blend, jnp.asarray(False), classes)
+    curves, stats, kept, bad = run(jnp.asarray(rtol), blend, jnp.asarray(False))
     counts = dict(stats, classes=classes, starts=MIXTURE_STARTS, passes=1)
     if traced:
         return curves, counts, kept, None, jnp.where(bad, MAX_STEPS, UNESTIMATED)
-    merged = run(jnp.asarray(8 * rtol), blend, jnp.asarray(True), classes)[0]
-    shaped = merged if linear else run(jnp.asarray(rtol), jnp.ones(()), jnp.asarray(False), classes)[0]
+    merged = run(jnp.asarray(8 * rtol), blend, jnp.asarray(True))[0]
+    shaped = merged if linear else run(jnp.asarray(rtol), jnp.ones(()), jnp.asarray(False))[0]
     apart = [jnp.max(jnp.abs(other["error"] / curves["error"] - 1)) for other in (merged, shaped)]
     estimate = apart[0] if linear else 2 * (apart[0] + apart[1])
     code = jnp.where(bad, MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
@@ -267,9 +271,9 @@ def _fluid(problem, taus, keep, classes, traced):
     if keep.size:
         raise ValueError("densities: expected none with law = 'fluid', which has no density; choose 'grid'.")
     if not traced:
-        inputs = derive(problem, 2).inputs
+        limit = derive(problem, 2)
         where = [(1.0, 0.0), (2.0, 0.0), (1.0, taus[-1])]
-        ab = np.array([problem.rule.coefficients(V, inputs, tau)[:2] for V, tau in where])
+        ab = np.array([limit.coefficients_at(V, tau)[:2] for V, tau in where])
         if np.any(np.abs(ab - ab[0]) > 1e-9 * np.abs(ab[0])):
             raise ValueError(
                 f"law: expected 'grid' or 'mixture' for the rule {problem.rule.kind!r}, found 'fluid', which needs a "

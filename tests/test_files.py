@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stedyn import _io, rules
+from stedyn._io import write_atomic
+from stedyn._tables import set_key
 from stedyn.files import (
     load_problem,
     problem_from_dict,
     problem_to_dict,
     read_tables,
     save_problem,
-    set_key,
-    write_atomic,
 )
 from stedyn.problem import Problem, Run, Start, Teacher
 from stedyn.quantizers import Quantizer

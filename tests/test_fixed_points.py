@@ -18,7 +18,7 @@ def test_numbers_of_the_specification(name, error):
 
 def test_the_minimum_of_the_curve_below_the_fixed_point():
     """Near tau = 17 the curve of R1 lies far below its end."""
-    found = fixed_point(reference("R1"), solution=solved("R1"))
+    found = fixed_point(reference("R1")).beside(solved("R1"))
     assert found.minimum == pytest.approx((17.5, 0.2428), rel=2e-2)
     assert "passes below" in str(found)
     assert fixed_point(reference("R1")).minimum is None

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib.util
+import re
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ import reference
 from stedyn.problem import Problem, Start, Teacher
 from stedyn.quantizers import Quantizer
 from stedyn.rules import SGD, Rule
-from stedyn.simulate import kernel, sampler, simulate
+from stedyn.simulate import kernel, simulate
 from stedyn.simulate.codes import coder
 from stedyn.simulate.observe import Observer
 
@@ -96,9 +97,9 @@ def advance(problem, start, teacher, keys, steps, first=0):
     parts = [kernel.halves(jnp.asarray(x, jnp.float32)) for x in (teacher, start)]
     words = np.uint32(first % 2**32), np.uint32(first // 2**32), np.int32(steps)
     run, dim = kernel.programs("cpu").advance, np.shape(start)[1]
-    return np.asarray(
-        kernel.whole(run(kernel.model(problem, dim), jnp.asarray(keys, jnp.uint32), *parts, *words), dim)
-    )
+    fixed = kernel.Fixed(parts[0], None)
+    moved = run(kernel.model(problem, dim), jnp.asarray(keys, jnp.uint32), fixed, parts[1], *words)
+    return np.asarray(kernel.whole(moved, dim))
 
 
 # ---- the algorithm
@@ -148,7 +149,8 @@ def test_integer_path_equals_float_path(bits):
     @jax.jit
     def overlap(model):
         codes = [kernel._mask(model.inputs.code(part, None), dim // 2) for part in x]
-        return kernel._overlap(model, w, (None, None), codes, dim)
+        products, bound, unit = kernel._products(model, w, (None, None), codes)
+        return kernel.fold(products, bound) * unit
 
     exact = [
         reference.quantize(q, np.asarray(kernel.whole(v, dim), float), None)
@@ -311,17 +313,13 @@ def test_step_counters_go_beyond_32_bits():
 
 
 def test_chunks_do_not_cross_a_multiple_of_two_to_the_32(monkeypatch):
-    from stedyn.simulate import run
-
     calls = []
 
     def jump(model, keys, teacher, w, low, high, n):
         calls.append((int(low) + 2**32 * int(high), int(n)))
         return w
 
-    monkeypatch.setattr(
-        run.kernel, "programs", lambda platform: kernel.Programs(jump, lambda *a: np.zeros(1))
-    )
+    monkeypatch.setattr(kernel, "programs", lambda *a: kernel.Programs(jump, lambda *a: np.zeros(1)))
     ensemble = simulate(R1, dim=2, seeds=1, taus=[2.0**32 + 0.5], chunk=2**31 - 1)
     made = [call for call in calls if call[1] > 0]
     assert ensemble.steps.tolist() == [2**33 + 1] == [sum(n for _, n in made)]
@@ -378,116 +376,6 @@ def test_new_numbers_do_not_compile_again():
     assert first > 0
     run(0.2, 1.3, 0.5)
     assert len(Counted.traces) == first
-
-
-# ---- the generator
-
-
-def test_threefry_known_answers():
-    cases = [
-        ((0, 0, 0, 0), (0x6B200159, 0x99BA4EFE)),
-        ((0xFFFFFFFF,) * 4, (0x1CB996FC, 0xBB002BE7)),
-        ((0x13198A2E, 0x03707344, 0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
-    ]  # Random123 1.09, tests/kat_vectors
-    for given, expected in cases:
-        found = sampler.threefry(*(jnp.asarray(word, jnp.uint32) for word in given))
-        assert tuple(int(word) for word in found) == expected
-
-
-def _normals(seeds, steps, pairs):
-    """Normals (steps, S, 2, pairs)."""
-
-    @jax.jit
-    def at(low):
-        z = sampler.normals(sampler.Counter(seeds, low, jnp.uint32(0)), sampler.INPUTS, pairs)
-        return jnp.stack([jnp.real(z), jnp.imag(z)], axis=1)
-
-    return np.asarray(jax.lax.map(at, jnp.arange(steps, dtype=jnp.uint32)), float)
-
-
-def test_box_muller_is_accurate():
-    rng = np.random.default_rng(0)
-    edges = np.array([0, 1, 2, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 2**24, 2**30, 3 * 2**30], np.uint32)
-    radius = np.concatenate([rng.integers(0, 2**32, 100000, dtype=np.uint32), np.repeat(edges, 10)])
-    angle = np.concatenate([rng.integers(0, 2**32, 100000, dtype=np.uint32), np.tile(edges, 10)])
-    found = sampler.box_muller(jnp.asarray(radius), jnp.asarray(angle))
-    length = np.sqrt(-2 * np.log(np.minimum((radius + 0.5) * 2.0**-32, 1)))
-    for values, turn in zip(found, (np.cos, np.sin), strict=True):
-        exact = length * turn(np.pi * (angle.view(np.int32) * 2.0**-31))
-        error = np.abs(np.asarray(values, float) - exact)
-        assert np.all(error <= 2e-6 + 2e-7 / np.maximum(length, 1e-3))  # near 0 the radius is rounded
-
-
-def test_normals_have_the_right_moments_and_tails():
-    from scipy.stats import chi2, norm
-
-    x = _normals(jnp.arange(4, dtype=jnp.uint32), 500, 1024).ravel()
-    n = x.size
-    for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96), (6, 15, 10170)):
-        assert abs(np.mean(x**power) - mean) < 4 * np.sqrt(variance / n)
-    counts = np.histogram(x, norm.ppf(np.linspace(0, 1, 257)))[0]
-    statistic = np.sum((counts - n / 256) ** 2) / (n / 256)
-    assert chi2.ppf(1e-4, 255) < statistic < chi2.ppf(1 - 1e-4, 255)
-    for reach in (3.0, 4.0, 4.5):
-        expected = 2 * n * norm.sf(reach)
-        assert abs(np.sum(np.abs(x) > reach) - expected) < 4 * np.sqrt(expected)
-
-
-@pytest.mark.slow
-def test_normals_have_the_right_tails_beyond_five_sigma():
-    from scipy.stats import norm
-
-    @jax.jit
-    def count(low):
-        z = sampler.normals(
-            sampler.Counter(jnp.arange(8, dtype=jnp.uint32), low, jnp.uint32(0)), sampler.INPUTS, 2**16
-        )
-        parts = jnp.abs(jnp.stack([jnp.real(z), jnp.imag(z)]))
-        return jnp.stack([jnp.sum(parts > reach) for reach in (5.0, 5.5)])
-
-    blocks = 1500
-    totals = sum(np.asarray(count(jnp.uint32(k)), float) for k in range(blocks))
-    for total, reach in zip(totals, (5.0, 5.5), strict=True):
-        expected = blocks * 8 * 2**17 * 2 * norm.sf(reach)
-        assert expected > 50
-        assert abs(total - expected) < 4 * np.sqrt(expected)
-
-
-@pytest.mark.parametrize("transform", [lambda x: x, lambda x: x**2 - 1], ids=["values", "squares"])
-def test_draws_are_not_correlated(transform):
-    x = transform(_normals(jnp.arange(4, dtype=jnp.uint32), 400, 512))
-    steps = x.shape[0]
-    neighbours = {
-        "steps": x[1:] * x[:-1],
-        "seeds": x[:, 1:] * x[:, :-1],
-        "halves": x[:, :, 0] * x[:, :, 1],
-        "pairs": x[..., 1:] * x[..., :-1],
-        "coordinate of next step": x[1:, ..., 1:] * x[:-1, ..., :-1],
-        "step of next seed": x[1:, :-1] * x[:-1, 1:],
-    }
-    variance = np.mean(x**2)
-    for name, product in neighbours.items():
-        assert abs(product.mean()) < 4.5 * variance / np.sqrt(product.size), name
-    flat = x.transpose(1, 2, 3, 0).reshape(-1, steps)
-    gram = flat[:1024] @ flat[:1024].T / steps / variance
-    off = gram[np.triu_indices(1024, 1)] * np.sqrt(steps)
-    assert abs(np.mean(off**2) - 1) < 0.05
-    assert np.abs(off).max() < 10
-
-
-def test_streams_and_uniforms():
-    counter = sampler.Counter(jnp.arange(2, dtype=jnp.uint32), jnp.uint32(3), jnp.uint32(0))
-    streams = [
-        sampler.uniforms(counter, k, 50000)
-        for k in (sampler.ROUND_WEIGHTS, sampler.ROUND_INPUTS, sampler.RULE)
-    ]
-    u = np.stack([np.concatenate([np.real(z), np.imag(z)], 1).ravel() for z in streams]).astype(float)
-    assert u.min() > 0
-    assert u.max() < 1
-    assert np.all(np.abs(u.mean(axis=1) - 0.5) < 4 / np.sqrt(12 * u.shape[1]))
-    assert np.all(np.abs(np.corrcoef(u)[np.triu_indices(3, 1)]) < 4 / np.sqrt(u.shape[1]))
-    assert float(sampler._unit(jnp.uint32(2**32 - 1))) < 1
-    assert float(sampler._unit(jnp.uint32(0))) > 0
 
 
 # ---- populations, arguments, the answer
@@ -570,12 +458,13 @@ def test_progress_is_on_stderr_and_complete(capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert "258/258" in err
+    assert re.search(r"\[\d\d:\d\d<\d\d:\d\d, .*step/s\]", err)  # elapsed < left
 
 
 def test_ensemble_summaries():
     ensemble = simulate(R1, dim=DIM, seeds=3, seed=7, taus=[0.0, 1.0], snapshots=[0.5, 1.0])
     assert list(ensemble.to_dict()) == [
-        "tau", "error_mean", "error_std", "seeds", "dim", "steps", "seconds", "coordinate_steps_per_second", "device",
+        "tau", "error_mean", "error_std", "seeds", "dim", "steps", "seconds", "coordinate_steps_per_second", "device", "partial",
     ]  # fmt: skip
     assert ensemble.to_dict()["steps"] == DIM
     np.testing.assert_allclose(ensemble.error_sem, ensemble.error.std(axis=0, ddof=1) / np.sqrt(3))

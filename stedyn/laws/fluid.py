@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..limit import Limit, start_classes
+from ..classes import start_classes
+from ..limit import Limit
 from ..moments import Pieces
 
 
@@ -23,7 +24,7 @@ def observe_paths(limit: Limit, taus: Float[Array, " T"], starts: int) -> dict[s
     neither on the residual variance nor on ``tau``.
     """
     share, start, _ = start_classes(limit.start, starts)
-    a, b, _, _ = limit.coefficients(limit.rho, 0.0)
+    a, b, _, _ = (x[:, None] for x in limit.coefficients(limit.rho, 0.0))
     decay = limit.decay(0.0)
     c = limit.teacher[:, None]
     if limit.latent_clip is not None:
@@ -38,18 +39,18 @@ def observe_paths(limit: Limit, taus: Float[Array, " T"], starts: int) -> dict[s
         jnp.where(rises, above, sign * below)
         for above, below, sign in zip(up, down, (-1, -1, 1), strict=True)
     )
-    weight = limit.share[:, None] * share
 
     def average(x):
-        return jnp.tensordot(weight, x, 2)
+        """Over the starts: (C, T)."""
+        return jnp.tensordot(x, share, (1, 0))
 
-    m, q = average(c[..., None] * psi), average(square)
+    psi, square = average(psi), average(square)
     return dict(
-        error=limit.error(m, q),
-        m=m,
-        q=q,
-        overlap=average(c[..., None] * w),
-        norm=average(w**2),
+        error=limit.error(psi, square),
+        m=(limit.share * limit.teacher) @ psi,
+        q=limit.share @ square,
+        overlap=(limit.share * limit.teacher) @ average(w),
+        norm=limit.share @ average(w**2),
         effective_step=jnp.full(taus.shape, 1.0) * limit.effective_step(limit.rho, 0.0),
     )
 
@@ -111,8 +112,9 @@ def _rise(pieces: Pieces, moves, force, b, decay, start, taus):
         travel = jnp.where(speed > 0, travel, jnp.inf)
         until = now + travel
         spent = jnp.clip(taus - now[..., None], 0.0, None)
+        pace = slope[..., None]
         path = w[..., None] + speed[..., None] * jnp.where(
-            slope > 0, -jnp.expm1(-slope * spent) / jnp.where(slope > 0, slope, 1.0), spent
+            pace > 0, -jnp.expm1(-pace * spent) / jnp.where(pace > 0, pace, 1.0), spent
         )
         here = (path, value[0] + value[1] * path, _square(square, path))
         during = moving[..., None] & (taus >= now[..., None]) & (taus < until[..., None])

@@ -76,10 +76,12 @@ class GridFlow(eqx.Module):
 
     @property
     def error_weights(self) -> Float[Array, "C N"]:
-        """``share_c (c^2 - 2 k1 c psi + k2 psi^2)`` of every cell, so that the error is a sum over cells."""
-        c = self.limit.teacher[:, None]
-        k1, k2 = self.limit.inputs.k1, self.limit.inputs.k2
-        return self.limit.share[:, None] * (c**2 - 2 * k1 * c * self.first + k2 * self.second)
+        """``share_c (v c^2 - 2 k1 c psi + k2 psi^2)`` of every cell, so that the error is a sum over cells."""
+        limit = self.limit
+        own = (limit.inputs.std[limit.group] * limit.teacher) ** 2
+        cross, square = 2 * limit.k1 * limit.teacher, limit.k2
+        each = own[:, None] - cross[:, None] * self.first + square[:, None] * self.second
+        return limit.share[:, None] * each
 
     def error(self, mass) -> Float[Array, ""]:
         """Generalization error of the cell masses."""
@@ -95,8 +97,8 @@ class GridFlow(eqx.Module):
         """Rates of crossing every inner face upwards and downwards, per unit mass and ``tau``."""
         limit = self.limit
         a, b, D, _ = limit.coefficients(error, tau)
-        half = jnp.maximum(0.5 * D, 1e-30)
-        drift = a * limit.teacher[:, None] - b * self.first - limit.decay(tau) * self.centers
+        half = jnp.maximum(0.5 * D, 1e-30)[:, None]
+        drift = (a * limit.teacher)[:, None] - b[:, None] * self.first - limit.decay(tau) * self.centers
         h = self.widths
         # the potential difference between two centres, through half of either cell
         work = 0.5 * (drift[:, :-1] * h[:-1] + drift[:, 1:] * h[1:])
@@ -153,12 +155,11 @@ class GridFlow(eqx.Module):
             nearest = limit.pieces.first.shape[0] == levels.size
             if nearest:
                 face = jnp.searchsorted(self.faces, theta)
-                density = total / h
+                mean_abs = limit.coefficients(out["error"], tau).mean_abs
+                moving = (limit.share * mean_abs) @ mass / h
                 # linear interpolation between the two neighbouring centres
                 left = h[face] / (h[face] + h[face - 1])
-                at = left * density[face - 1] + (1 - left) * density[face]
-                mean_abs = limit.coefficients(out["error"], tau).mean_abs
-                out["flip_rate"] = jnp.sum(at) * mean_abs
+                out["flip_rate"] = jnp.sum(left * moving[face - 1] + (1 - left) * moving[face])
         if limit.range is not None:
             lower = jnp.clip((-limit.range - self.faces[:-1]) / h, 0, 1)
             upper = jnp.clip((self.faces[1:] - limit.range) / h, 0, 1)

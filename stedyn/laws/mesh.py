@@ -105,7 +105,8 @@ def _start_scale(limit: Limit):
 def _extremes(limit: Limit, centre, spread):
     """Coefficients of the limit at the start and at the smallest error the problem allows."""
     moments = gaussian_moments(limit.pieces, centre, jnp.maximum(spread, 1e-9))
-    start = limit.error((limit.share @ limit.teacher) * moments.mean, moments.square)
+    every = jnp.ones_like(limit.teacher)
+    start = limit.error(every * moments.mean, every * moments.square)
     floor = jnp.maximum(limit.floor, 1e-6 * limit.rho)
     return limit.coefficients(start, 0.0), limit.coefficients(floor, 0.0)
 
@@ -115,7 +116,7 @@ def _layer(limit: Limit, at_floor):
     levels = limit.levels
     gap = jnp.sqrt(limit.rho) if levels.size < 2 else (levels[-1] - levels[0]) / (levels.size - 1)
     tiny = 1e-200  # rules that round may stand still at the floor
-    layer = (at_floor.D + tiny) / (2 * (at_floor.b + tiny) * gap)
+    layer = jnp.min((at_floor.D + tiny) / (2 * (at_floor.b + tiny) * gap))
     return jnp.clip(layer, 1e-7 * gap, gap), gap
 
 
@@ -132,15 +133,16 @@ def _domain(limit: Limit, at_start, at_floor, horizon, gap):
         low, high = start.mean - EXTENT * start.std, start.mean + EXTENT * start.std
     a, b = jnp.maximum(at_start.a, at_floor.a), jnp.maximum(jnp.minimum(at_start.b, at_floor.b), 1e-200)
     D = 2 * jnp.maximum(at_start.D, at_floor.D)
-    smallest, largest = a * jnp.min(limit.teacher), a * jnp.max(limit.teacher)
+    pull = a * limit.teacher
     if limit.clipped:
         edge = limit.range + gap * (limit.pieces.breaks.size + 2)
         drift_low, drift_high, spread = 0.0, 0.0, 0.0
     elif limit.levels.size == 0:
         edge, spread = gap, EXTENT * jnp.sqrt(D * jnp.minimum(horizon, 1 / b))
-        drift_low, drift_high = jnp.maximum(-smallest / b, 0.0), jnp.maximum(largest / b, 0.0)
+        drift_low, drift_high = jnp.maximum(-pull / b, 0.0), jnp.maximum(pull / b, 0.0)
     else:
         edge, spread = jnp.max(jnp.abs(limit.levels)) + gap, EXTENT * jnp.sqrt(D * horizon)
-        drift_low = jnp.maximum(-(smallest - b * limit.levels[0]), 0.0) * horizon
-        drift_high = jnp.maximum(largest - b * limit.levels[-1], 0.0) * horizon
+        drift_low = jnp.maximum(-(pull - b * limit.levels[0]), 0.0) * horizon
+        drift_high = jnp.maximum(pull - b * limit.levels[-1], 0.0) * horizon
+    drift_low, drift_high, spread = (jnp.max(jnp.asarray(x)) for x in (drift_low, drift_high, spread))
     return jnp.minimum(low, -edge) - drift_low - spread, jnp.maximum(high, edge) + drift_high + spread

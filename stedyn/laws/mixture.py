@@ -16,7 +16,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..limit import Limit, start_classes
+from ..classes import start_classes
+from ..limit import Limit
 from ..moments import PartialMoments, partial_moments, split_between
 
 #: Cells in which the density of a mixture is handed out.
@@ -56,24 +57,23 @@ class MixtureFlow(eqx.Module):
             *[(1 - self.blend) * g + self.blend * x for g, x in zip(normal, laplace, strict=True)]
         )
 
-    def order_parameters(self, state):
-        """``(m, q)`` of the classes."""
+    def moments(self, state):
+        """``E[psi], E[psi^2]`` of every teacher class, (C,) each."""
         p = self._partial(state)
         _, first, second = self.limit.pieces
         psi = p.zeroth @ first[:, 0] + p.first @ first[:, 1]
         square = p.zeroth @ second[:, 0] + p.first @ second[:, 1] + p.second @ second[:, 2]
-        share = self.limit.share
-        return (share * self.limit.teacher) @ psi @ self.share, share @ square @ self.share
+        return psi @ self.share, square @ self.share
 
     def error(self, state) -> Float[Array, ""]:
         """Generalization error of the classes."""
-        return self.limit.error(*self.order_parameters(state))
+        return self.limit.error(*self.moments(state))
 
     def velocity(self, tau, state):
         """Velocities of mean and variance, and their (diagonal) relaxation rates."""
         limit = self.limit
         mean, var = state
-        a, b, D, _ = limit.coefficients(self.error(state), tau)
+        a, b, D, _ = (x[:, None] for x in limit.coefficients(self.error(state), tau))
         decay = limit.decay(tau)
         p = self._partial(state)
         first = limit.pieces.first
@@ -106,12 +106,12 @@ class MixtureFlow(eqx.Module):
         """Order parameters and observables (``docs``, theory section 8)."""
         limit = self.limit
         mean, var = state
-        m, q = self.order_parameters(state)
+        psi, square = self.moments(state)
         weight = limit.share[:, None] * self.share
         out = dict(
-            error=limit.error(m, q),
-            m=m,
-            q=q,
+            error=limit.error(psi, square),
+            m=(limit.share * limit.teacher) @ psi,
+            q=limit.share @ square,
             overlap=jnp.sum(weight * limit.teacher[:, None] * mean),
             norm=jnp.sum(weight * (mean**2 + var)),
         )
@@ -123,7 +123,7 @@ class MixtureFlow(eqx.Module):
             if limit.pieces.first.shape[0] == levels.size:
                 out["occupancy"] = jnp.tensordot(weight, p.zeroth, 2)
                 mean_abs = limit.coefficients(out["error"], tau).mean_abs
-                out["flip_rate"] = jnp.tensordot(weight, p.pdf, 2).sum() * mean_abs
+                out["flip_rate"] = jnp.sum(weight * mean_abs[:, None] * p.pdf.sum(-1))
             else:
                 each = split_between(levels, p.zeroth, p.first)
                 out["occupancy"] = jnp.tensordot(weight, each, 2)

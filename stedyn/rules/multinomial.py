@@ -88,6 +88,9 @@ class Multinomial(Rule):
 
     def check(self, problem):
         super().check(problem)
+        if self.batch > 1 and not problem.inputs.is_none and problem.covariance.kind != "identity":
+            fail("rule.batch", "1 for the multinomial rule with quantized inputs of unequal variance",
+                 self.batch, "set it to 1")  # fmt: skip
         if self.schedule is not None and not is_traced(self.nu):
             top = max(
                 float(self.schedule(jnp.asarray(tau)))
@@ -149,7 +152,8 @@ class _Poisson(Response):
         c, trials = rule.c, rule.trials(tau)
         r = jnp.sqrt(V) * self.size[:, None]
         size = r * self.norm / batch  # E|g|
-        total = size + c
+        alone = self.norm.size == 1  # then every input has the same law of |g| but for its scale
+        total = (r * inputs.crowd / batch if alone else size) + c
         moving = 1.0  # the probability that g is not 0
         if inputs.levels is not None and inputs.mass is not None:
             moving -= (inputs.mass @ (inputs.levels == 0)) ** batch

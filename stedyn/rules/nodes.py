@@ -49,8 +49,10 @@ def batch_nodes(inputs: InputMoments, batch: int) -> Nodes:
     if inputs.levels is None or inputs.mass is None or inputs.overlap is None:
         if batch == 1:
             x, mass = (jnp.asarray(part) for part in HALF_NORMAL)
-            return Nodes(x, mass, mass * x**2, mass * x**2)
-        square, mass = (jnp.asarray(part) for part in _chi_squared(batch))
+            square = x**2
+        else:
+            square, mass = (jnp.asarray(part) for part in _chi_squared(batch))
+        square = inputs.std**2 * square
         return Nodes(jnp.sqrt(square) / batch, mass, mass * square / batch, mass * square / batch)
     first = inputs.levels**2
     rest, weight = _power(first, inputs.mass, batch - 1)
@@ -77,7 +79,7 @@ def input_atoms(inputs: InputMoments) -> Atoms:
     if inputs.levels is not None and inputs.mass is not None and inputs.overlap is not None:
         return Atoms(inputs.levels, inputs.mass, inputs.overlap)
     x, mass = HALF_NORMAL[0][::2], 2 * HALF_NORMAL[1][::2]
-    both = jnp.asarray(np.concatenate([-x[::-1], x]))
+    both = inputs.std * np.concatenate([-x[::-1], x])
     half = jnp.asarray(np.concatenate([mass[::-1], mass]) / 2)
     return Atoms(both, half, half * both)
 

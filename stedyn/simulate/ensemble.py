@@ -50,6 +50,8 @@ class Ensemble:
         Where it ran.
     problem : Problem
         What was simulated.
+    partial : bool
+        Whether the run was interrupted before its last time.
     """
 
     tau: Float[np.ndarray, " T"]
@@ -72,6 +74,7 @@ class Ensemble:
     seconds: float
     device: str
     problem: Problem
+    partial: bool = False
 
     @property
     def error_mean(self) -> Float[np.ndarray, " T"]:
@@ -120,6 +123,7 @@ class Ensemble:
             "seconds": self.seconds,
             "coordinate_steps_per_second": self.coordinate_steps_per_second,
             "device": self.device,
+            "partial": self.partial,
         }
 
     def __str__(self) -> str:
@@ -127,7 +131,8 @@ class Ensemble:
         lines = [
             f"{self.seeds} seed{'s' if self.seeds > 1 else ''} from {self.seed}, d = {self.dim}, "
             f"{int(self.steps[-1])} steps each, {self.seconds:.2f} s on {self.device}, "
-            f"{self.coordinate_steps_per_second:.3g} coordinate-steps per second",
+            f"{self.coordinate_steps_per_second:.3g} coordinate-steps per second"
+            + (", interrupted" if self.partial else ""),
             f"{'tau':>10} {'error':>11} {'+-sem':>9} {'m':>9} {'q':>9}",
         ]
         lines += [

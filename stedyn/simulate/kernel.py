@@ -1,6 +1,6 @@
 r"""The compiled loop of one-pass SGD (``docs``, theory section 1), for a group of seeds.
 
-One step draws ``x ~ N(0, I_d)`` and ``xi ~ N(0, 1)`` for every seed and does
+One step draws ``x_i ~ N(0, v_i)`` and ``xi ~ N(0, 1)`` for every seed and does
 
     ``r = w*.x / sqrt(d) + noise_std xi - psi(w).phi(x) / sqrt(d)``,
     ``w <- clip( w + h(w) U(r, phi) / sqrt(d) - lr weight_decay w / d )``.
@@ -29,10 +29,8 @@ from ..rules import Rule
 from . import sampler
 from .codes import Coder, coder
 from .lattice import Lattice, lattice_of
+from .layout import AXIS, Halves, Spread, fold, fold_both, halves, pairs_of, whole
 
-Halves = tuple[Float32[Array, "S P"], Float32[Array, "S P"]]
-_INT32_MAX = 2**31 - 1
-_FOLD = 8  # slices added at a time
 _SAMPLE_BITS = 21  # steps are counted up to 2^53, so that this many bits of the high word are taken
 
 
@@ -47,6 +45,17 @@ class Model(eqx.Module):
     latent_clip: Float32[Array, ""] | None
     lattice: Lattice | None
     dim: int = eqx.field(static=True)
+
+
+class Fixed(NamedTuple):
+    """What a run does not change: teacher weights, and standard deviations of the inputs if not all are 1.
+
+    ``pairs`` says which pair each column is, where the columns are spread over devices (`layout`).
+    """
+
+    teacher: Halves
+    input_std: Halves | None
+    pairs: UInt32[Array, "1 P"] | None = None
 
 
 class Draws(NamedTuple):
@@ -90,44 +99,6 @@ def model(problem: Problem, dim: int) -> Model:
     )
 
 
-def halves(values: Float32[Array, "S d"]) -> Halves:
-    """Coordinates ``[0, P)`` and ``[P, d)`` with ``P = ceil(d / 2)``, both padded with 0 to a round width."""
-    dim = values.shape[1]
-    first = -(-dim // 2)
-    width = -(-first // _FOLD) * _FOLD
-    parts = values[:, :first], values[:, first:]
-    a, b = (jnp.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts)
-    return a, b
-
-
-def whole(parts: Halves, dim: int) -> Float32[Array, "S d"]:
-    """The coordinates in order: the inverse of `halves`."""
-    first = -(-dim // 2)
-    return jnp.concatenate([parts[0][:, :first], parts[1][:, : dim - first]], axis=1)
-
-
-def fold(x: Array, bound: int | None = None) -> Float32[Array, "S 1"]:
-    """Sum over the last axis in a fixed order, as float32.
-
-    Integers, at most ``bound`` in absolute value, are added exactly in int32 in blocks whose sums
-    cannot overflow; the block sums are added in float32.
-    """
-    while x.shape[1] > 1:
-        count = min(_FOLD, x.shape[1])
-        width = -(-x.shape[1] // count)
-        if bound is not None:
-            bound = bound * count
-            if bound > _INT32_MAX:
-                bound, x = None, x.astype(jnp.float32)
-        x = jnp.pad(x, ((0, 0), (0, width * count - x.shape[1])))
-        parts = [x[:, k * width : (k + 1) * width] for k in range(count)]
-        while len(parts) > 1:
-            odd = parts[len(parts) & ~1 :]
-            parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=False)] + odd
-        x = parts[0]
-    return x.astype(jnp.float32)
-
-
 def draw(model: Model, counter: sampler.Counter, pairs: int) -> Draws:
     """The random numbers of the step that ``counter`` names."""
     streams, decays = model.rule.streams, model.lattice is not None and model.lattice.decays
@@ -147,7 +118,7 @@ def draw_sample(model: Model, counter: sampler.Counter, pairs: int):
     """Inputs, label noise, and uniform numbers of the input quantizer, of one sample."""
     return (
         sampler.normals(counter, sampler.INPUTS, pairs),
-        lax.real(sampler.normals(counter, sampler.NOISE, 1)),
+        lax.real(sampler.normals(counter._replace(pairs=None), sampler.NOISE, 1)),
         sampler.uniforms(counter, sampler.ROUND_INPUTS, pairs) if model.inputs.stochastic else None,
     )
 
@@ -166,38 +137,45 @@ def latent(model: Model, w: Halves) -> Halves:
     return w if model.lattice is None else (model.lattice.decode(w[0]), model.lattice.decode(w[1]))
 
 
-def step(model: Model, teacher: Halves, w: Halves, draws: Draws, now: sampler.Counter) -> Halves:
+def step(model: Model, fixed: Fixed, w: Halves, draws: Draws, now: sampler.Counter) -> Halves:
     """The step that ``now`` names, at time ``tau = steps / d``: the state (two halves) after it."""
     dim, tau = model.dim, _time(now, model.dim)
     values, rounding = latent(model, w), _split(draws.weights)
     if model.rule.batch == 1:
-        r, phis = _sample(model, teacher, values, rounding, draws.x, draws.xi, draws.inputs)
+        r, phis = _sample(model, fixed, values, rounding, draws.x, draws.xi, draws.inputs)
     else:
-        r, phis = jnp.ones_like(w[0][:, :1], jnp.float32), _averaged(model, teacher, values, rounding, now)
+        r, phis = jnp.ones_like(w[0][:, :1], jnp.float32), _averaged(model, fixed, values, rounding, now)
     decay = (model.rule.rate(tau) * model.rule.weight_decay).astype(jnp.float32) / jnp.float32(dim)
     moves = _moves(model, r, phis, draws.rule, tau)
     parts = zip(w, values, moves, _split(draws.decay), strict=True)
     return tuple(_update(model, *part, decay) for part in parts)
 
 
-def _sample(model: Model, teacher: Halves, w: Halves, rounding, x, xi, uniforms):
+def _sample(model: Model, fixed: Fixed, w: Halves, rounding, x, xi, uniforms):
     """Residual (S, 1) of one sample and the inputs that the student sees."""
-    dim, pairs = model.dim, w[0].shape[1]
+    dim = model.dim
     root = jnp.float32(dim**-0.5)
     xs = _split(x)
+    if fixed.input_std is not None:
+        xs = tuple(std * x for std, x in zip(fixed.input_std, xs, strict=True))
     codes = [model.inputs.code(x, u) for x, u in zip(xs, _split(uniforms), strict=True)]
-    codes = [_mask(code, n) for code, n in zip(codes, (-(-dim // 2), dim // 2), strict=True)]
-    label = fold(sum(t * x for t, x in zip(teacher, xs, strict=True))) * root
-    student = _overlap(model, w, rounding, codes, 2 * pairs) * root
-    return label + model.noise_std * xi - student, [model.inputs.value(code) for code in codes]
+    codes = [_mask(code, n, fixed.pairs) for code, n in zip(codes, (-(-dim // 2), dim // 2), strict=True)]
+    label = sum(t * x for t, x in zip(fixed.teacher, xs, strict=True))
+    student, bound, unit = _products(model, w, rounding, codes)
+    if fixed.pairs is None:
+        label, student = fold(label), fold(student, bound)
+    else:
+        label, student = fold_both(label, student, bound, pairs_of(dim))
+    r = label * root + model.noise_std * xi - student * unit * root
+    return r, [model.inputs.value(code) for code in codes]
 
 
-def _averaged(model: Model, teacher: Halves, w: Halves, rounding, now: sampler.Counter):
+def _averaged(model: Model, fixed: Fixed, w: Halves, rounding, now: sampler.Counter):
     """``(1/B) sum_b r_b phi_b``; the samples of a step differ in the upper bits of the counter's high word."""
 
     def add(total, b):
         counter = now._replace(high=now.high | (b << jnp.uint32(_SAMPLE_BITS)))
-        r, phis = _sample(model, teacher, w, rounding, *draw_sample(model, counter, w[0].shape[1]))
+        r, phis = _sample(model, fixed, w, rounding, *draw_sample(model, counter, w[0].shape[1]))
         return tuple(old + r * phi for old, phi in zip(total, phis, strict=True)), None
 
     batch = model.rule.batch
@@ -205,22 +183,24 @@ def _averaged(model: Model, teacher: Halves, w: Halves, rounding, now: sampler.C
     return [part / jnp.float32(batch) for part in total]
 
 
-def _mask(code, count: int):
+def _mask(code, count: int, index=None):
     """Zero beyond the first ``count`` coordinates, so that the padding takes no part."""
-    if count == code.shape[1]:
-        return code
-    return jnp.where(lax.broadcasted_iota(jnp.int32, code.shape, 1) < count, code, jnp.zeros_like(code))
+    if index is None:
+        if count == code.shape[1]:
+            return code
+        index = lax.broadcasted_iota(jnp.uint32, code.shape, 1)
+    return jnp.where(index < jnp.uint32(count), code, jnp.zeros_like(code))
 
 
-def _overlap(model: Model, w: Halves, uniforms, codes, count: int) -> Float32[Array, "S 1"]:
-    """``psi(w).phi(x)``: exact in int32 when both are on lattices."""
+def _products(model: Model, w: Halves, uniforms, codes):
+    """``psi(w) phi(x)`` of every pair, its bound if these are integers, and its unit."""
     psis = [model.weights.code(part, u) for part, u in zip(w, uniforms, strict=True)]
     if model.weights.integer and model.inputs.integer:
         products = [p.astype(jnp.int32) * c.astype(jnp.int32) for p, c in zip(psis, codes, strict=True)]
         bound = 2 * model.weights.bound * model.inputs.bound
-        return fold(products[0] + products[1], bound) * (model.weights.unit * model.inputs.unit)
+        return products[0] + products[1], bound, model.weights.unit * model.inputs.unit
     values = [model.weights.value(p) * model.inputs.value(c) for p, c in zip(psis, codes, strict=True)]
-    return fold(values[0] + values[1])
+    return values[0] + values[1], None, jnp.float32(1.0)
 
 
 def _moves(model: Model, r, phis, uniforms, tau):
@@ -247,18 +227,18 @@ def _time(counter: sampler.Counter, dim: int) -> Float32[Array, ""]:
     return steps / jnp.float32(dim)
 
 
-def _loop(model, seeds, teacher, w, low, high, n, visit, carry):
+def _loop(model, seeds, fixed, w, low, high, n, visit, carry):
     """``n`` steps from step ``low + 2^32 high``; ``visit(carry, before, after)`` sees each."""
     pairs = w[0].shape[1]
 
     def body(i, state):
         w, draws, carry = state
-        now = sampler.Counter(seeds, low + i.astype(jnp.uint32), high)
-        after = step(model, teacher, w, draws, now)
+        now = sampler.Counter(seeds, low + i.astype(jnp.uint32), high, fixed.pairs)
+        after = step(model, fixed, w, draws, now)
         ahead = draw(model, now._replace(low=now.low + jnp.uint32(1)), pairs)
         return after, ahead, visit(carry, w, after)
 
-    start = (w, draw(model, sampler.Counter(seeds, low, high), pairs), carry)
+    start = (w, draw(model, sampler.Counter(seeds, low, high, fixed.pairs), pairs), carry)
     w, _, carry = lax.fori_loop(jnp.int32(0), n, body, start)
     return w, carry
 
@@ -266,7 +246,7 @@ def _loop(model, seeds, teacher, w, low, high, n, visit, carry):
 class Programs(NamedTuple):
     """The two jitted functions; ``low, high`` are the words of the first step, ``n`` the number of steps.
 
-    A call must not cross a multiple of ``2^32`` steps. ``advance(model, seeds, teacher, w, low, high, n)``
+    A call must not cross a multiple of ``2^32`` steps. ``advance(model, seeds, fixed, w, low, high, n)``
     returns the latent weights; ``flips`` (same arguments) the number of level changes, summed over the
     steps (S,).
     """
@@ -276,22 +256,27 @@ class Programs(NamedTuple):
 
 
 @functools.cache
-def programs(platform: str) -> Programs:
+def programs(platform: str, spread: Spread | None = None) -> Programs:
     """The compiled functions for a platform, with full vectors on CPUs (XLA's default is 256 bits)."""
     options = {"xla_cpu_prefer_vector_width": 512} if platform == "cpu" else {}
+    if spread is not None:
+        return Programs(spread.jit(_advance, True, options), spread.jit(_flips, False, options))
     return Programs(jax.jit(_advance, compiler_options=options), jax.jit(_flips, compiler_options=options))
 
 
-def _advance(model: Model, seeds: UInt32[Array, " S"], teacher: Halves, w: Halves, low, high, n):
-    return _loop(model, seeds, teacher, w, low, high, n, lambda *_: None, None)[0]
+def _advance(model: Model, seeds: UInt32[Array, " S"], fixed: Fixed, w: Halves, low, high, n):
+    return _loop(model, seeds, fixed, w, low, high, n, lambda *_: None, None)[0]
 
 
-def _flips(model: Model, seeds: UInt32[Array, " S"], teacher: Halves, w: Halves, low, high, n):
+def _flips(model: Model, seeds: UInt32[Array, " S"], fixed: Fixed, w: Halves, low, high, n):
     def levels(parts):
-        parts = latent(model, parts)
-        return whole(tuple(model.weights.code(part, None) for part in parts), model.dim)
+        return [model.weights.code(part, None) for part in latent(model, parts)]
 
     def visit(total, before, after):
-        return total + jnp.sum(levels(before) != levels(after), axis=1, dtype=jnp.float32)
+        changed = [old != new for old, new in zip(levels(before), levels(after), strict=True)]
+        sizes = -(-model.dim // 2), model.dim // 2
+        changed = [_mask(part, n, fixed.pairs) for part, n in zip(changed, sizes, strict=True)]
+        count = sum(jnp.sum(part, axis=1, dtype=jnp.int32) for part in changed)
+        return total + (count if fixed.pairs is None else lax.psum(count, AXIS)).astype(jnp.float32)
 
-    return _loop(model, seeds, teacher, w, low, high, n, visit, jnp.zeros(seeds.shape, jnp.float32))[1]
+    return _loop(model, seeds, fixed, w, low, high, n, visit, jnp.zeros(seeds.shape, jnp.float32))[1]

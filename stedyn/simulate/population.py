@@ -1,20 +1,47 @@
-"""Teacher and start weights of one seed, drawn on the host by NumPy."""
+"""Teacher and start weights of one seed, drawn on the host by NumPy, and the variances of its inputs."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from ..problem import Problem, Samples, Start, Teacher
+from ..populations import Covariance, Samples, Start, Teacher
+from ..problem import Problem
 
 
-def population(problem: Problem, dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Teacher and latent weights (d,), float32, at the start of the run with key ``seed``.
+class Population(NamedTuple):
+    """Teacher and latent weights (d,), float32, and input variances (d,), None where all are 1."""
+
+    teacher: np.ndarray
+    start: np.ndarray
+    variance: np.ndarray | None
+
+
+def population(problem: Problem, dim: int, seed: int) -> Population:
+    """The coordinates at the start of the run with key ``seed``.
 
     Samples of a file are used as they are, in their order, when there are exactly ``dim`` of them;
-    otherwise ``dim`` of them are drawn with replacement.
+    otherwise ``dim`` of them are drawn with replacement, pairs of teacher weight and input variance together.
     """
-    teacher, start = (np.random.default_rng([seed, k]) for k in range(2))
-    return _teacher(problem.teacher, dim, teacher), _start(problem.start, dim, start)
+    teacher, start, variance = (np.random.default_rng([seed, k]) for k in range(3))
+    if problem.paired:
+        variance = np.random.default_rng([seed, 0])  # the same draws
+    return Population(
+        _teacher(problem.teacher, dim, teacher),
+        _start(problem.start, dim, start),
+        _variance(problem.covariance, dim, variance),
+    )
+
+
+def _variance(covariance: Covariance, dim: int, rng: np.random.Generator) -> np.ndarray | None:
+    if covariance.kind == "identity":
+        return None
+    return (
+        np.asarray(covariance.values(dim))
+        if covariance.data is None
+        else _resample(covariance.data, dim, rng)
+    )
 
 
 def _teacher(teacher: Teacher, dim: int, rng: np.random.Generator) -> np.ndarray:

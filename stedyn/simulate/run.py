@@ -1,4 +1,4 @@
-"""Running the microscopic simulation: seeds over threads, time in chunks, exact step counts."""
+"""Running the microscopic simulation: checks, threads that take turns, interrupts, the answer."""
 
 from __future__ import annotations
 
@@ -6,33 +6,39 @@ import itertools
 import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from queue import Empty, SimpleQueue
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from .._check import fail, finite, whole
+from .._check import choice, fail, finite, positive, whole
 from ..problem import Problem
-from . import kernel, sampler
+from . import sampler
+from .checkpoint import Checkpoint
 from .ensemble import Ensemble
-from .observe import Observed, Observer
-from .population import population
+from .hosts import Hosts, devices_of
+from .layout import spread_over
+from .task import Record, Task
 
 _CHUNK = 2**25  # coordinate-steps of one compiled call: about a tenth of a second
 _MAX_STEPS = 2**53  # tau * dim is exact up to here
-_FLIP_STEPS = 32
+_SPLITS = ("seeds", "weights")
+_EVERY = 60.0  # seconds between checkpoints
 
 
-class _Record(NamedTuple):
-    """What one group of seeds returns, for every seed: observed (T), flips (T), weights, snapshots (n)."""
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during `simulate`, after the threads have stopped and the checkpoint is written.
 
-    observed: list[list[Observed]]
-    flips: list[np.ndarray]
-    weights: np.ndarray
-    snapshots: list[np.ndarray]
+    ``ensemble`` is the result up to the last time that all seeds have reached, with ``partial`` set;
+    None if there is no such time or if a checkpoint holds the state.
+    """
+
+    def __init__(self, ensemble: Ensemble | None):
+        super().__init__()
+        self.ensemble = ensemble
 
 
 def simulate(
@@ -46,13 +52,17 @@ def simulate(
     progress: bool = False,
     threads: int | None = None,
     chunk: int | None = None,
+    devices: int | None = None,
+    split: str = "seeds",
+    checkpoint: str | os.PathLike | None = None,
+    every: float | None = None,
 ) -> Ensemble:
     """Quantized one-pass SGD in ``dim`` dimensions, ``seeds`` times.
 
     ``w <- clip( w + h(w) U(r, phi) / sqrt(d) - lr weight_decay w / d )`` with a fresh sample
-    ``x ~ N(0, I_d)`` at every step, ``r = w*.x/sqrt(d) + noise_std xi - psi(w).phi(x)/sqrt(d)``.
+    ``x_i ~ N(0, v_i)`` at every step, ``r = w*.x/sqrt(d) + noise_std xi - psi(w).phi(x)/sqrt(d)``.
     Nothing of the limit is used. Run ``s`` has the key ``seed + s`` and depends on nothing else: not
-    on the other runs, the threads, the chunks or the saved times.
+    on the other runs, the threads, the devices, the chunks, the saved times or interruptions.
 
     Parameters
     ----------
@@ -74,6 +84,18 @@ def simulate(
         CPU threads; by default as many as the process may use.
     chunk : int, optional
         Most steps in one compiled call, which cannot be interrupted; by default about 0.1 s of work.
+    devices : int, optional
+        How many devices to use; all of JAX's by default. With several processes (``jax.distributed``)
+        each takes its share of the seeds and all return the whole ensemble.
+    split : {"seeds", "weights"}
+        What is divided among the devices: the seeds, or the coordinates of each of them, for a ``dim``
+        that is too large for one; every step then waits for one small exchange. Neither result depends
+        on the number of devices; the two differ at most by the rounding of float32.
+    checkpoint : path, optional
+        A file that is written every so often and at an interrupt. The same call goes on from it, to
+        the same bits, or returns the result that it holds. One of several processes adds its number.
+    every : float, optional
+        Seconds between checkpoints; 60 by default.
 
     Returns
     -------
@@ -82,9 +104,12 @@ def simulate(
     Raises
     ------
     ValueError
-        For an argument out of bounds, in one sentence.
+        For an argument out of bounds, or a checkpoint that is damaged or belongs to another
+        simulation; in one sentence.
     FloatingPointError
         If the weights grow beyond float32.
+    Interrupted
+        At Ctrl-C: a KeyboardInterrupt that holds what is finished.
 
     Examples
     --------
@@ -103,21 +128,41 @@ def simulate(
     kept = _steps("snapshots", snapshots, dim)
     if steps.size == 0:
         fail("taus", "at least one time", [], "give one")
+    if every is not None and checkpoint is None:
+        fail("every", "None without a checkpoint", every, "name a file for the checkpoint")
+    every = positive("every", _EVERY if every is None else every)
+    places, hosts = devices_of(devices), Hosts(seeds)
+    platform = places[0].platform
+    spread = spread_over(tuple(places), dim) if choice("split", split, _SPLITS) == "weights" else None
+    if spread is not None and problem.rule.joint:
+        fail("split", "'seeds' for a rule that couples all coordinates", split, "leave it out")
+    keys = seed + hosts.mine(np.arange(seeds, dtype=np.uint32))
+    task = Task(problem, dim, keys, steps, kept, chunk, platform, spread)
+    file = None if checkpoint is None else Checkpoint(hosts.path(checkpoint), task, platform)
+    standing = None if file is None else file.load()
 
-    # one seed at a time on a CPU, where threads share the seeds; all of them at once elsewhere
-    platform = jax.default_backend()
-    group = 1 if platform == "cpu" else seeds
-    task = _Task(problem, dim, steps, kept, chunk, platform)
-    keys = [list(range(s, min(s + group, seed + seeds))) for s in range(seed, seed + seeds, group)]
-    groups = [task.start(members) for members in keys]
-    task.compile(groups)
-    threads = min(threads, len(groups))
+    # one seed at a time on a CPU, where threads share the seeds; an equal part on each device elsewhere
+    size = 1 if platform == "cpu" else -(-keys.size // len(places))
+    task.place(task.draw() if standing is None else standing, keys.size if spread else size, places)
+    most = threads if platform == "cpu" else len(places)
+    threads = 1 if spread else min(most, len(task.groups))  # spread: all devices work on one group
+    task.compile()
     begin = time.perf_counter()
-    last = int(max(steps[-1], kept[-1] if kept.size else 0))
-    with tqdm(total=last * seeds, unit="step", unit_scale=True, disable=not progress) as bar:
-        records = _run(task, groups, threads, bar)
-    seconds = time.perf_counter() - begin
-    return _ensemble(problem, task, groups, records, seed, seconds, f"{platform}, {threads} thread(s)")
+    made = sum(group.seeds * group.state.at for group in task.groups)
+    total = int(task.events[-1]) * task.keys.size
+    with tqdm(total=total, initial=made, unit="step", unit_scale=True, disable=not progress) as bar:
+        try:
+            _run(task, threads, bar, None if file is None else file.save, every)
+        except KeyboardInterrupt:
+            partial = task.partial() if file is None and hosts.count == 1 else None
+            seconds = time.perf_counter() - begin
+            where = _device(platform, places, threads)
+            raise Interrupted(
+                None if partial is None else _ensemble(task, partial, seed, seconds, where)
+            ) from None
+    seconds = time.perf_counter() - begin + (0.0 if file is None else file.seconds)
+    record = {name: hosts.gather(values) for name, values in task.record.items()}
+    return _ensemble(task, record, seed, seconds, _device(platform, places, threads))
 
 
 def _cores() -> int:
@@ -135,136 +180,73 @@ def _steps(name: str, taus, dim: int) -> np.ndarray:
     return np.array([round(value * dim) for value in values], dtype=np.int64)
 
 
-class _Group(NamedTuple):
-    keys: jax.Array
-    teacher: np.ndarray
-    start: np.ndarray
+def _device(platform: str, places: list, threads: int) -> str:
+    many = f"{len(places)} devices, " if len(places) > 1 else ""
+    return f"{platform}, {many}{threads} thread(s)"
 
 
-class _Task:
-    """One simulation: the compiled programs, the events in time, and a flag to stop."""
+def _run(task: Task, threads: int, bar: tqdm, save: Callable[[float], None] | None, every: float) -> None:
+    """Let threads take turns with the groups until all are finished; save now and then, and at the end."""
+    queue: SimpleQueue = SimpleQueue()
+    for group in task.unfinished():
+        queue.put(group)
+    lock, begin = threading.Lock(), time.perf_counter()
 
-    def __init__(self, problem, dim, steps, kept, chunk, platform):
-        self.problem, self.dim, self.steps, self.kept, self.chunk = problem, dim, steps, kept, chunk
-        self.model = kernel.model(problem, dim)
-        self.programs = kernel.programs(platform)
-        self.observer = Observer(problem)
-        self.flip_steps = max(1, min(_FLIP_STEPS, dim // 32))
-        self.counts_flips = problem.weights.n_levels > 0 and problem.weights.rounding == "nearest"
-        self.stop = threading.Event()
+    def saved() -> None:
+        if save is not None:
+            save(time.perf_counter() - begin)
 
-    def start(self, keys: list[int]) -> _Group:
-        pairs = [population(self.problem, self.dim, key) for key in keys]
-        teacher, start = (np.stack(part) for part in zip(*pairs, strict=True))
-        return _Group(jnp.asarray(np.array(keys, np.uint32)), teacher, start)
-
-    def compile(self, groups: list[_Group]) -> None:
-        """Calls the programs with no steps, for every shape, both at the same time."""
-        programs = self.programs if self.counts_flips else self.programs[:1]
-        with ThreadPoolExecutor(2) as pool:
-            futures = [
-                pool.submit(self._call, program, group, *self._halves(group), 0, 0)
-                for group in {g.teacher.shape: g for g in groups}.values()
-                for program in programs
-            ]
-            for future in futures:
-                future.result()
-
-    def _halves(self, group: _Group) -> tuple[kernel.Halves, kernel.Halves]:
-        start = kernel.encode(self.model, kernel.halves(jnp.asarray(group.start)))
-        return kernel.halves(jnp.asarray(group.teacher)), start
-
-    def _call(self, program, group, teacher, w, at: int, n: int):
-        low, high = np.uint32(at % 2**32), np.uint32(at // 2**32)
-        return jax.block_until_ready(program(self.model, group.keys, teacher, w, low, high, np.int32(n)))
-
-    def run(self, group: _Group, advanced) -> _Record:
-        """All the steps of a group; ``advanced(n)`` hears of every ``n`` of them."""
-        teacher, w = self._halves(group)
-        record = _Record([[] for _ in group.teacher], [], group.start, [])
-        at = 0
-        for target in np.union1d(self.steps, self.kept).tolist():
-            while at < target and not self.stop.is_set():
-                n = min(self.chunk, target - at, 2**32 - at % 2**32)
-                w = self._call(self.programs.advance, group, teacher, w, at, n)
-                at += n
-                advanced(n * len(group.teacher))
-            if self.stop.is_set():
-                break
-            if at != target:
-                raise RuntimeError(f"the simulation is at step {at} where step {target} was asked for.")
-            record = self._save(record, group, teacher, w, at)
-        return record
-
-    def _save(self, record: _Record, group: _Group, teacher, w, at: int) -> _Record:
-        weights = np.asarray(kernel.whole(kernel.latent(self.model, w), self.dim))
-        if not np.all(np.isfinite(weights)):
-            raise FloatingPointError(
-                f"the weights grew beyond float32 before tau = {at / self.dim:.4g}; lower lr or stop sooner."
-            )
-        record.snapshots.extend([weights] * int(np.count_nonzero(self.kept == at)))
-        for _ in range(int(np.count_nonzero(self.steps == at))):
-            for seen, row, target in zip(record.observed, weights, group.teacher, strict=True):
-                seen.append(self.observer(row, target))
-            if self.counts_flips:
-                record.flips.append(self._flip_rate(group, teacher, w, at))
-        return record._replace(weights=weights)
-
-    def _flip_rate(self, group: _Group, teacher, w, at: int) -> np.ndarray:
-        n = min(self.flip_steps, 2**32 - at % 2**32)
-        total = np.asarray(self._call(self.programs.flips, group, teacher, w, at, n), float)
-        return total / (n * self.dim**0.5)
-
-
-def _run(task: _Task, groups: list[_Group], threads: int, bar: tqdm) -> list[_Record]:
-    lock = threading.Lock()
-
-    def advanced(n: int) -> None:
-        with lock:
-            bar.update(n)
-
-    def run(group: _Group) -> _Record:
+    def work() -> None:
         try:
-            return task.run(group, advanced)
+            while not task.stop.is_set():
+                try:
+                    group = queue.get_nowait()
+                except Empty:  # as many threads as unfinished groups are at work
+                    return
+                n = task.turn(group)
+                if group.state.done < task.events.size:
+                    queue.put(group)
+                with lock:
+                    bar.update(n * group.seeds)
         except BaseException:
-            task.stop.set()  # the other threads stop at their next chunk
+            task.stop.set()  # the other threads stop at their next turn
             raise
 
-    with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(run, group) for group in groups]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            task.stop.set()
-            raise
+    if queue.empty():
+        return
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            pending = {pool.submit(work) for _ in range(threads)}
+            try:
+                while pending:
+                    done, pending = wait(pending, None if save is None else every, FIRST_EXCEPTION)
+                    for future in done:
+                        future.result()
+                    if pending:
+                        saved()
+            except BaseException:
+                task.stop.set()
+                raise
+    except KeyboardInterrupt:
+        saved()
+        raise
+    saved()
 
 
-def _ensemble(problem, task: _Task, groups, records, seed, seconds, device) -> Ensemble:
-    rows = [row for record in records for row in record.observed]
-
-    def column(name):
-        values = [[getattr(entry, name) for entry in row] for row in rows]
-        return None if values[0][0] is None else np.array(values)
-
-    flips = [np.stack(record.flips, axis=1) for record in records] if task.counts_flips else None
-    kept = task.kept.size
-    snapshots = [
-        np.stack(r.snapshots, axis=1) if kept else np.zeros((len(r.weights), 0, task.dim), np.float32)
-        for r in records
-    ]
+def _ensemble(task: Task, record: Record, seed: int, seconds: float, device: str) -> Ensemble:
+    absent: dict[str, Any] = dict.fromkeys(("saturated", "flip_rate", "occupancy"))
+    times, kept = record["error"].shape[1], record["snapshots"].shape[1]
+    record = {name: values for name, values in record.items() if name != "variance"}
     return Ensemble(
-        tau=task.steps / task.dim,
-        steps=task.steps,
-        **{name: column(name) for name in Observed._fields},
-        flip_rate=None if flips is None else np.concatenate(flips),
-        weights=np.concatenate([record.weights for record in records]),
-        teacher=np.concatenate([group.teacher for group in groups]),
-        snapshot_tau=task.kept / task.dim,
-        snapshots=np.concatenate(snapshots),
+        tau=task.steps[:times] / task.dim,
+        steps=task.steps[:times],
+        **(absent | record),
+        snapshot_tau=task.kept[:kept] / task.dim,
         dim=task.dim,
-        seeds=len(rows),
+        seeds=len(record["error"]),
         seed=seed,
         seconds=seconds,
         device=device,
-        problem=problem,
+        problem=task.problem,
+        partial=times < task.steps.size,
     )

@@ -40,11 +40,15 @@ _ROOT_HALF = 0x3F3504F3  # bits of sqrt(1/2) in float32
 
 
 class Counter(NamedTuple):
-    """What a draw depends on, besides stream and pair: seed keys (S,), low and high word of the step."""
+    """What a draw depends on, besides the stream: seed keys (S,), low and high word of the step, and pairs.
+
+    The pairs are counted from 0, or are those given.
+    """
 
     seeds: UInt32[Array, " S"]
     low: UInt32[Array, ""]
     high: UInt32[Array, ""]
+    pairs: UInt32[Array, "1 P"] | None = None
 
 
 def _word(value: int) -> UInt32[Array, ""]:
@@ -72,7 +76,8 @@ def threefry(k0, k1, x0, x1) -> tuple[UInt32[Array, "*n"], UInt32[Array, "*n"]]:
 def words(counter: Counter, stream: int, pairs: int) -> tuple[UInt32[Array, "S P"], UInt32[Array, "S P"]]:
     """Two random words for each seed and pair."""
     shape = (counter.seeds.shape[0], pairs)
-    pair = lax.broadcasted_iota(jnp.uint32, shape, 1) + _word(stream << (32 - _STREAM_BITS))
+    index = lax.broadcasted_iota(jnp.uint32, shape, 1) if counter.pairs is None else counter.pairs
+    pair = index + _word(stream << (32 - _STREAM_BITS))
     low = jnp.broadcast_to(counter.low, shape)
     return threefry(counter.seeds[:, None], counter.high, low, pair)
 

@@ -1,0 +1,132 @@
+r"""The stationary law of the limit at a residual variance, and the variances that reproduce themselves.
+
+For the identity straight-through estimator the stationary density of a class is
+
+    ``p_c(w) ~ exp( (2/D) (a c w - b Psi(w) - lr weight_decay w^2 / 2) )``,  ``Psi' = psi``,
+
+and the residual variance of a fixed point solves ``V = noise_std^2 + error(V)`` (``docs``, theory section 6).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+from jaxtyping import Array, Float
+
+from .limit import Limit
+
+#: Every piece of a stationary density is integrated down to exp(-DEPTH) of its maximum.
+DEPTH, NODES = 32.0, 40
+_X, _W = np.polynomial.legendre.leggauss(NODES)
+#: Residual variances at which the equation is evaluated to find all its roots.
+SCAN = 60
+
+
+def stationary_error(limit: Limit, V) -> Float[Array, ""]:
+    """Error of the stationary law at residual variance ``V``: the right-hand side of the fixed point."""
+    rule, pieces = limit.rule, limit.pieces
+    a, b, D, _ = limit.coefficients_at(V, jnp.inf)
+    decay = rule.rate(jnp.inf) * rule.weight_decay
+    edge = jnp.full(1, jnp.inf)
+    breaks = pieces.breaks
+    if limit.latent_clip is not None:
+        breaks = jnp.clip(breaks, -limit.latent_clip, limit.latent_clip)
+        edge = limit.latent_clip[None]
+    low, high = jnp.concatenate([-edge, breaks]), jnp.concatenate([breaks, edge])
+
+    def moments(force, b, D):
+        return _class_moments(pieces, force, b, decay, 2 / D, low, high)
+
+    return limit.error(*jax.vmap(moments)(a * limit.teacher, b, D))
+
+
+def _class_moments(pieces, force, b, decay, beta, low, high):
+    """``E[psi], E[psi^2]`` of ``exp(beta * potential)``, piece by piece with Gauss-Legendre nodes."""
+    intercept, slope = force - b * pieces.first[:, 0], b * pieces.first[:, 1] + decay
+    # the potential at the breaks, and where each piece has its maximum
+    finite_low, finite_high = jnp.where(jnp.isfinite(low), low, 0.0), jnp.where(jnp.isfinite(high), high, 0.0)
+    inner = intercept * (finite_high - finite_low) - 0.5 * slope * (finite_high**2 - finite_low**2)
+    if low.size > 1:
+        at_low = jnp.concatenate([jnp.zeros(2), jnp.cumsum(inner[1:-1])])
+        anchor, height = finite_low.at[0].set(finite_high[0]), at_low
+    else:
+        anchor, height = jnp.zeros(1), jnp.zeros(1)
+    curved = slope > 0
+    top = jnp.where(curved, intercept / jnp.where(curved, slope, 1.0), jnp.sign(intercept) * jnp.inf)
+    flat = ~curved & (jnp.abs(intercept) <= 1e-12 * (jnp.abs(force) + jnp.abs(b * pieces.first[:, 0])))
+    top = jnp.where(flat, anchor, top)
+    # on an unbounded outermost piece that does not pull back the weights leave for good
+    endless = ~(jnp.isfinite(low) & jnp.isfinite(high))
+    escapes = ~jnp.isfinite(jnp.clip(top, low, high)) | (flat & endless)
+    at = jnp.where(escapes, anchor, jnp.clip(top, low, high))
+    force_at = intercept - slope * at
+    reach = _reach(beta * jnp.abs(force_at), beta * slope)
+    start, stop = jnp.maximum(low, at - reach), jnp.minimum(high, at + reach)
+    half = jnp.where(escapes, 0.0, 0.5 * jnp.clip(stop - start, 0.0, None))
+    w = jnp.where(escapes, anchor, 0.5 * (start + stop))[:, None] + half[:, None] * _X
+    away = w - anchor[:, None]
+    potential = (
+        height[:, None] + away * (intercept - slope * anchor)[:, None] - 0.5 * slope[:, None] * away**2
+    )
+    log = beta * potential
+    live = half > 0
+    shift = jax.lax.stop_gradient(jnp.max(jnp.where(live[:, None], log, -jnp.inf)))
+    weight = jnp.where(live[:, None], jnp.exp(jnp.where(live[:, None], log - shift, 0.0)), 0.0)
+    weight = weight * half[:, None] * _W
+    first, second = pieces.first, pieces.second
+    psi = first[:, :1] + first[:, 1:] * w
+    square = second[:, :1] + second[:, 1:2] * w + second[:, 2:] * w**2
+    total = jnp.sum(weight)
+    mean, mean_square = jnp.sum(weight * psi) / total, jnp.sum(weight * square) / total
+    for k in (0, -1):
+        mean = jnp.where(escapes[k], first[k, 0], mean)
+        mean_square = jnp.where(escapes[k], second[k, 0], mean_square)
+    return mean, mean_square
+
+
+def _reach(slope, curvature):
+    """Distance at which ``slope x + curvature x^2 / 2`` reaches DEPTH."""
+    return 2 * DEPTH / jnp.maximum(slope + jnp.sqrt(slope**2 + 2 * curvature * DEPTH), 1e-300)
+
+
+def scan(limit: Limit) -> tuple[Float[Array, " V"], Float[Array, " V"]]:
+    """Residual variances in geometric steps, and ``noise_std^2 + error(V) - V`` there."""
+    low = jnp.maximum(0.999 * (limit.noise_var + limit.floor), 1e-10 * limit.rho)
+    high = 1e6 * (limit.noise_var + limit.rho)
+    grid = jnp.exp(jnp.linspace(jnp.log(low), jnp.log(high), SCAN))
+    return grid, limit.noise_var + jax.lax.map(lambda V: stationary_error(limit, V), grid) - grid
+
+
+def root(limit: Limit, low, high) -> Float[Array, ""]:
+    """The residual variance between two values at which the equation changes its sign; differentiable."""
+
+    def gap(log_V, limit):
+        V = jnp.exp(log_V)
+        return (limit.noise_var + stationary_error(limit, V)) / V - 1
+
+    solver: optx.Bisection = optx.Bisection(rtol=1e-13, atol=1e-13)  # type: ignore[call-arg]
+    low, high = jax.lax.stop_gradient((jnp.log(low), jnp.log(high)))
+    found: optx.Solution = optx.root_find(
+        gap,
+        solver,
+        0.5 * (low + high),
+        limit,
+        options=dict(lower=low, upper=high),
+        max_steps=200,
+        throw=False,
+    )
+    return jnp.exp(found.value)
+
+
+def largest_error(limit: Limit) -> Float[Array, ""]:
+    """Error of the fixed point with the largest error, 0 if it vanishes and infinite if there is none.
+
+    It can be traced, mapped over problems and differentiated.
+    """
+    grid, gap = jax.lax.stop_gradient(scan(limit))
+    crosses = gap[:-1] * gap[1:] <= 0
+    k = SCAN - 2 - jnp.argmax(crosses[::-1])
+    found = root(limit, grid[k], grid[k + 1]) - limit.noise_var
+    return jnp.where(jnp.any(crosses), found, jnp.where(gap[0] < 0, 0.0, jnp.inf))

@@ -1,0 +1,183 @@
+"""Sweeps: one problem for each row of a table, computed by any executor, each result in a file of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from ._check import whole
+from ._options import DEFAULT_TABLES
+from ._rows import Row, check_rows, compute, read_cells, read_result, summary, write_result
+from .report import write_csv
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .problem import Problem
+
+SUMMARY = "sweep.csv"
+
+
+def sweep(
+    table: str | os.PathLike | pd.DataFrame | Iterable[dict[str, Any]],
+    problem: Problem | str | os.PathLike | None = None,
+    *,
+    out: str | os.PathLike,
+    what: str = "predict",
+    executor: Executor | None = None,
+    workers: int | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Compute one problem for each row of a table; what is in ``out`` already is not computed again.
+
+    The columns are keys of a problem file, such as ``weights.range`` or ``rule.lr``, which are laid over
+    ``problem``, and ``what``, ``law``, ``dim``, ``seeds``, ``seed``. An empty cell changes nothing. All rows
+    are checked before any is computed.
+
+    Parameters
+    ----------
+    table : path, DataFrame or list of dicts
+        The rows; a path is a CSV file.
+    problem : Problem, path or None
+        What the rows change; setting R1 (2-bit weights and inputs) by default.
+    out : path
+        Folder for ``ROW-HASH.json``, one file for each row, and the summary ``sweep.csv``.
+    what : {"predict", "simulate", "compare", "fixed-point"}
+        What is computed, unless the row says so.
+    executor : concurrent.futures.Executor, optional
+        Where rows are computed, such as ``dask.distributed.Client(...).get_executor()``; stedyn has to be
+        installed there, and 64-bit floats of JAX are switched on. By default processes of this machine,
+        which are spawned: a script calls this below ``if __name__ == "__main__":``.
+    workers : int, optional
+        Number of these processes, by default one for each core; 1 means none but this one.
+    progress : bool
+        Whether to show a progress bar on stderr.
+
+    Returns
+    -------
+    DataFrame
+        What ``sweep.csv`` holds: ``row``, the cells, ``failure`` (one sentence, or None), ``file``, and the
+        single values of the result, of learning curves the last.
+
+    Raises
+    ------
+    ValueError
+        For the first fault in the table, with its row and column; nothing has been computed then.
+    OSError
+        If ``out`` cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> rows = [{"weights.range": 1.0, "run.tau": 2.0, "run.points": 3, "law": "fluid"}]
+    >>> frame = sweep(rows, out=tempfile.mkdtemp(), workers=1)
+    >>> frame["failure"].tolist()
+    [None]
+    """
+    workers = whole("workers", _cores() if workers is None else workers, 1)
+    source, cells = _cells(table)
+    rows = check_rows(source, cells, *_base(problem), what)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    missing = [row for row in rows if read_result(row, out) is None]
+    failures: dict[int, str] = {}
+    with tqdm(total=len(rows), initial=len(rows) - len(missing), unit="row", disable=not progress) as bar:
+        for row, failure in _computed(missing, out, executor, workers):
+            if failure is not None:
+                failures[row.number] = failure
+            bar.update()
+    return _summary(rows, out, failures)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cells(table: Any) -> tuple[str, list[dict[str, Any]]]:
+    """A name for messages, and the rows without their empty cells."""
+    if isinstance(table, (str, os.PathLike)):
+        return str(table), read_cells(Path(table))
+    if hasattr(table, "to_dict"):
+        table = table.to_dict("records")
+    plain = [{str(key): _plain(value) for key, value in row.items()} for row in table]
+    return "table", [{key: value for key, value in row.items() if value is not None} for row in plain]
+
+
+def _plain(value: Any) -> Any:
+    """A cell as a problem file could hold it; None if it is empty."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return None if value is None or value != value else value  # nan marks a missing cell of a DataFrame
+
+
+def _base(problem: Any) -> tuple[dict[str, Any], Path]:
+    """The tables that the rows change, and the folder of their relative paths."""
+    from .files import problem_to_dict, read_tables
+
+    if problem is None:
+        return DEFAULT_TABLES, Path()
+    if isinstance(problem, (str, os.PathLike)):
+        return read_tables(problem), Path(problem).parent
+    return problem_to_dict(problem), Path()
+
+
+def _computed(rows: list[Row], out: Path, executor: Executor | None, workers: int):
+    """Compute and write the rows; give each, with the sentence of its failure, as it is done."""
+    if not rows:
+        return
+    workers = min(workers, len(rows))
+    if executor is not None:
+        yield from _parallel(rows, out, executor, 1)
+    elif workers > 1:
+        with _processes(workers) as own:
+            yield from _parallel(rows, out, own, max(1, _cores() // workers))
+    else:
+        for row in rows:
+            yield _kept(row, out, *compute(row.job, _cores()))
+
+
+def _parallel(rows: list[Row], out: Path, executor: Executor, threads: int):
+    futures = {executor.submit(compute, row.job, threads): row for row in rows}
+    try:
+        for future in as_completed(futures):
+            try:
+                succeeded, result = future.result()
+            except Exception as error:  # a worker that died, or that lacks stedyn
+                succeeded, result = False, f"{type(error).__name__}: {error}"
+            yield _kept(futures[future], out, succeeded, result)
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _kept(row: Row, out: Path, succeeded: bool, result: Any) -> tuple[Row, str | None]:
+    if succeeded:
+        write_result(row, out, result)
+    return row, None if succeeded else result
+
+
+def _processes(workers: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")  # JAX does not survive a fork
+    # a Ctrl-C in the terminal ends them at once and silently
+    return ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_DFL))
+
+
+def _summary(rows: list[Row], out: Path, failures: dict[int, str]) -> pd.DataFrame:
+    import pandas as pd
+
+    lines = []
+    for row in rows:
+        record = read_result(row, out)
+        failure = failures.get(row.number) if record is None else None
+        line = {"row": row.number, **row.cells, "what": row.job["what"], "failure": failure}
+        line["file"] = None if record is None else row.file(out).name
+        lines.append(line | summary(record or {}))
+    frame = pd.DataFrame(lines)
+    write_csv(out / SUMMARY, frame)
+    return frame
