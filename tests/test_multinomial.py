@@ -78,7 +78,7 @@ def test_a_batch_of_quantized_inputs_by_sampling(inputs, batch):
         (Quantizer(8, 3.0), 2),
         (Quantizer(3, 2.5, kind="mid-tread"), 5),
         (Quantizer(2, 3.3, kind="mid-tread"), 10),
-        (Quantizer(levels=(-1.2, 0.3, 0.9, 1.5), kind="levels"), 3),
+        (Quantizer(levels=(-1.7436600905968613, 0.1, 2.0), kind="levels"), 3),
     ],
     ids=["8-bit-2", "3-bit-5", "mostly-zeros-10", "asymmetric-3"],
 )

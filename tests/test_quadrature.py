@@ -1,10 +1,12 @@
 """Coefficients by quadrature, from nothing but the move of a rule."""
 
+import jax
 import numpy as np
 import pytest
-from systems import COARSE, FLOAT, TREAD, coefficients
+from systems import COARSE, FLOAT, TREAD, TWO_BIT, coefficients
 
-from stedyn import Quantizer, Rule
+from stedyn import Problem, Quantizer, Rule
+from stedyn.moments import input_moments
 from stedyn.rules import (
     SGD,
     DeterministicRounding,
@@ -68,9 +70,42 @@ def test_quadrature_with_other_inputs(rule, inputs, copy):
     np.testing.assert_allclose(coefficients(copy(0.3, of=rule), inputs), exact, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("copy", [Copy, Pair])
+def test_quadrature_over_few_or_very_many_jumps(copy):
+    """One-bit inputs: one scale of the gradient, so that no error averages out."""
+    bit = input_moments(Quantizer(1, 1.0))
+
+    @jax.jit
+    def both(delta, V):
+        rule = DeterministicRounding(0.3, delta=delta)
+        return [jax.vmap(r.response(bit), (0, None))(V, 0.0) for r in (rule, copy(0.3, of=rule))]
+
+    for delta in (0.0009, 0.003, 0.0117, 0.05, 0.3):
+        V = (
+            np.geomspace(0.3, 6.0 / delta, 40) ** 2 * delta**2 / 0.09
+        )  # from where the first jump is within reach
+        exact, found = both(delta, V)
+        np.testing.assert_allclose(np.array(found), np.array(exact), rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delta", [0.0009, 0.01, 0.05])
+def test_quadrature_of_a_random_move_with_many_jumps(delta):
+    rule, V = StochasticRounding(0.3, delta=delta), np.geomspace(0.003, 6.0, 12)
+    np.testing.assert_allclose(
+        coefficients(Copy(0.3, of=rule), COARSE, V), coefficients(rule, COARSE, V), rtol=1e-5
+    )
+
+
+def test_copies_of_all_rules_have_no_mean():
+    for rule in MOVES:
+        assert Problem(rule=Copy(0.3, of=rule), inputs=TWO_BIT).rule.of is rule
+
+
 @pytest.mark.slow
 def test_quadrature_of_a_scheduled_rule_is_made_at_every_time():
-    rule = DeterministicRounding(0.3, delta=0.3, schedule=Inverse(2.0))
-    found = Copy(0.3, schedule=Inverse(2.0), of=rule).coefficients(0.7, COARSE, 3.0)
-    np.testing.assert_allclose(found, rule.coefficients(0.7, COARSE, 3.0), rtol=1e-5)
+    for copy, delta, rtol in ((Copy, 0.003, 3e-5), (Pair, 0.003, 1e-3), (Copy, 0.3, 3e-5)):
+        rule = DeterministicRounding(0.3, delta=delta, schedule=Inverse(2.0))
+        found = copy(0.3, schedule=Inverse(2.0), of=rule).coefficients(0.7, COARSE, 3.0)
+        np.testing.assert_allclose(found, rule.coefficients(0.7, COARSE, 3.0), rtol=rtol)
     assert abs(found.a / rule.coefficients(0.7, COARSE, 0.0).a - 0.4) < 0.1

@@ -248,6 +248,38 @@ class Huber(Rule):
         return self.rate(tau) * jnp.clip(r, -0.5, 0.5) * phi
 
 
+class Lopsided(Rule):
+    """Moves more easily to one side than to the other."""
+
+    kind = "lopsided"
+    product = True
+
+    def move(self, r, phi, u, tau):
+        return self.rate(tau) * jnp.maximum(r * phi, -1.0)
+
+
+class Coin(Rule):
+    """A step of size 1 against the gradient, or upwards, with the right mean but for its last factor."""
+
+    kind = "coin"
+    uniforms = 2
+    bias: float = 0.0
+
+    def move(self, r, phi, u, tau):
+        g = jnp.clip(r * phi, -0.8, 0.8)
+        return jnp.where(u[0] < 0.5 * (1 + g), 1.0, -1.0) + self.bias * u[1]
+
+
+class Even(Rule):
+    """Even in the residual, odd in the input: without a mean if the levels are symmetric."""
+
+    kind = "even"
+
+    def move(self, r, phi, u, tau):
+        return self.rate(tau) * r**2 * phi**3
+
+
+UNEVEN = (-1.7436600905968613, 0.1, 2.0)  # of mean 0
 THREE_BIT = Quantizer(3, 1.5)
 SYSTEMS = {
     "clipped": dict(rule=Clipped(0.5, batch=2), inputs=TWO_BIT),
@@ -342,6 +374,11 @@ REFUSED = {
     ),
     r"^schedule\.tau0: expected a positive": lambda: Inverse(-1.0),
     r"^rule\.batch: expected 1 for the rule 'huber'": lambda: Problem(rule=Huber(batch=2)),
+    r"^rule: expected a move of mean 0.*'lopsided' with mean": lambda: Problem(rule=Lopsided(0.1)),
+    r"^rule: expected a move of mean 0.*'coin' with mean 0\.05": lambda: Problem(rule=Coin(bias=0.1)),
+    r"^rule: expected a move of mean 0.*'even'": lambda: Problem(
+        rule=Even(), inputs=Quantizer(kind="levels", levels=UNEVEN)
+    ),
     r"^rule\.product: expected False": lambda: Problem(
         rule=type("Lie", (Huber,), {"product": True})(batch=2)
     ),
@@ -353,6 +390,12 @@ REFUSED = {
         inputs=Quantizer(2, 2.0, kind="mid-tread"), rule=QuantizedGradient(quantizer=TWO_BIT)
     ),
 }
+
+
+@pytest.mark.parametrize("rule", [Clipped(0.5), Huber(0.5), Coin(), Even()], ids=lambda rule: rule.kind)
+@pytest.mark.parametrize("inputs", [None, TWO_BIT, Quantizer(6, 3.0, kind="mid-tread")])
+def test_rules_without_a_mean_are_accepted(rule, inputs):
+    assert Problem(rule=rule, inputs=inputs).rule is rule
 
 
 @pytest.mark.parametrize("pattern", REFUSED)

@@ -24,8 +24,9 @@ from jaxtyping import Array, Float
 from .._check import fail, is_traced, nonnegative, positive, whole
 from ..moments import InputMoments
 from .nodes import batch_nodes, input_atoms
-from .quadrature import LIGHT, Profile, Samples, profile_of, sample
+from .quadrature import FULL, FULL_STEP, LIGHT, LIGHT_STEP, Profile, Samples, profile_of, sample
 from .schedules import Schedule, as_schedule, check_schedule
+from .symmetry import check_centred
 from .tables import Table
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 MAX_BATCH = 2**11
 #: Scales (square root of the residual variance) between which a rule without closed form is tabulated.
 LOWEST, HIGHEST = 1e-5, 1e4
+#: With more input levels than these, errors of the quadrature average out and it is made coarser.
+FEW_ATOMS = 16
 
 
 class Coefficients(NamedTuple):
@@ -56,9 +59,10 @@ class Response(eqx.Module):
 class Rule(eqx.Module):
     r"""An update rule ``U(r, phi)``; a subclass with `move` is all a rule of one's own needs.
 
-    Its coefficients then come from `move` by quadrature (to 1e-5 with up to 300 jumps within the reach
-    of the residual); a rule that knows more overrides `profile` or `response`. ``kind`` is its name in
-    a problem file, if it is entered in ``stedyn.rules.RULES``.
+    Its coefficients then come from `move` by quadrature: to 1e-5, whether the residual reaches one jump or any
+    number of them. With a schedule it is made again, more coarsely, at every step: to 3e-5 for a rule of the
+    gradient alone, else to 1e-3 where jumps are dense. A rule that knows more overrides `profile` or `response`.
+    ``kind`` is its name in a problem file, if it is entered in ``stedyn.rules.RULES``.
 
     Parameters
     ----------
@@ -77,7 +81,7 @@ class Rule(eqx.Module):
     consumes in one step. ``product`` says that ``U`` depends on ``r`` and ``phi`` by their product, the
     gradient, alone: mini-batches need it (a move then gets ``r = 1`` and the averaged gradient as ``phi``),
     and the quadrature is faster. ``joint`` says that one draw couples all coordinates, in `moves`.
-    A limit exists if ``U`` is odd in the gradient.
+    A limit exists if ``U`` has mean 0, as it has if it is odd in the gradient; a problem refuses other rules.
 
     Examples
     --------
@@ -134,7 +138,8 @@ class Rule(eqx.Module):
 
     def samples(self, tau) -> Samples:
         """The move at all gradients, for the quadrature; of a rule of the gradient alone."""
-        return sample(lambda g, u: self.move(jnp.ones_like(g), g, u, tau), self.uniforms)
+        effort = FULL if self.schedule is None else FULL_STEP
+        return sample(lambda g, u: self.move(jnp.ones_like(g), g, u, tau), self.uniforms, effort)
 
     def profile(self, s: Float[Array, " K"], tau) -> Profile:
         """``E[g U] / s^2, E[U^2], E|U|`` at gradients ``g ~ N(0, s^2)``; by quadrature here."""
@@ -164,6 +169,8 @@ class Rule(eqx.Module):
                 fail(
                     "rule.product", "False for a move that does not depend on r phi alone", True, "remove it"
                 )
+        if type(self).profile is Rule.profile and type(self).response is Rule.response:
+            check_centred(self, problem)
 
     def check_dim(self, dim: int) -> None:
         """Refuse a dimension in which the rule cannot be simulated."""
@@ -211,6 +218,9 @@ class PairResponse(Response):
 
     def _direct(self, sigma, tau) -> Coefficients:
         """Coefficients at scales ``sigma (K,)`` of the residual."""
+        atoms = input_atoms(self.inputs)
+        effort = FULL if atoms.value.size <= FEW_ATOMS else LIGHT
+        effort = effort if self.rule.schedule is None else LIGHT_STEP
 
         def add(total, atom):
             phi, mass, overlap = atom
@@ -218,13 +228,13 @@ class PairResponse(Response):
             def move(r, u):
                 return self.rule.move(r, jnp.full_like(r, phi), u, tau)
 
-            samples = sample(move, self.rule.uniforms, None if self.rule.uniforms else LIGHT)
+            samples = sample(move, self.rule.uniforms, effort)
             p = _each(lambda one: profile_of(samples, one), sigma)
             part = p.slope * overlap, p.slope * mass * phi, p.square * mass, p.mean_abs * mass
             return Coefficients(*(old + new for old, new in zip(total, part, strict=True))), None
 
         start = Coefficients(*[jnp.zeros_like(sigma)] * 4)
-        return lax.scan(add, start, input_atoms(self.inputs))[0]
+        return lax.scan(add, start, atoms)[0]
 
     def __call__(self, V, tau):
         V = jnp.maximum(V, 0.0)

@@ -1,9 +1,9 @@
 r"""Coefficients of any rule from its move alone, also where the move jumps or bends.
 
-A move is sampled once, on panels whose width is proportional to the gradient, with Gauss-Legendre nodes.
-The panels in which it bends most are split at the place where it jumps, found by bisection, so that a
-jump costs no accuracy. An average over a Gaussian gradient of any width is then a sum over these samples.
-Shapes are fixed: everything can be traced.
+A move is sampled once, on panels whose width is proportional to the gradient, with Gauss-Legendre nodes. Where
+it jumps or bends most a panel is split, at the place that bisection finds, so that a jump costs no accuracy. Jumps
+too many to be found are averaged: a node carries the moments of many values on its panel. An average over a Gaussian
+gradient of any width is then a sum over these samples. Shapes are fixed: everything can be traced.
 """
 
 from __future__ import annotations
@@ -21,24 +21,33 @@ from jaxtyping import Array, Float
 
 #: Smallest and largest gradient that is sampled; uniform numbers are normal cdfs up to this many deviations.
 SMALLEST, LARGEST, REACH = 1e-7, 1e5, 8.5
-_X, _W = np.polynomial.legendre.leggauss(4)
+#: Nodes of a panel.
+NODES = 4
 _HERMITE = np.polynomial.hermite_e.hermegauss(16)
 
 
 class Effort(NamedTuple):
-    """Panels of one integral, how many are split at a jump, and bisections that find it."""
+    """Panels of one integral, parts of a panel that are searched, jumps that are found, bisections for each.
+
+    And ``dense``, the values of the move on a panel from which those at its nodes are made.
+    """
 
     panels: int
+    parts: int
     jumps: int
     bisections: int
+    dense: int
 
 
-#: For a deterministic move, one of many values of ``phi``, a random one; and over its uniform number.
-FULL, LIGHT, RANDOM, UNIFORM = (
-    Effort(4000, 600, 24),
-    Effort(460, 64, 26),
-    Effort(400, 64, 16),
-    Effort(16, 4, 20),
+#: For a deterministic move, one of many values of ``phi``, either of these if sampled at every step of a solution,
+#: a random move; and over its uniform number.
+FULL, LIGHT, FULL_STEP, LIGHT_STEP, RANDOM, UNIFORM = (
+    Effort(2500, 16, 1200, 20, 128),
+    Effort(460, 8, 128, 23, 128),
+    Effort(1200, 8, 400, 18, 48),
+    Effort(460, 2, 64, 25, 8),
+    Effort(800, 1, 64, 16, NODES),
+    Effort(16, 1, 4, 20, NODES),
 )
 
 
@@ -50,14 +59,16 @@ class Profile(NamedTuple):
     mean_abs: Array
 
 
-def split_nodes(f: Callable, edges: Float[Array, " P"], effort: Effort, weight: Callable | None = None):
-    """Nodes and their weights ``(n,)`` on panels between ``edges``, for ``f: (n,) -> (n, k)``.
+def split(f: Callable, edges: Float[Array, " P"], effort: Effort, weight: Callable | None = None):
+    """Panels between ``edges``, and more edges where ``f: (n,) -> (n, k)`` jumps or bends.
 
-    The panels where the second difference of ``f`` is largest, relative to ``f`` or (with ``weight``)
-    weighted, are split at the jump or bend.
+    Panels are searched in equal parts. Where the second difference of ``f`` over a part is largest, relative to
+    ``f`` or (with ``weight``) weighted, the panel is split at the jump or bend.
     """
-    middle = 0.5 * (edges[1:] + edges[:-1])
-    at, half = f(edges), f(middle)
+    step = jnp.arange(effort.parts) / effort.parts
+    fine = jnp.append((edges[:-1, None] + jnp.diff(edges)[:, None] * step).reshape(-1), edges[-1])
+    middle = 0.5 * (fine[1:] + fine[:-1])
+    at, half = f(fine), f(middle)
 
     def bend(left, mid, right):
         return jnp.abs(left - 2 * mid + right)
@@ -86,13 +97,30 @@ def split_nodes(f: Callable, edges: Float[Array, " P"], effort: Effort, weight: 
             jnp.where(pick, fm, f1),
         )
 
-    low, high = edges[chosen], edges[chosen + 1]
-    found = lax.fori_loop(0, effort.bisections, halve, (low, high, at[chosen], half[chosen], at[chosen + 1]))
-    jump = 0.5 * (found[0] + found[1])
-    left = jnp.concatenate([edges[:-1], low, jump])
-    width = jnp.concatenate([jnp.diff(edges).at[chosen].set(0.0), jump - low, high - jump])
-    nodes = left[:, None] + 0.5 * width[:, None] * (1 + _X)
-    return nodes.reshape(-1), (0.5 * width[:, None] * _W).reshape(-1)
+    ends = fine[chosen], fine[chosen + 1], at[chosen], half[chosen], at[chosen + 1]
+    low, high, *_ = lax.fori_loop(0, effort.bisections, halve, ends)
+    return jnp.sort(jnp.concatenate([edges, 0.5 * (low + high)]))
+
+
+def gauss(edges: Float[Array, " P"], count: int = NODES) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """Gauss-Legendre nodes and weights, ``count`` for each panel between ``edges``."""
+    x, w = np.polynomial.legendre.leggauss(count)
+    width = 0.5 * jnp.diff(edges)[:, None]
+    return (edges[:-1, None] + width * (1 + x)).reshape(-1), (width * w).reshape(-1)
+
+
+def project(values: Float[Array, "m k"], dense: int) -> Float[Array, "n k"]:
+    """From ``dense`` to ``NODES`` values for each panel: those of the cubic with the same first moments.
+
+    Sums over the nodes then average a move over many jumps that are not resolved, instead of hitting them by chance.
+    """
+    x, w = np.polynomial.legendre.leggauss(dense)
+    modes, at = (
+        np.polynomial.legendre.legvander(y, NODES - 1) for y in (x, np.polynomial.legendre.leggauss(NODES)[0])
+    )
+    matrix = at @ (modes * w[:, None] * (np.arange(NODES) + 0.5)).T
+    panels = values.reshape(-1, dense, values.shape[1])
+    return jnp.einsum("nm,pmk->pnk", matrix, panels).reshape(-1, values.shape[1])
 
 
 def moments(move: Callable, g: Float[Array, " n"], uniforms: int) -> Float[Array, "n 3"]:
@@ -124,7 +152,7 @@ def moments(move: Callable, g: Float[Array, " n"], uniforms: int) -> Float[Array
 
     def one(value):
         edges = jnp.linspace(-REACH, REACH, UNIFORM.panels + 1)
-        y, w = split_nodes(lambda y: given(value, y), edges, UNIFORM, norm.pdf)
+        y, w = gauss(split(lambda y: given(value, y), edges, UNIFORM, norm.pdf))
         return (w * norm.pdf(y)) @ given(value, y)
 
     return jax.vmap(one)(g)
@@ -139,17 +167,19 @@ class Samples(NamedTuple):
     at_zero: Float[Array, " 3"]
 
 
-def sample(move: Callable, uniforms: int, effort: Effort | None = None) -> Samples:
+def sample(move: Callable, uniforms: int, effort: Effort = FULL) -> Samples:
     """Sample a move wherever it matters."""
-    effort = effort or (RANDOM if uniforms else FULL)
+    effort = RANDOM if uniforms else effort
     half = jnp.geomspace(SMALLEST, LARGEST, effort.panels)
     edges = jnp.concatenate([-half[::-1], jnp.zeros(1), half])
 
     def f(g):
         return moments(move, g, uniforms)
 
-    g, weight = split_nodes(f, edges, effort)
-    return Samples(g, weight, f(g), f(jnp.zeros(1))[0])
+    edges = split(f, edges, effort)
+    g, weight = gauss(edges)
+    powers = project(f(gauss(edges, effort.dense)[0]), effort.dense)
+    return Samples(g, weight, powers, f(jnp.zeros(1))[0])
 
 
 def profile_of(samples: Samples, s) -> Profile:
