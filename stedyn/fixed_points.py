@@ -13,6 +13,7 @@ import numpy as np
 from .limit import Limit, derive
 from .problem import Problem
 from .quantizers import as_arrays
+from .rules.symmetry import check_centred
 from .stationary import root, scan, stationary_error
 
 if TYPE_CHECKING:
@@ -136,9 +137,11 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
     Raises
     ------
     ValueError
-        If lr is above its ceiling; or for the clipped straight-through estimator: its range ends absorb, so
+        If lr is above its ceiling; for a rule of one's own whose move has a mean; or for the clipped
+        straight-through estimator: its range ends absorb, so
         that what remains depends on the start and on how long one waits.
     """
+    check_centred(problem)
     if problem.ste == "clipped" and (
         problem.latent_clip is None or problem.latent_clip > problem.weights.range
     ):

@@ -28,6 +28,7 @@ from .moments import InputMoments, Pieces, input_moments
 from .populations import Start
 from .problem import Problem
 from .rules import Coefficients, Response, Rule
+from .rules.symmetry import check_centred
 
 
 class Limit(eqx.Module):
@@ -140,8 +141,10 @@ def check_closes(problem: Problem) -> None:
     ------
     ValueError
         For the clipped straight-through estimator with weight decay: weights beyond the range drift back
-        and stick to its ends for a time set by the overshoot of single steps. Simulate such a problem.
+        and stick to its ends for a time set by the overshoot of single steps. Simulate such a problem. Or for a rule
+        of one's own whose move has a mean.
     """
+    check_centred(problem)
     decay = problem.rule.weight_decay
     if problem.ste == "clipped" and not is_traced(decay) and np.any(np.asarray(decay) != 0):
         fail(

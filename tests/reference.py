@@ -70,6 +70,7 @@ def step(problem, w, teacher, key, at, move=sgd):
     xi = normals(key, at, STREAMS["noise"], 1)[0]
     r = teacher @ x / np.sqrt(d) + float(problem.noise_std) * xi - psi @ phi / np.sqrt(d)
     u = [uniforms(key, at, STREAMS["rule"] + k, d) for k in range(problem.rule.uniforms)]
+    u[: problem.rule.shared] = [one[0] for one in u[: problem.rule.shared]]
     update = move(problem, r, phi, u, at / d) / np.sqrt(d)
     if problem.ste == "clipped":
         update = update * (np.abs(w) <= float(problem.weights.range))

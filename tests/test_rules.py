@@ -4,14 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 from scipy.special import k1 as bessel_k1
+from scipy.special import ndtri
 from systems import COARSE, FLOAT, TREAD, TWO_BIT, VS, coefficients
 
 from stedyn import Problem, Quantizer, Rule, Run, Start, fixed_point, simulate, solve
 from stedyn.files import problem_from_dict, problem_to_dict
+from stedyn.limit import check_closes
 from stedyn.moments import input_moments
 from stedyn.rules import (
     RULES,
@@ -225,6 +228,20 @@ def test_integer_rules_never_leave_their_lattice(rule):
     assert kernel.encode(model_of(problem, 60), (jnp.ones((1, 4)), jnp.ones((1, 4))))[0].dtype == jnp.int32
 
 
+def test_one_random_factor_shrinks_all_coordinates_of_a_step():
+    """Against plain NumPy with the same draws, in which the first number of a step is everyone's."""
+    problem = Problem(noise_std=0.3, rule=Shrinkage(0.8, q_min=0.2, noise_std=0.1))
+
+    def shrunk(problem, r, phi, u, tau):
+        assert np.size(u[0]) == 1
+        return 0.8 * ((0.2 + 0.8 * u[0]) * r * phi + 0.1 * ndtri(u[1]))
+
+    for dim in (30, 31):
+        ensemble = simulate(problem, dim=dim, seeds=1, taus=[0.0, 20 / dim], snapshots=[0.0, 20 / dim])
+        w = reference.run(problem, ensemble.snapshots[0, 0], ensemble.teacher[0], 0, 20, shrunk)
+        np.testing.assert_allclose(ensemble.snapshots[0, 1], w, atol=2e-5)
+
+
 # ---- simulation against the limit
 
 
@@ -287,6 +304,7 @@ SYSTEMS = {
     "shrinkage": dict(
         rule=Shrinkage(0.6, q_min=0.3, noise_std=0.3, batch=2, schedule=Inverse(4.0)), inputs=TWO_BIT
     ),
+    "random shrinkage": dict(rule=Shrinkage(1.0, q=0.9, q_min=0.1), weights=THREE_BIT),
     "gradient": dict(
         rule=QuantizedGradient(0.5, quantizer=Quantizer(3, 2.0, kind="mid-tread")), weights=THREE_BIT
     ),
@@ -374,10 +392,10 @@ REFUSED = {
     ),
     r"^schedule\.tau0: expected a positive": lambda: Inverse(-1.0),
     r"^rule\.batch: expected 1 for the rule 'huber'": lambda: Problem(rule=Huber(batch=2)),
-    r"^rule: expected a move of mean 0.*'lopsided' with mean": lambda: Problem(rule=Lopsided(0.1)),
-    r"^rule: expected a move of mean 0.*'coin' with mean 0\.05": lambda: Problem(rule=Coin(bias=0.1)),
-    r"^rule: expected a move of mean 0.*'even'": lambda: Problem(
-        rule=Even(), inputs=Quantizer(kind="levels", levels=UNEVEN)
+    r"^rule: expected a move of mean 0.*'lopsided' with mean": lambda: solve(Problem(rule=Lopsided(0.1))),
+    r"^rule: expected a move of mean 0.*'coin' with mean 0\.05": lambda: solve(Problem(rule=Coin(bias=0.1))),
+    r"^rule: expected a move of mean 0.*'even'": lambda: fixed_point(
+        Problem(rule=Even(), inputs=Quantizer(kind="levels", levels=UNEVEN))
     ),
     r"^rule\.product: expected False": lambda: Problem(
         rule=type("Lie", (Huber,), {"product": True})(batch=2)
@@ -395,7 +413,7 @@ REFUSED = {
 @pytest.mark.parametrize("rule", [Clipped(0.5), Huber(0.5), Coin(), Even()], ids=lambda rule: rule.kind)
 @pytest.mark.parametrize("inputs", [None, TWO_BIT, Quantizer(6, 3.0, kind="mid-tread")])
 def test_rules_without_a_mean_are_accepted(rule, inputs):
-    assert Problem(rule=rule, inputs=inputs).rule is rule
+    check_closes(Problem(rule=rule, inputs=inputs))
 
 
 @pytest.mark.parametrize("pattern", REFUSED)

@@ -26,7 +26,6 @@ from ..moments import InputMoments
 from .nodes import batch_nodes, input_atoms
 from .quadrature import FULL, FULL_STEP, LIGHT, LIGHT_STEP, Profile, Samples, profile_of, sample
 from .schedules import Schedule, as_schedule, check_schedule
-from .symmetry import check_centred
 from .tables import Table
 
 if TYPE_CHECKING:
@@ -78,10 +77,11 @@ class Rule(eqx.Module):
     Notes
     -----
     Of the class attributes, ``uniforms`` says how many independent ``U(0, 1)`` numbers one coordinate
-    consumes in one step. ``product`` says that ``U`` depends on ``r`` and ``phi`` by their product, the
-    gradient, alone: mini-batches need it (a move then gets ``r = 1`` and the averaged gradient as ``phi``),
-    and the quadrature is faster. ``joint`` says that one draw couples all coordinates, in `moves`.
-    A limit exists if ``U`` has mean 0, as it has if it is odd in the gradient; a problem refuses other rules.
+    consumes in one step; the first ``shared`` of them are the same for all coordinates, which leaves the limit as
+    it is if ``U`` has mean 0 whatever they are. ``product`` says that ``U`` depends on ``r`` and ``phi`` by their
+    product, the gradient, alone: mini-batches need it (a move then gets ``r = 1`` and the averaged gradient as
+    ``phi``), and the quadrature is faster. ``joint`` says that one draw couples all coordinates, in `moves`.
+    A limit exists if ``U`` has mean 0, as it has if it is odd in the gradient; `solve` refuses other rules.
 
     Examples
     --------
@@ -103,6 +103,7 @@ class Rule(eqx.Module):
 
     kind: ClassVar[str]
     uniforms: ClassVar[int] = 0
+    shared: ClassVar[int] = 0
     product: ClassVar[bool] = False
     joint: ClassVar[bool] = False
 
@@ -121,6 +122,11 @@ class Rule(eqx.Module):
     def move(self, r, phi, u, tau):
         """``U(r, phi)``, elementwise: ``r (S, 1)``, ``phi (S, d)``, ``u (uniforms, S, d)`` or None."""
         raise NotImplementedError
+
+    @property
+    def derived(self) -> bool:
+        """Whether the coefficients come from `move` alone."""
+        return type(self).profile is Rule.profile and type(self).response is Rule.response
 
     @property
     def streams(self) -> int:
@@ -169,8 +175,6 @@ class Rule(eqx.Module):
                 fail(
                     "rule.product", "False for a move that does not depend on r phi alone", True, "remove it"
                 )
-        if type(self).profile is Rule.profile and type(self).response is Rule.response:
-            check_centred(self, problem)
 
     def check_dim(self, dim: int) -> None:
         """Refuse a dimension in which the rule cannot be simulated."""

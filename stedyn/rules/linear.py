@@ -77,8 +77,8 @@ class Shrinkage(Rule):
     q : float
         Shrinkage factor in (0, 1].
     q_min : float, optional
-        Makes the factor random, uniform on ``[q_min, q]`` and drawn for every coordinate and step; one
-        draw for all coordinates of a step has the same limit.
+        Makes the factor random, uniform on ``[q_min, q]``: one draw for all coordinates of a step, as in the paper.
+        A coordinate of the limit sees ``d`` of them in a unit of ``tau``, so that only ``E[q]`` and ``E[q^2]`` stay.
     noise_std : float
         The standard deviation ``s`` of the added noise.
     q_schedule : Schedule, function of tau, or None
@@ -110,6 +110,11 @@ class Shrinkage(Rule):
     def uniforms(self) -> int:  # type: ignore[override]
         """One for a random factor, one for the noise."""
         return (self.q_min is not None) + self.noisy
+
+    @property
+    def shared(self) -> int:  # type: ignore[override]
+        """The random factor."""
+        return int(self.q_min is not None)
 
     def factors(self, tau) -> tuple[Array, Array]:
         """``E[q]`` and ``E[q^2]`` at ``tau``."""

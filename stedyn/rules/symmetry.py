@@ -15,7 +15,6 @@ from .nodes import HALF_NORMAL, input_atoms
 
 if TYPE_CHECKING:
     from ..problem import Problem
-    from .base import Rule
 
 #: Standard deviations of the residual that are tried, values of a uniform number, and values of an input (its levels
 #: if they are no more).
@@ -24,13 +23,14 @@ SCALES, STRATA, LEVELS = (0.05, 0.3, 1.0, 4.0), 64, 32
 TOLERANCE, RANDOM_TOLERANCE = 1e-4, 1e-2
 
 
-def check_centred(rule: Rule, problem: Problem) -> None:
-    """Refuse a move with ``E[U(r, phi)] != 0`` for ``r ~ N(0, V)``.
+def check_centred(problem: Problem) -> None:
+    """Refuse a rule known by its move alone with ``E[U(r, phi)] != 0`` for ``r ~ N(0, V)``.
 
     A step moves every weight by ``U / sqrt(d)``, so that a mean of ``U`` adds up to ``sqrt(d)`` in a unit of
     ``tau = steps / d``. A move that is odd in the gradient has none.
     """
-    if any(is_traced(leaf) for leaf in jax.tree.leaves((rule, problem.inputs))):
+    rule = problem.rule
+    if not rule.derived or any(is_traced(leaf) for leaf in jax.tree.leaves((rule, problem.inputs))):
         return
     if 0 < problem.inputs.n_levels <= LEVELS:
         value, share, _ = (np.asarray(part) for part in input_atoms(input_moments(problem.inputs)))

@@ -170,7 +170,9 @@ def _update(self: Block, now: Counter, w: Tile, r, phis: Tile, at) -> Tile:
     tau, count = kernel.time_of(now, model.dim), model.rule.streams
     decay, values = kernel.decay_of(model, tau), kernel.latent(model, w)
     decays = model.lattice is not None and model.lattice.decays
-    streams = [_uniforms(now, sampler.RULE + k, lane, True) for k in range(count)]
+    shared = model.rule.shared  # the first number of the first pair, for all coordinates
+    streams = [_uniforms(now, sampler.RULE + k, jnp.zeros_like(lane), True)[:1] * 2 for k in range(shared)]
+    streams += [_uniforms(now, sampler.RULE + k, lane, True) for k in range(shared, count)]
     rounding = _uniforms(now, sampler.RULE + count, lane, decays)
     new = []
     for half in range(2):

@@ -43,13 +43,15 @@ class Fixed(NamedTuple):
 class Draws(NamedTuple):
     """The random numbers of one step; the two halves are real and imaginary parts.
 
-    Those of the samples are None for mini-batches, which draw them one sample at a time.
+    Those of the samples are None for mini-batches, which draw them one sample at a time. ``common (k, S, 1)`` are the
+    numbers of the rule that all coordinates share; joined to the others only in a step, or XLA compiles for minutes.
     """
 
     x: Array | None
     xi: Array | None
     inputs: Array | None
     weights: Array | None
+    common: Array | None
     rule: Array | None
     decay: Array | None
 
@@ -57,13 +59,17 @@ class Draws(NamedTuple):
 def draw(model: Model, counter: sampler.Counter, pairs: int) -> Draws:
     """The random numbers of the step that ``counter`` names."""
     streams, decays = model.rule.streams, model.lattice is not None and model.lattice.decays
-    rule = [sampler.uniforms(counter, sampler.RULE + k, pairs) for k in range(streams)]
+    common = [
+        sampler.uniforms(counter._replace(pairs=None), sampler.RULE + k, 1) for k in range(model.rule.shared)
+    ]
+    rule = [sampler.uniforms(counter, sampler.RULE + k, pairs) for k in range(len(common), streams)]
     x, xi, inputs = draw_sample(model, counter, pairs) if model.rule.batch == 1 else (None, None, None)
     return Draws(
         x,
         xi,
         inputs,
         sampler.uniforms(counter, sampler.ROUND_WEIGHTS, pairs) if model.weights.stochastic else None,
+        lax.real(jnp.stack(common)) if common else None,
         jnp.stack(rule) if rule else None,
         sampler.uniforms(counter, sampler.RULE + streams, pairs) if decays else None,
     )
@@ -96,7 +102,7 @@ def step(model: Model, fixed: Fixed, w: Halves, draws: Draws, now: sampler.Count
         r, phis = _sample(model, fixed, values, rounding, draws.x, draws.xi, draws.inputs)
     else:
         r, phis = jnp.ones_like(w[0][:, :1], jnp.float32), _averaged(model, fixed, values, rounding, now)
-    decay, moves = decay_of(model, tau), _moves(model, r, phis, draws.rule, tau)
+    decay, moves = decay_of(model, tau), _moves(model, r, phis, draws, tau)
     parts = zip(w, values, moves, split(draws.decay), strict=True)
     return tuple(update(model, *part, decay) for part in parts)
 
@@ -152,14 +158,19 @@ def terms(model: Model, w, uniforms, codes) -> Array:
     return products[0] + products[1]
 
 
-def _moves(model: Model, r, phis, uniforms, tau):
+def _moves(model: Model, r, phis, draws: Draws, tau):
     """The rule on each half, or on all coordinates together."""
-    if model.rule.joint:
-        streams = [whole(split(stream), model.dim) for stream in uniforms]
+    if model.rule.joint and draws.rule is not None:
+        streams = [whole(split(stream), model.dim) for stream in draws.rule]
         g = whole(tuple(r * phi for phi in phis), model.dim)
         return halves(model.rule.moves(g, jnp.concatenate(streams, 1), tau).astype(jnp.float32))
-    moves = [model.rule.move(r, phi, u, tau) for phi, u in zip(phis, split(uniforms), strict=True)]
-    return [move.astype(jnp.float32) for move in moves]
+    moves = []
+    for phi, u in zip(phis, split(draws.rule), strict=True):
+        if draws.common is not None:
+            common = jnp.broadcast_to(draws.common, (*draws.common.shape[:2], phi.shape[1]))
+            u = common if u is None else jnp.concatenate([common, u])
+        moves.append(model.rule.move(r, phi, u, tau).astype(jnp.float32))
+    return moves
 
 
 def update(model: Model, state, w, move, u, decay):
