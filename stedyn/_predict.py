@@ -119,7 +119,7 @@ class Predictor:
         return solve(self.at(width, lr, self.run), law="grid", tol=tol, cells=cells, throw=False)
 
     def _outcome(self, width: float, lr: float, *, tol: float, cells: int | None = None) -> Outcome:
-        bounded = self.objective.kind == "plateau-length"
+        bounded = self.objective.kind == "plateau-length" and self.max_error < np.inf
         final = self.fixed_error(width, lr) if bounded else None
         if final is not None and final > self.max_error:
             return Outcome(np.inf, final)
