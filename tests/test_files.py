@@ -236,7 +236,7 @@ BAD = {
     "[teacher]\nkind = 'file'\nvalues = ['a']\n": r"teacher\.values: expected a list of numbers",
     "[teacher]\nkind = 'file'\nvalues = [1.0]\n": r"expected a one-dimensional list of at least 2 numbers",
     "[teacher]\nkind = 'file'\npath = 'no.npy'\n": r"teacher\.path: expected a file that exists, found '.*no\.npy'",
-    "[teacher]\nkind = 'file'\npath = 'w.txt'\n": r"teacher\.path: expected a file ending in \.npy or \.csv",
+    "[teacher]\nkind = 'file'\npath = 'w.txt'\n": r"teacher: file: expected one ending in \.npy, \.npz, \.csv, \.safetensors",
     "[teacher]\nkind = 'file'\npath = 'folder.npy'\n": r"teacher\.path: expected a file that can be read",
     "[teacher]\nkind = 'file'\npath = 'words.npy'\n": r"teacher\.path: expected one list of floats.*<U1 of shape",
     "[teacher]\nkind = 'file'\npath = 'square.npy'\n": r"teacher\.path: expected one list of floats.*\(2, 2\)",
