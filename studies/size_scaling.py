@@ -84,13 +84,13 @@ def exponent(dim, value, error) -> tuple[float, float, float]:
     return scale[best], powers[best], float(np.ptp(near) / 2)
 
 
-def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
+def main(quick: bool = False, out: str = "data", largest: int = 100_000) -> pd.DataFrame:
     """Write ``size_scaling.csv`` and ``.png``; return the table, one row an estimator and dimension."""
     jax.config.update("jax_enable_x64", True)
     runs = QUICK if quick else RUNS
     rows = []
-    for name, largest in LARGEST.items():
-        rows += measure(name, {dim: seeds for dim, seeds in runs.items() if dim <= largest})
+    for name, bound in LARGEST.items():
+        rows += measure(name, {dim: seeds for dim, seeds in runs.items() if dim <= min(bound, largest)})
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format=lambda x: f"{x:.3g}"))
 
@@ -110,7 +110,7 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
         ax.set(xscale="log", yscale="log", xlabel="dimension $d$", ylabel=f"relative {what}")
         ax.plot([], [], color="0.4", ls="--", label="predicted exponent")
         ax.legend(frameon=False, fontsize="small")
-    lines.append(plateau(axes[2], 1000 if quick else 100_000))
+    lines.append(plateau(axes[2], 1000 if quick else largest))
     print("\n".join(lines))
 
     folder = Path(out)
@@ -138,5 +138,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small dimensions, few runs")
     parser.add_argument("--out", default="data", help="folder of the results")
+    parser.add_argument(
+        "--largest", type=int, default=100_000, help="largest dimension (a few minutes for 30000)"
+    )
     given = parser.parse_args()
-    main(given.quick, given.out)
+    main(given.quick, given.out, given.largest)
