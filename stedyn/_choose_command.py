@@ -155,10 +155,12 @@ def _named(found: Any) -> str:
 def _show(name: str, problem, found, text: str, json: bool, out: Path | None) -> None:
     from . import __version__
     from .files import problem_to_dict, save_problem
+    from .ranges import template
     from .report import describe, to_json, write_csv, write_json
 
     record = found.to_dict() | {"problem": problem_to_dict(problem), "version": __version__}
-    print(to_json(record) if json else f"{describe(problem)}\n\n{text}")
+    quantizer = template(problem, problem.weights.bits or 2)
+    print(to_json(record) if json else f"{describe(problem, quantizer)}\n\n{text}")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         written = [

@@ -30,20 +30,28 @@ def versions() -> str:
     return f"stedyn {__version__}, python {python}, jax {jax.__version__}, numpy {numpy.__version__}"
 
 
-def describe(problem: Problem) -> str:
-    """The problem in a few lines that name every convention its numbers depend on."""
+def describe(problem: Problem, weights: Quantizer | None = None) -> str:
+    """The problem in a few lines that name every convention its numbers depend on.
+
+    With ``weights``, a quantizer whose bits and range are still to be chosen, its geometry stands for both.
+    """
     from .files import problem_to_dict
 
     tables = problem_to_dict(problem)
     laws = {table: tables[table] for table in ("teacher", "start")}
     teacher, start = (_law(law) for law in laws.values())
-    weights = _quantizer(problem.weights) + f"; straight-through estimator: {problem.ste}"
+    shown = (
+        _quantizer(problem.weights)
+        if weights is None
+        else f"bits and range to be chosen, {_geometry(weights)}"
+    )
+    weights_line = shown + f"; straight-through estimator: {problem.ste}"
     if problem.latent_clip is not None:
-        weights += f", latent clip {problem.latent_clip:g}"
+        weights_line += f", latent clip {problem.latent_clip:g}"
     rule = ", ".join(f"{key} {_number(value)}" for key, value in tables["rule"].items() if key != "kind")
     lines = {
         "teacher": f"{teacher}; start {start}; label noise std {problem.noise_std:g}",
-        "weights": weights,
+        "weights": weights_line,
         "inputs": _quantizer(problem.inputs) + _covariance(tables),
         "rule": f"{tables['rule']['kind']}, {rule}",
         "units": CONVENTIONS,
@@ -74,8 +82,11 @@ def _quantizer(quantizer: Quantizer) -> str:
             f"levels {', '.join(f'{level:g}' for level in quantizer.explicit)}; {quantizer.rounding} rounding"
         )
     bits = f"{quantizer.bits} bit{'s' if quantizer.bits != 1 else ''}"
-    geometry = f"{quantizer.kind}, {quantizer.edge} edge, {quantizer.rounding} rounding"
-    return f"{bits}, range {quantizer.range:g}, {geometry}"
+    return f"{bits}, range {quantizer.range:g}, {_geometry(quantizer)}"
+
+
+def _geometry(quantizer: Quantizer) -> str:
+    return f"{quantizer.kind}, {quantizer.edge} edge, {quantizer.rounding} rounding"
 
 
 def to_json(record: dict[str, Any]) -> str:
