@@ -214,7 +214,11 @@ def test_an_interrupt_keeps_the_rows_that_are_done(folder, capsys, monkeypatch):
         return {"final_error": 0.5}
 
     monkeypatch.setitem(rows_module._COMPUTE, "predict", compute)
-    assert cli.main(["sweep", "table.csv", "--out", "out", "--workers", "1"]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+    try:
+        assert cli.main(["sweep", "table.csv", "--out", "out", "--workers", "1"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "the same command goes on" in capsys.readouterr().err
     assert [path.name[:5] for path in Path("out").iterdir()] == ["00001"]
 
