@@ -25,6 +25,7 @@ from stedyn.problem import Problem
 from stedyn.quantizers import Quantizer
 from stedyn.rules import SGD
 from stedyn.simulate import kernel, sampler, simulate
+from stedyn.simulate.model import bound_of, model_of, unit
 
 R1 = Problem(weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(0.1))
 STEP, LR = np.float32(4 / 3), np.float32(0.1)
@@ -133,7 +134,7 @@ def torch_loop(dim: int, seeds: int, size: float) -> float | None:
 
 def breakdown(dim: int, size: float) -> dict[str, float]:
     """Nanoseconds per coordinate and step of the loop with more and more of its parts, one seed."""
-    model, steps = kernel.model(R1, dim), max(20, int(size / dim))
+    model, steps = model_of(R1, dim), max(20, int(size / dim))
     keys = jnp.zeros(1, jnp.uint32)
     teacher, start = (kernel.halves(jnp.full((1, dim), v, jnp.float32)) for v in (1.0, 0.1))
     pairs = start[0].shape[1]
@@ -149,8 +150,8 @@ def breakdown(dim: int, size: float) -> dict[str, float]:
                 total += kernel.fold(teacher[0] * x[0] + teacher[1] * x[1])
             if level >= 2:
                 codes = [model.inputs.code(half, None) for half in x]
-                products, bound, unit = kernel._products(model, w, (None, None), codes)
-                total += kernel.fold(products, bound) * unit
+                products = kernel.terms(model, w, (None, None), codes)
+                total += kernel.fold(products, bound_of(model)) * unit(model)
             if level == 3:
                 return kernel.step(model, kernel.Fixed(teacher, None), w, draws, now), ahead
             # one number of the result goes to the state, so that nothing is dead code

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from .choices import Choices
     from .compare import Comparison, compare
     from .fixed_points import FixedPoint, fixed_point
+    from .maps import RangeMap, range_map
     from .plateau import Plateau, find_plateaus, small_lr_stairs
     from .populations import Covariance, Start, Teacher
     from .problem import Problem, Run
     from .quantizers import Quantizer
     from .ranges import choose
     from .rules import SGD, Rule
+    from .sensitivities import Sensitivity, sensitivity
     from .simulate import Ensemble, simulate
     from .solution import Solution, SolveError
     from .solve import solve
@@ -37,8 +39,10 @@ __all__ = [
     "Plateau",
     "Problem",
     "Quantizer",
+    "RangeMap",
     "Rule",
     "Run",
+    "Sensitivity",
     "Solution",
     "SolveError",
     "Start",
@@ -47,6 +51,8 @@ __all__ = [
     "compare",
     "find_plateaus",
     "fixed_point",
+    "range_map",
+    "sensitivity",
     "simulate",
     "small_lr_stairs",
     "solve",
@@ -59,12 +65,14 @@ _HOME = {
     "choices": ("Choices",),
     "compare": ("Comparison", "compare"),
     "fixed_points": ("FixedPoint", "fixed_point"),
+    "maps": ("RangeMap", "range_map"),
     "plateau": ("Plateau", "find_plateaus", "small_lr_stairs"),
     "populations": ("Covariance", "Start", "Teacher"),
     "problem": ("Problem", "Run"),
     "quantizers": ("Quantizer",),
     "ranges": ("choose",),
     "rules": ("SGD", "Rule"),
+    "sensitivities": ("Sensitivity", "sensitivity"),
     "simulate": ("Ensemble", "simulate"),
     "solution": ("Solution", "SolveError"),
     "solve": ("solve",),

@@ -21,6 +21,8 @@ from .stationary import largest_error
 CLASSES, SCAN_CELLS = 256, 240
 #: Saved times of a curve from which times are read.
 LEAST_POINTS = 101
+#: Tolerance of a curve that is only described.
+ROUGH = 0.1
 
 
 class Outcome(NamedTuple):
@@ -44,7 +46,8 @@ def has_fixed_point(problem: Problem) -> bool:
 
 @eqx.filter_jit
 def _largest(problem: Problem, coarse):
-    return largest_error(derive(problem, CLASSES, coarse))
+    alike = problem.covariance.kind == "identity"
+    return largest_error(derive(problem, CLASSES if alike else CLASSES // 4, coarse))
 
 
 class Predictor:
@@ -108,14 +111,15 @@ class Predictor:
         return float(max(claim, spread))
 
     def curve(self, width: float, lr: float) -> Solution:
-        """The curve of the problem's own run, to the tolerance asked for."""
-        return solve(self.at(width, lr), law="grid", tol=self.tol, throw=False)
+        """The curve of the problem's own run; only roughly where the objective is not read off a curve."""
+        tol = max(self.tol, ROUGH) if self.by_fixed_point else self.tol
+        return solve(self.at(width, lr), law="grid", tol=tol, throw=False)
 
     def _solve(self, width: float, lr: float, *, tol: float, cells: int | None = None) -> Solution:
         return solve(self.at(width, lr, self.run), law="grid", tol=tol, cells=cells, throw=False)
 
     def _outcome(self, width: float, lr: float, *, tol: float, cells: int | None = None) -> Outcome:
-        bounded = self.objective.kind == "plateau-length"
+        bounded = self.objective.kind == "plateau-length" and self.max_error < np.inf
         final = self.fixed_error(width, lr) if bounded else None
         if final is not None and final > self.max_error:
             return Outcome(np.inf, final)

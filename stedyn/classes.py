@@ -30,7 +30,8 @@ def coordinate_classes(problem: Problem, n: int, coarse=False, variances: int | 
     """
     few = variances
     if few is None:  # fewer of them where there are many teacher values
-        few = max(2, n // (8 if problem.teacher.kind in ("gaussian", "file") else 4) * 2)
+        many = problem.teacher.kind in ("gaussian", "file")
+        few = max(2, min(n // 8, 4) * 2) if many else max(2, min(n // 4, 16) * 2)
     if problem.paired:
         return _paired_classes(problem, n, few, coarse)
     teacher, share = teacher_classes(problem.teacher, n, coarse)

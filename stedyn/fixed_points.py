@@ -138,8 +138,8 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
     ------
     ValueError
         If lr is above its ceiling; for a rule of one's own whose move has a mean; or for the clipped
-        straight-through estimator: its range ends absorb, so that what remains depends on the start and on how
-        long one waits.
+        straight-through estimator: its range ends absorb, so
+        that what remains depends on the start and on how long one waits.
     """
     check_centred(problem)
     if problem.ste == "clipped" and (

@@ -74,6 +74,7 @@ def integrate(
     taus: Float[Array, " T"],
     keep: Float[Array, " K"],
     rtol,
+    forward: bool = False,
 ) -> diffrax.Solution:
     """Integrate a law from ``tau = 0`` to its last saved time.
 
@@ -86,6 +87,8 @@ def integrate(
         ends a step, so that nothing is interpolated.
     rtol
         Relative error of the watched values in one step.
+    forward
+        Whether to be differentiated in forward mode (jvp) only; otherwise in reverse mode only.
 
     Returns
     -------
@@ -110,6 +113,7 @@ def integrate(
         args=law,
         saveat=diffrax.SaveAt(subs=saves),
         stepsize_controller=controller,
+        adjoint=diffrax.ForwardMode() if forward else diffrax.RecursiveCheckpointAdjoint(),
         max_steps=MAX_STEPS,
         throw=False,
     )

@@ -95,7 +95,10 @@ def find_plateaus(tau, error, noise=None) -> list[Plateau]:
         first = _quiet_run(quiet, log, left, earliest, -1, 3 * sigma)
         last = _quiet_run(quiet, log, right, latest, 1, 3 * sigma)
         if left - first >= RESOLVED:
-            found.append(_measure(time, np.interp(time, tau, error), slope, peak, first, left, right, last))
+            # it begins where s falls below a tenth of its own peak, or where the descent before it ends
+            before = drops[n - 1][0] if n and first == earliest else peak
+            curve = np.interp(time, tau, error)
+            found.append(_measure(time, curve, slope, peak, before, first, left, right, last))
     return found
 
 
@@ -154,13 +157,13 @@ def _drops(slope, log):
             yield peak, left, right
 
 
-def _measure(time, error, slope, peak, first, left, right, last):
+def _measure(time, error, slope, peak, before, first, left, right, last):
     """The plateau on intervals ``first .. left - 1`` before the descent ``left .. right``."""
     middle, limit = 0.5 * (time[1:] + time[:-1]), QUIET * slope[peak]
     end = np.interp(limit, slope[left - 1 : left + 1], middle[left - 1 : left + 1])
-    begin = time[first]
-    if first > 0 and slope[first - 1] > limit:
-        begin = np.interp(-limit, -slope[first - 1 : first + 1], middle[first - 1 : first + 1])
+    begin, descent = time[first], QUIET * slope[before]
+    if first > 0 and slope[first - 1] > descent:
+        begin = np.interp(-descent, -slope[first - 1 : first + 1], middle[first - 1 : first + 1])
     height = _mean(time, error, begin, end)
     after = error[right + 1] if last == right else _mean(time, error, time[right + 1], time[last + 1])
     target = 0.5 * (height + after)

@@ -14,6 +14,7 @@ from .solution import QUANTITIES
 
 if TYPE_CHECKING:
     from .compare import Comparison
+    from .maps import RangeMap
     from .simulate import Ensemble
     from .solution import Solution
 
@@ -85,6 +86,55 @@ def density_panel(
     ax.set_ylabel("density")
     ax.legend(facecolor="white", edgecolor="none", framealpha=1.0, fontsize="small")
     return ax
+
+
+def range_map(ax: Axes, found: RangeMap, label: str | None = None) -> Axes:
+    """A map as colours: the range across, bits or lr upwards; best range (line), calibrated range (crosses).
+
+    Grey where there is no value. A quantity that spans more than a factor of 20 has logarithmic colours. The best range
+    is not drawn for plateau lengths, which are least at the smallest range.
+    """
+    values, low, high = found.values.T, found.values.min(), found.values.max()
+    wide = low is not np.ma.masked and low > 0 and high > LOG_SPREAD * low
+    y_edges = np.append(found.points - 0.5, found.points[-1] + 0.5)
+    if found.axis == "lr":
+        y_edges = np.exp(_edges(np.log(found.points)))
+        ax.set_yscale("log")
+    else:
+        ax.set_yticks(found.points)
+    ax.set_facecolor(PLACE)
+    mesh = ax.pcolormesh(
+        _edges(found.ranges), y_edges, values, cmap="cividis_r", norm="log" if wide else None, rasterized=True
+    )
+    ax.figure.colorbar(mesh, ax=ax, label=label or found.quantity)
+    if found.quantity != "plateau-length":
+        ax.plot(found.best, found.points, color="white", lw=3.2, zorder=3)
+        ax.plot(
+            found.best, found.points, color=SIMULATION, marker="o", ms=4, lw=1.6, zorder=4, label="best range"
+        )
+    inside = (found.calibrated >= found.ranges[0]) & (found.calibrated <= found.ranges[-1])
+    ax.plot(
+        found.calibrated[inside],
+        found.points[inside],
+        color="black",
+        marker="x",
+        ms=6,
+        ls="none",
+        zorder=5,
+        label="least rounding error",
+    )
+    ax.set_xlabel("range of the weights")
+    ax.set_ylabel("bits" if found.axis == "bits" else "learning rate")
+    ax.legend(framealpha=0.9, fontsize="small", loc="upper right")
+    return ax
+
+
+def _edges(points: np.ndarray) -> np.ndarray:
+    """Edges of the cells around points in increasing order."""
+    if points.size == 1:
+        return points[0] + np.array([-0.5, 0.5])
+    middle = 0.5 * (points[1:] + points[:-1])
+    return np.concatenate([[2 * points[0] - middle[0]], middle, [2 * points[-1] - middle[-1]]])
 
 
 def axis_label(name: str) -> str:

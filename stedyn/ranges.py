@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ._check import fail, positive, whole
-from ._predict import Outcome, Predictor
+from ._predict import ROUGH, Outcome, Predictor
 from ._search import Candidate, best_range, within
 from .calibration import calibrated_range, calibrated_ranges
 from .choices import Baseline, Choice, Choices
@@ -28,6 +28,7 @@ from .conventions import both_edges
 from .objectives import Objective, longest_plateau, time_to
 from .problem import Problem
 from .quantizers import Quantizer
+from .solution import Solution
 
 #: The objective is reported at these multiples of the best range.
 MISSES = (0.5, 0.9, 1.1, 1.5)
@@ -208,7 +209,7 @@ def _describe(predictor: Predictor, chosen: Candidate, lr: float, max_error, bar
         fixed_point=fixed,
         edges=both_edges(predictor.quantizer.with_range(chosen.range)),
         rivals=tuple(rivals),
-        status=_status(chosen, best, fixed, float(tau[-1]), float(error[-1]), predictor),
+        status=_status(chosen, best, fixed, curve, predictor),
     )
 
 
@@ -216,8 +217,9 @@ def _ratio(outcome: Outcome, best: Outcome) -> float:
     return outcome.value / best.value if best.value > 0 else (1.0 if outcome.value == best.value else np.inf)
 
 
-def _status(chosen: Candidate, best: Outcome, fixed, horizon: float, end: float, predictor: Predictor) -> str:
-    goal = predictor.objective
+def _status(chosen: Candidate, best: Outcome, fixed, curve: Solution, predictor: Predictor) -> str:
+    goal, horizon, end = predictor.objective, float(curve.tau[-1]), curve.final_error
+    claim = 0.0 if curve.error_estimate is None else min(float(curve.error_estimate), ROUGH)
     if not np.isfinite(best.value):
         return f"No range reaches it within tau = {horizon:g}; this one has the least error there, {best.error:.4g}."
     parts = []
@@ -225,7 +227,7 @@ def _status(chosen: Candidate, best: Outcome, fixed, horizon: float, end: float,
         parts.append("The best range lies at the edge of the ranges searched.")
     if fixed is None:
         parts.append(f"There is no fixed point; the error is that at tau = {horizon:g}.")
-    elif abs(end / max(fixed, 1e-300) - 1) <= REACHED:
+    elif abs(end / max(fixed, 1e-300) - 1) <= REACHED + claim:
         parts.append(f"The fixed point is reached by tau = {horizon:g}.")
     else:
         parts.append(

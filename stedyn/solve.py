@@ -112,7 +112,7 @@ def solve(
         curves, counts, kept, estimate, code = _mixture(*arrays, tol, classes, traced)
     else:
         first = None if cells is None else whole("cells", cells, 4, 10**6)
-        curves, counts, kept, estimate, code = _grid(*arrays, tol, first, classes, traced)
+        curves, counts, kept, estimate, code = grid_curves(*arrays, tol, first, classes, traced)
     if not traced:
         curves, taus, code = _finite_part(curves, taus, int(code))
         if throw and not Status(code).ok:
@@ -177,10 +177,11 @@ def _finite_part(curves, taus, code: int):
 
 
 @eqx.filter_jit
-def _grid_pass(problem, taus, keep, rtol, coarse, cells, classes):
+def grid_pass(problem, taus, keep, rtol, coarse, cells, classes, forward=False):
+    """Curves, counts, densities and failure of the grid law on one mesh; ``forward`` as in `integrate`."""
     limit = derive(problem, classes, coarse)
     law = GridFlow(limit, cells, taus[-1], coarse)
-    solution = integrate(law, taus, keep, rtol)
+    solution = integrate(law, taus, keep, rtol, forward)
     kept = (law.faces, solution.ys[1] if keep.size else None, limit.teacher, limit.share)
     return solution.ys[0], solution.stats, kept, failed(solution)
 
@@ -195,6 +196,10 @@ def _extrapolate(fine, coarse, tol):
     curves, _, _, bad = fine
     correction = {name: (curve - coarse[0][name]) / 3 for name, curve in curves.items()}
     estimate = jnp.max(jnp.abs(correction["error"]) / curves["error"])
+    if "tangent" in curves:  # of the error with respect to a parameter, relative to its largest value
+        largest = jnp.max(jnp.abs(curves["tangent"]))
+        apart = jnp.max(jnp.abs(correction["tangent"]))
+        estimate = jnp.maximum(estimate, apart / jnp.where(largest > 0, largest, 1.0))
     better = {name: curve + correction[name] for name, curve in curves.items()}
     for name, curve in curves.items():
         if name in ("occupancy", "saturated"):
@@ -205,7 +210,8 @@ def _extrapolate(fine, coarse, tol):
     return better, estimate, code
 
 
-def _grid(problem, taus, keep, tol, cells, classes, traced):
+def grid_curves(problem, taus, keep, tol, cells, classes, traced=False, one_pass=grid_pass):
+    """Passes of the grid law, refined until the estimate meets ``tol``: curves, counts, densities, estimate, code."""
     features = max(problem.weights.n_levels - 1, 0)
     if problem.weights.rounding == "stochastic":
         features += 1
@@ -215,7 +221,7 @@ def _grid(problem, taus, keep, tol, cells, classes, traced):
     cells += cells % 2
     rtol = min(0.1 * tol, 1e-3)
     for count in range(1, PASSES + 1):
-        run = functools.partial(_grid_pass, problem, taus, keep)
+        run = functools.partial(one_pass, problem, taus, keep)
         # both have the same shapes and share one compilation
         fine = run(jnp.asarray(rtol), jnp.asarray(False), cells, classes)
         coarse = run(jnp.asarray(4 * rtol), jnp.asarray(True), cells, classes)

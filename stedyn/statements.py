@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import digamma
 
 from ._check import fail, nonnegative, positive, whole
 
@@ -41,11 +42,20 @@ def bc_bound(
     hessian_lipschitz: float = 0.0,
     dim: int = 1,
     spacing: float = 0.0,
+    delay: float = 1.0,
+    distance: float | None = None,
 ):
     """Excess loss of BinaryConnect with stochastic rounding at the averaged latent weights (li2017, Theorem 1).
 
     ``E[F(mean of w_1..w_T) - F*] <= (1 + log(T + 1)) G^2 / (2 mu T) + D L2 sqrt(d) spacing / 2`` for the rates
     ``lr_t = 1 / (mu (t + 1))``. For a quadratic loss ``L2 = 0``, the default: the floor vanishes (Corollary 1).
+
+    With ``distance``, that of the start from the minimizer, the rates are ``1 / (mu (t + delay))`` and the first term
+    is ``(mu delay distance^2 + G^2 / mu sum_t 1 / (t + delay)) / (2 T)``, as the proof gives it before
+    ``mu distance <= G`` and ``delay = 1`` are used. A delay in proportion to the dimension keeps the rates of the
+    limit bounded: there ``mu = 1/d``, ``T = tau d``, ``delay = tau0 d``, ``distance^2 = d E[(w - w*)^2]``
+    and ``E|g|^2 = V``, so that the excess, half the error of the latent weights, is at most
+    ``(tau0 E[(w_0 - w*)^2] + max V log(1 + tau/tau0)) / (2 tau)``.
 
     Assumes that F is ``mu``-strongly convex (``convexity``), all sample gradients are at most ``G`` (``gradient``),
     the weights stay within ``D`` (``diameter``) of the minimizer, and the Hessian is ``L2``-Lipschitz.
@@ -55,12 +65,14 @@ def bc_bound(
     a latent clip at the range. Gaussian inputs have no largest gradient; the proof only needs mean squares,
     ``E|g|^2 = k2 V (1 + O(1/d))``, so that their largest value on a curve may stand for ``G^2``.
     """
-    T = np.asarray(steps, dtype=float)
-    first = (
-        (1 + np.log(T + 1))
-        * nonnegative("gradient", gradient) ** 2
-        / (2 * positive("convexity", convexity) * T)
-    )
+    T, mu = np.asarray(steps, dtype=float), positive("convexity", convexity)
+    square = nonnegative("gradient", gradient) ** 2
+    if distance is None:
+        first = (1 + np.log(T + 1)) * square / (2 * mu * T)
+    else:
+        delay = positive("delay", delay)
+        total = digamma(T + delay + 1) - digamma(delay + 1)
+        first = (mu * delay * nonnegative("distance", distance) ** 2 + square / mu * total) / (2 * T)
     floor = nonnegative("diameter", diameter) * nonnegative("hessian_lipschitz", hessian_lipschitz)
     return first + floor * np.sqrt(whole("dim", dim, 1)) * nonnegative("spacing", spacing) / 2
 

@@ -106,10 +106,13 @@ def root(limit: Limit, low, high) -> Float[Array, ""]:
         V = jnp.exp(log_V)
         return (limit.noise_var + stationary_error(limit, V)) / V - 1
 
-    solver: optx.Bisection = optx.Bisection(rtol=1e-13, atol=1e-13)  # type: ignore[call-arg]
+    # the solver is given a gap that falls: detecting that, it would raise where there is no root
+    solver: optx.Bisection = optx.Bisection(rtol=1e-13, atol=1e-13, flip=True)  # type: ignore[call-arg]
     low, high = jax.lax.stop_gradient((jnp.log(low), jnp.log(high)))
+    ends = jax.lax.stop_gradient(jax.lax.map(lambda log_V: gap(log_V, limit), jnp.stack([low, high])))
+    sign = jnp.where(ends[0] >= ends[1], 1.0, -1.0)
     found: optx.Solution = optx.root_find(
-        gap,
+        lambda log_V, limit: sign * gap(log_V, limit),
         solver,
         0.5 * (low + high),
         limit,

@@ -32,6 +32,7 @@ from stedyn.rules import (
 )
 from stedyn.rules.nodes import batch_nodes
 from stedyn.simulate import kernel
+from stedyn.simulate.model import model_of
 
 # ---- closed forms
 
@@ -224,9 +225,7 @@ def test_integer_rules_never_leave_their_lattice(rule):
     np.testing.assert_allclose(codes, np.round(codes), atol=1e-4)
     assert np.ptp(np.round(codes)) > 5
     assert np.abs(ensemble.weights).max() <= 1.01
-    assert (
-        kernel.encode(kernel.model(problem, 60), (jnp.ones((1, 4)), jnp.ones((1, 4))))[0].dtype == jnp.int32
-    )
+    assert kernel.encode(model_of(problem, 60), (jnp.ones((1, 4)), jnp.ones((1, 4))))[0].dtype == jnp.int32
 
 
 def test_one_random_factor_shrinks_all_coordinates_of_a_step():

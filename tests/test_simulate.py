@@ -18,6 +18,7 @@ from stedyn.quantizers import Quantizer
 from stedyn.rules import SGD, Rule
 from stedyn.simulate import kernel, simulate
 from stedyn.simulate.codes import coder
+from stedyn.simulate.model import bound_of, model_of, unit
 from stedyn.simulate.observe import Observer
 
 DIM = 129  # odd, and not a multiple of the widths of the kernel; one shape, so that it compiles once
@@ -98,7 +99,7 @@ def advance(problem, start, teacher, keys, steps, first=0):
     words = np.uint32(first % 2**32), np.uint32(first // 2**32), np.int32(steps)
     run, dim = kernel.programs("cpu").advance, np.shape(start)[1]
     fixed = kernel.Fixed(parts[0], None)
-    moved = run(kernel.model(problem, dim), jnp.asarray(keys, jnp.uint32), fixed, parts[1], *words)
+    moved = run(model_of(problem, dim), jnp.asarray(keys, jnp.uint32), fixed, parts[1], *words)
     return np.asarray(kernel.whole(moved, dim))
 
 
@@ -138,7 +139,7 @@ def test_agrees_with_the_reference_for_a_rule_with_uniforms():
 def test_integer_path_equals_float_path(bits):
     dim = 200
     problem = Problem(weights=Quantizer(bits[0], 1.5), inputs=Quantizer(bits[1], 2.5))
-    integers = kernel.model(problem, dim)
+    integers = model_of(problem, dim)
     assert integers.weights.integer
     assert integers.inputs.integer
     as_floats = [dataclasses.replace(c, integer=False) for c in (integers.weights, integers.inputs)]
@@ -149,8 +150,8 @@ def test_integer_path_equals_float_path(bits):
     @jax.jit
     def overlap(model):
         codes = [kernel._mask(model.inputs.code(part, None), dim // 2) for part in x]
-        products, bound, unit = kernel._products(model, w, (None, None), codes)
-        return kernel.fold(products, bound) * unit
+        products = kernel.terms(model, w, (None, None), codes)
+        return kernel.fold(products, bound_of(model)) * unit(model)
 
     exact = [
         reference.quantize(q, np.asarray(kernel.whole(v, dim), float), None)

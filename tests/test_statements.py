@@ -125,7 +125,8 @@ def _average(tau, values):
     return np.cumsum(width * (values[1:] + values[:-1]) / 2, axis=0) / tau[1:].reshape(width.shape)
 
 
-def test_corollary_1_on_the_teacher_student_problem():
+@pytest.mark.slow
+def test_corollary_1_at_the_rates_of_the_paper():
     """``F`` is quadratic with ``mu = k2/d``; the mean square gradient is at most ``(1 + 2/d) max V`` on the curve.
 
     The first steps, of length sqrt(d), throw the weights from wall to wall, which no limit describes.
@@ -159,6 +160,51 @@ def test_corollary_1_needs_stochastic_rounding():
     assert stochastic[2] < 0.6 * stochastic[1]
     assert stochastic[2] < 0.001
     assert nearest[2] > 0.8 * nearest[1] > 0.7 * 0.5 * (2 / 3 - 0.6) ** 2
+
+
+def binary_connect(tau0, horizon, points):
+    """BinaryConnect with stochastic forward rounding at the rates ``1 / (tau + tau0)``, well inside its range."""
+    return Problem(
+        Teacher.constant(0.3), Start.gaussian(0.0, 0.5), weights=Quantizer(2, 3.0, rounding="stochastic"), noise_std=0.3,
+        rule=SGD(1 / tau0, schedule=Inverse(tau0)), run=Run(horizon, points),
+    )  # fmt: skip
+
+
+def averaged_excess(tau, latent_error):
+    """Half the error of the latent weights, averaged over the time so far."""
+    area = np.concatenate([[0.0], np.cumsum(0.5 * np.diff(tau) * (latent_error[1:] + latent_error[:-1]))])
+    return 0.5 * area[1:] / tau[1:]
+
+
+@pytest.mark.parametrize("tau0", [2.0, 8.0])
+def test_corollary_1_on_the_limit_and_in_simulation(tau0):
+    """The excess at the average of the weights, at most the average of the excess, falls below every floor.
+
+    The quantized weights keep a floor, ``E[psi^2] - E[w^2] = step^2 f (1 - f)``, which the bound does not see.
+    """
+    problem, dim = binary_connect(tau0, 200.0, 401), 400
+    solution = solve(problem)
+    tau = np.asarray(solution.tau)
+    latent = 0.09 - 2 * np.asarray(solution.overlap) + np.asarray(solution.norm)
+    largest = float(np.max(solution.error)) + 0.09  # E|g|^2 = V
+    bound = bc_bound(
+        tau[1:] * dim, 1 / dim, largest**0.5, delay=tau0 * dim, distance=(dim * latent[0]) ** 0.5
+    )
+    closed = (tau0 * latent[0] + largest * np.log1p(tau[1:] / tau0)) / (2 * tau[1:])
+    np.testing.assert_allclose(bound, closed, rtol=2 / (tau0 * dim) + 1e-3)
+    excess = averaged_excess(tau, latent)
+    assert np.all(excess <= bound)
+    assert bound[-1] < 12 * excess[-1]  # no empty statement
+    assert excess[-1] < 0.15 * excess[20]
+    assert solution.error[-1] == pytest.approx(2.0**2 * 0.65 * 0.35, rel=0.03)
+
+    ensemble = simulate(problem, dim=dim, seeds=2, snapshots=tau[1:])
+    seen = np.mean(0.09 - 2 * ensemble.overlap + ensemble.norm, axis=0)
+    assert np.all(averaged_excess(tau, seen) <= bound)
+    count = np.arange(1, tau.size)[:, None]
+    for weights, teacher in zip(ensemble.snapshots, ensemble.teacher, strict=True):
+        average = np.cumsum(weights, axis=0) / count
+        assert np.all(0.5 * np.mean((average - teacher) ** 2, axis=1) <= bound)
 
 
 @pytest.mark.parametrize(("low", "high", "noise"), [(1.0, 1.0, 0.0), (0.5, 0.5, 0.4), (0.3, 0.9, 0.2)])

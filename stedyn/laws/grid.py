@@ -179,6 +179,6 @@ def _occupancy(limit: Limit, total, first, theta, w) -> Float[Array, " L"]:
 
 
 def _bernoulli(x):
-    """``x / (exp(x) - 1)`` without overflow."""
-    safe = jnp.where(jnp.abs(x) < 1e-8, 1.0, jnp.clip(x, -1e300, 700.0))
+    """``x / (exp(x) - 1)`` without overflow, nor of its derivative, in which the square of ``exp(x)`` occurs."""
+    safe = jnp.where(jnp.abs(x) < 1e-8, 1.0, jnp.clip(x, -1e300, 350.0))
     return jnp.where(jnp.abs(x) < 1e-8, 1 - 0.5 * x, safe / jnp.expm1(safe))

@@ -7,7 +7,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import ndtri
+from jax import lax
 from jaxtyping import Array, Float
 
 from .._check import fail, finite, is_traced, nonnegative
@@ -15,7 +15,7 @@ from .base import Coefficients, GradientResponse, Response, Rule
 from .quadrature import Profile
 from .schedules import Schedule, as_schedule, check_schedule
 
-_ROOT = float(np.sqrt(2 / np.pi))
+_ROOT, _ROOT_TWO = float(np.sqrt(2 / np.pi)), float(np.sqrt(2))
 
 
 class SGD(Rule):
@@ -130,7 +130,7 @@ class Shrinkage(Rule):
     def move(self, r, phi, u, tau):
         low, high = self.bounds(tau)
         q = high if self.q_min is None else low + (high - low) * u[0]
-        noise = self.noise_std * ndtri(u[-1]) if self.noisy else 0.0
+        noise = self.noise_std * _ROOT_TWO * lax.erf_inv(2 * u[-1] - 1) if self.noisy else 0.0
         return self.rate(tau) * (q * r * phi + noise)
 
     def profile(self, s, tau):

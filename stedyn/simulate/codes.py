@@ -92,6 +92,15 @@ class Coder(eqx.Module):
         """The level of every code."""
         return code.astype(jnp.float32) * self.unit if self.integer else code
 
+    @property
+    def rounding(self) -> str:
+        """``"nearest"`` or ``"stochastic"``."""
+        return "stochastic" if self.stochastic else "nearest"
+
+    def round(self, w: Float32[Array, "*n"], u: Float32[Array, "*n"] | None = None) -> Float32[Array, "*n"]:
+        """The level of every entry, like `Quantizer.round`."""
+        return self.value(self.code(w, u))
+
     def _search(self, w, u):
         levels, last = self.levels, self.count - 1
         if not self.stochastic:

@@ -17,34 +17,16 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float32, UInt32
 
-from .._check import fail
-from ..problem import Problem
-from ..rules import Rule
 from . import sampler
-from .codes import Coder, coder
-from .lattice import Lattice, lattice_of
-from .layout import AXIS, Halves, Spread, fold, fold_both, halves, pairs_of, whole
+from .layout import AXIS, Halves, Spread, fold, fold_both, halves, pairs_of, split, whole
+from .model import Model, bound_of, integer, unit
 
 _SAMPLE_BITS = 21  # steps are counted up to 2^53, so that this many bits of the high word are taken
-
-
-class Model(eqx.Module):
-    """What the kernel needs of a problem; every number is an array, so new values do not recompile."""
-
-    weights: Coder
-    inputs: Coder
-    rule: Rule
-    noise_std: Float32[Array, ""]
-    ste_range: Float32[Array, ""] | None
-    latent_clip: Float32[Array, ""] | None
-    lattice: Lattice | None
-    dim: int = eqx.field(static=True)
 
 
 class Fixed(NamedTuple):
@@ -72,33 +54,6 @@ class Draws(NamedTuple):
     common: Array | None
     rule: Array | None
     decay: Array | None
-
-
-def model(problem: Problem, dim: int) -> Model:
-    """The kernel's form of a problem in ``dim`` dimensions."""
-
-    def single(value):
-        return None if value is None else jnp.asarray(value, jnp.float32)
-
-    def leaf(value):
-        array = jnp.asarray(value)
-        return array.astype(jnp.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array
-
-    problem.rule.check_dim(dim)
-    lattice = lattice_of(problem.rule, dim)
-    if problem.rule.streams + (lattice is not None) > sampler.MAX_RULE_STREAMS:
-        most = f"at most {sampler.MAX_RULE_STREAMS} uniform numbers for each coordinate"
-        fail("rule.uniforms", most, problem.rule.streams, "use fewer")
-    return Model(
-        coder(problem.weights),
-        coder(problem.inputs),
-        jax.tree.map(leaf, problem.rule),
-        single(problem.noise_std),
-        single(problem.weights.range) if problem.ste == "clipped" else None,
-        single(problem.latent_clip),
-        lattice,
-        dim,
-    )
 
 
 def draw(model: Model, counter: sampler.Counter, pairs: int) -> Draws:
@@ -129,10 +84,6 @@ def draw_sample(model: Model, counter: sampler.Counter, pairs: int):
     )
 
 
-def _split(z: Array | None):
-    return (None, None) if z is None else (lax.real(z), lax.imag(z))
-
-
 def encode(model: Model, w: Halves) -> Halves:
     """The state of the loop for latent weights: themselves, or their codes."""
     return w if model.lattice is None else (model.lattice.encode(w[0]), model.lattice.encode(w[1]))
@@ -145,46 +96,45 @@ def latent(model: Model, w: Halves) -> Halves:
 
 def step(model: Model, fixed: Fixed, w: Halves, draws: Draws, now: sampler.Counter) -> Halves:
     """The step that ``now`` names, at time ``tau = steps / d``: the state (two halves) after it."""
-    dim, tau = model.dim, _time(now, model.dim)
-    values, rounding = latent(model, w), _split(draws.weights)
+    tau = time_of(now, model.dim)
+    values, rounding = latent(model, w), split(draws.weights)
     if model.rule.batch == 1:
         r, phis = _sample(model, fixed, values, rounding, draws.x, draws.xi, draws.inputs)
     else:
         r, phis = jnp.ones_like(w[0][:, :1], jnp.float32), _averaged(model, fixed, values, rounding, now)
-    decay = (model.rule.rate(tau) * model.rule.weight_decay).astype(jnp.float32) / jnp.float32(dim)
-    moves = _moves(model, r, phis, draws, tau)
-    parts = zip(w, values, moves, _split(draws.decay), strict=True)
-    return tuple(_update(model, *part, decay) for part in parts)
+    decay, moves = decay_of(model, tau), _moves(model, r, phis, draws, tau)
+    parts = zip(w, values, moves, split(draws.decay), strict=True)
+    return tuple(update(model, *part, decay) for part in parts)
 
 
 def _sample(model: Model, fixed: Fixed, w: Halves, rounding, x, xi, uniforms):
     """Residual (S, 1) of one sample and the inputs that the student sees."""
     dim = model.dim
     root = jnp.float32(dim**-0.5)
-    xs = _split(x)
+    xs = split(x)
     if fixed.input_std is not None:
         xs = tuple(std * x for std, x in zip(fixed.input_std, xs, strict=True))
-    codes = [model.inputs.code(x, u) for x, u in zip(xs, _split(uniforms), strict=True)]
+    codes = [model.inputs.code(x, u) for x, u in zip(xs, split(uniforms), strict=True)]
     codes = [_mask(code, n, fixed.pairs) for code, n in zip(codes, (-(-dim // 2), dim // 2), strict=True)]
     label = sum(t * x for t, x in zip(fixed.teacher, xs, strict=True))
-    student, bound, unit = _products(model, w, rounding, codes)
+    student = terms(model, w, rounding, codes)
+    bound = bound_of(model)
     if fixed.pairs is None:
         label, student = fold(label), fold(student, bound)
     else:
         label, student = fold_both(label, student, bound, pairs_of(dim))
-    r = label * root + model.noise_std * xi - student * unit * root
+    r = label * root + model.noise_std * xi - student * unit(model) * root
     return r, [model.inputs.value(code) for code in codes]
 
 
 def _averaged(model: Model, fixed: Fixed, w: Halves, rounding, now: sampler.Counter):
-    """``(1/B) sum_b r_b phi_b``; the samples of a step differ in the upper bits of the counter's high word."""
+    """``(1/B) sum_b r_b phi_b``."""
+    batch = model.rule.batch
 
     def add(total, b):
-        counter = now._replace(high=now.high | (b << jnp.uint32(_SAMPLE_BITS)))
-        r, phis = _sample(model, fixed, w, rounding, *draw_sample(model, counter, w[0].shape[1]))
+        r, phis = _sample(model, fixed, w, rounding, *draw_sample(model, counter_of(now, b), w[0].shape[1]))
         return tuple(old + r * phi for old, phi in zip(total, phis, strict=True)), None
 
-    batch = model.rule.batch
     total = lax.scan(add, tuple(jnp.zeros_like(part) for part in w), jnp.arange(batch, dtype=jnp.uint32))[0]
     return [part / jnp.float32(batch) for part in total]
 
@@ -198,25 +148,24 @@ def _mask(code, count: int, index=None):
     return jnp.where(index < jnp.uint32(count), code, jnp.zeros_like(code))
 
 
-def _products(model: Model, w: Halves, uniforms, codes):
-    """``psi(w) phi(x)`` of every pair, its bound if these are integers, and its unit."""
+def terms(model: Model, w, uniforms, codes) -> Array:
+    """The terms of ``psi(w).phi(x)``, those of the two halves added: int32 or float32."""
     psis = [model.weights.code(part, u) for part, u in zip(w, uniforms, strict=True)]
-    if model.weights.integer and model.inputs.integer:
+    if integer(model):
         products = [p.astype(jnp.int32) * c.astype(jnp.int32) for p, c in zip(psis, codes, strict=True)]
-        bound = 2 * model.weights.bound * model.inputs.bound
-        return products[0] + products[1], bound, model.weights.unit * model.inputs.unit
-    values = [model.weights.value(p) * model.inputs.value(c) for p, c in zip(psis, codes, strict=True)]
-    return values[0] + values[1], None, jnp.float32(1.0)
+    else:
+        products = [model.weights.value(p) * model.inputs.value(c) for p, c in zip(psis, codes, strict=True)]
+    return products[0] + products[1]
 
 
 def _moves(model: Model, r, phis, draws: Draws, tau):
     """The rule on each half, or on all coordinates together."""
     if model.rule.joint and draws.rule is not None:
-        streams = [whole(_split(stream), model.dim) for stream in draws.rule]
+        streams = [whole(split(stream), model.dim) for stream in draws.rule]
         g = whole(tuple(r * phi for phi in phis), model.dim)
         return halves(model.rule.moves(g, jnp.concatenate(streams, 1), tau).astype(jnp.float32))
     moves = []
-    for phi, u in zip(phis, _split(draws.rule), strict=True):
+    for phi, u in zip(phis, split(draws.rule), strict=True):
         if draws.common is not None:
             common = jnp.broadcast_to(draws.common, (*draws.common.shape[:2], phi.shape[1]))
             u = common if u is None else jnp.concatenate([common, u])
@@ -224,7 +173,8 @@ def _moves(model: Model, r, phis, draws: Draws, tau):
     return moves
 
 
-def _update(model: Model, state, w, move, u, decay):
+def update(model: Model, state, w, move, u, decay):
+    """The state of some coordinates after a move ``U``; ``w`` are their latent weights."""
     if model.ste_range is not None:
         move = jnp.where(jnp.abs(w) <= model.ste_range, move, jnp.float32(0.0))
     if model.lattice is not None:
@@ -233,7 +183,18 @@ def _update(model: Model, state, w, move, u, decay):
     return w if model.latent_clip is None else jnp.clip(w, -model.latent_clip, model.latent_clip)
 
 
-def _time(counter: sampler.Counter, dim: int) -> Float32[Array, ""]:
+def decay_of(model: Model, tau) -> Float32[Array, ""]:
+    """The part of every weight that decays in a step at ``tau``."""
+    return (model.rule.rate(tau) * model.rule.weight_decay).astype(jnp.float32) / jnp.float32(model.dim)
+
+
+def counter_of(now: sampler.Counter, b) -> sampler.Counter:
+    """The counter of sample ``b`` of a mini-batch: they differ in the upper bits of the high word."""
+    return now._replace(high=now.high | (b << jnp.uint32(_SAMPLE_BITS)))
+
+
+def time_of(counter: sampler.Counter, dim: int) -> Float32[Array, ""]:
+    """``tau`` of the step that ``counter`` names."""
     steps = counter.high.astype(jnp.float32) * jnp.float32(2.0**32) + counter.low.astype(jnp.float32)
     return steps / jnp.float32(dim)
 
@@ -268,11 +229,19 @@ class Programs(NamedTuple):
 
 @functools.cache
 def programs(platform: str, spread: Spread | None = None) -> Programs:
-    """The compiled functions for a platform, with full vectors on CPUs (XLA's default is 256 bits)."""
+    """The compiled functions for a platform, with full vectors on CPUs (XLA's default is 256 bits).
+
+    On a GPU ``advance`` is the kernel of `gpu` for what that covers, unless coordinates are spread over several.
+    """
     options = {"xla_cpu_prefer_vector_width": 512} if platform == "cpu" else {}
     if spread is not None:
         return Programs(spread.jit(_advance, True, options), spread.jit(_flips, False, options))
-    return Programs(jax.jit(_advance, compiler_options=options), jax.jit(_flips, compiler_options=options))
+    advance, flips = (jax.jit(f, compiler_options=options) for f in (_advance, _flips))
+    if platform in ("gpu", "cuda"):
+        from .gpu import or_else  # it imports this module
+
+        return Programs(or_else(advance), flips)
+    return Programs(advance, flips)
 
 
 def _advance(model: Model, seeds: UInt32[Array, " S"], fixed: Fixed, w: Halves, low, high, n):

@@ -29,7 +29,7 @@ class Lattice(eqx.Module):
 
     def update(self, code, move, decay, u, clip):
         """Codes after a move ``U`` and the decay of a part ``decay`` of every weight."""
-        new = code + jnp.round(move * self.inverse).astype(jnp.int32)
+        new = code + jnp.floor(move * self.inverse + jnp.float32(0.5)).astype(jnp.int32)
         if self.decays:
             new = new - jnp.floor(decay * code.astype(jnp.float32) + u).astype(jnp.int32)
         if clip is None:

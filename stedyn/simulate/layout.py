@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Complex64, Float32
 
 Halves = tuple[Float32[Array, "S P"], Float32[Array, "S P"]]
 AXIS = "pairs"  # of the mesh over which columns are spread
@@ -46,6 +46,11 @@ def whole(parts: Halves, dim: int) -> Float32[Array, "S d"]:
     """The coordinates in order: the inverse of `halves`."""
     first = -(-dim // 2)
     return jnp.concatenate([parts[0][:, :first], parts[1][:, : dim - first]], axis=1)
+
+
+def split(z: Complex64[Array, "*n"] | None):
+    """The halves of complex numbers: real and imaginary part."""
+    return (None, None) if z is None else (lax.real(z), lax.imag(z))
 
 
 def fold(x: Array, bound: int | None = None) -> Float32[Array, "S 1"]:

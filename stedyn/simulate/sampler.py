@@ -75,22 +75,32 @@ def threefry(k0, k1, x0, x1) -> tuple[UInt32[Array, "*n"], UInt32[Array, "*n"]]:
 
 def words(counter: Counter, stream: int, pairs: int) -> tuple[UInt32[Array, "S P"], UInt32[Array, "S P"]]:
     """Two random words for each seed and pair."""
-    shape = (counter.seeds.shape[0], pairs)
-    index = lax.broadcasted_iota(jnp.uint32, shape, 1) if counter.pairs is None else counter.pairs
-    pair = index + _word(stream << (32 - _STREAM_BITS))
-    low = jnp.broadcast_to(counter.low, shape)
-    return threefry(counter.seeds[:, None], counter.high, low, pair)
+    pair = counter.pairs
+    if pair is None:
+        pair = lax.broadcasted_iota(jnp.uint32, (counter.seeds.shape[0], pairs), 1)
+    pair = jnp.broadcast_to(pair, (counter.seeds.shape[0], pairs))
+    return words_of(counter._replace(seeds=counter.seeds[:, None]), stream, pair)
+
+
+def words_of(counter: Counter, stream: int, pair: UInt32[Array, "*n"]):
+    """Two random words for each of the given pairs; seeds and steps have one entry, or one for each pair."""
+    low = jnp.broadcast_to(counter.low, pair.shape)
+    return threefry(counter.seeds, counter.high, low, pair + _word(stream << (32 - _STREAM_BITS)))
 
 
 def uniforms(counter: Counter, stream: int, pairs: int) -> Complex64[Array, "S P"]:
     """Two numbers ``U(0, 1)`` for each pair, neither 0 nor 1, as real and imaginary part."""
-    first, second = words(counter, stream, pairs)
-    return lax.complex(_unit(first), _unit(second))
+    return lax.complex(*units(*words(counter, stream, pairs)))
 
 
 def normals(counter: Counter, stream: int, pairs: int) -> Complex64[Array, "S P"]:
     """Two numbers ``N(0, 1)`` for each pair, as real and imaginary part."""
     return lax.complex(*box_muller(*words(counter, stream, pairs)))
+
+
+def units(first: UInt32[Array, "*n"], second: UInt32[Array, "*n"]):
+    """Two numbers ``U(0, 1)`` from two words."""
+    return _unit(first), _unit(second)
 
 
 def _unit(bits: UInt32[Array, "*n"]) -> Float32[Array, "*n"]:

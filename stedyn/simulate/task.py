@@ -14,6 +14,7 @@ from jaxtyping import Int, UInt32
 from ..problem import Problem
 from . import kernel
 from .layout import Halves, Spread
+from .model import model_of
 from .observe import Observed, Observer
 from .population import population
 
@@ -105,7 +106,7 @@ class Task:
         self.problem, self.dim, self.keys = problem, dim, keys
         self.steps, self.kept, self.chunk = steps, kept, chunk
         self.events = np.union1d(steps, kept)
-        self.model = kernel.model(problem, dim)
+        self.model = model_of(problem, dim)
         self.programs = kernel.programs(platform, spread)
         self.observer = Observer(problem)
         self.flip_steps = max(1, min(_FLIP_STEPS, dim // 32))

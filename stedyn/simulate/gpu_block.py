@@ -1,0 +1,228 @@
+"""What one block of the GPU kernel (`gpu`) does: all steps of one seed, in Pallas."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+from jaxtyping import Array, Float32
+
+from . import kernel, sampler
+from .model import Model, integer, unit
+from .sampler import Counter
+
+
+class Layout(NamedTuple):
+    """How a block divides its pairs: ``tiles`` of ``tile`` pairs, ``warps`` of 32 threads, weights held or not."""
+
+    tile: int
+    tiles: int
+    warps: int
+    held: bool
+
+
+class Block(NamedTuple):
+    """What a block works with; ``fixed`` and ``start`` refer to memory."""
+
+    model: Model
+    fixed: Any
+    start: Any
+    layout: Layout
+    interpret: bool
+
+
+Tile = tuple[Array, Array]  # two halves of some coordinates
+
+
+def block(structure, layout: Layout, interpret: bool, leaves, seed, fixed, start, low, high, n, *out) -> None:
+    """All steps of one seed; every argument from ``leaves`` on refers to memory."""
+    model = jax.tree.unflatten(structure, [leaf[()] for leaf in leaves])
+    self = Block(model, fixed, start, layout, interpret)
+    first = Counter(seed[()], low[()], high[()])
+    if layout.held:
+        _held(self, first, n[()], out)
+    else:
+        _streamed(self, first, n[()], out[:2], out[2:])
+
+
+def _held(self: Block, first: Counter, n, out) -> None:
+    model, tile = self.model, self.layout.tile
+    places = [k * tile for k in range(self.layout.tiles)]
+
+    def sample(w, now, noise):
+        """Residual of one sample and the inputs that the student sees."""
+        label, student, codes = zip(
+            *[_see(self, now, part, at) for part, at in zip(w, places, strict=True)], strict=True
+        )
+        r = _residual(self, functools.reduce(jnp.add, label) + noise, functools.reduce(jnp.add, student))
+        return r, [_values(model, code) for code in codes]
+
+    def average(w, now):
+        def add(b, total):
+            counter = kernel.counter_of(now, b.astype(jnp.uint32))
+            xi = _normals(counter, sampler.NOISE, jnp.zeros(tile, jnp.uint32))[0]
+            r, phis = sample(w, counter, _only(self, xi, np.uint32(0)))
+            return jax.tree.map(lambda old, phi: old + r * phi, total, phis)
+
+        batch, zero = np.int32(model.rule.batch), jnp.zeros(tile, jnp.float32)
+        total = lax.fori_loop(np.int32(0), batch, add, [(zero, zero) for _ in w])
+        return jnp.float32(1.0), jax.tree.map(lambda part: part / jnp.float32(batch), total)
+
+    def body(i, state):
+        w, noise = state
+        now = _later(first, i)
+        if model.rule.batch == 1:
+            noise = _renewed(self, now, noise)
+            r, phis = sample(w, now, _only(self, noise, now.low))
+        else:
+            r, phis = average(w, now)
+        parts = zip(w, phis, places, strict=True)
+        return [_update(self, now, part, r, phi, at) for part, phi, at in parts], noise
+
+    w = [_load(self.start, at, tile) for at in places]
+    w, _ = lax.fori_loop(np.int32(0), n, body, (w, _noise(self, first)))
+    for part, at in zip(w, places, strict=True):
+        _store(out, at, part)
+
+
+def _streamed(self: Block, first: Counter, n, w, codes) -> None:
+    model, (tile, tiles, *_) = self.model, self.layout
+    kind = jnp.int32 if integer(model) else jnp.float32
+
+    def buffer(now, at):
+        """Two steps have their own codes, as a thread may read while another writes."""
+        return at + (now.low & jnp.uint32(1)).astype(jnp.int32) * jnp.int32(tile * tiles)
+
+    def sweep(visit, now, noise):
+        """Visit every tile, which gives its weights, and find the residual of the step ``now`` with them."""
+
+        def enter(j, sums):
+            at = pl.multiple_of(j * jnp.int32(tile), tile)
+            part = visit(at)
+            label, student, code = _see(self, now, part, at)
+            _store(w, at, part)
+            _store(codes, buffer(now, at), code)
+            return sums[0] + label, sums[1] + student
+
+        zeros = jnp.zeros(tile, jnp.float32), jnp.zeros(tile, kind)
+        label, student = lax.fori_loop(np.int32(0), np.int32(tiles), enter, zeros)
+        if not self.interpret:
+            triton.debug_barrier()  # what a thread has written, others may read in the next sweep
+        return _residual(self, label + _only(self, noise, now.low), student)
+
+    def body(i, state):
+        r, noise = state
+        now, ahead = _later(first, i), _later(first, i + jnp.int32(1))
+        noise = _renewed(self, ahead, noise)
+
+        def visit(at):
+            phi = _values(model, _load(codes, buffer(now, at), tile))
+            return _update(self, now, _load(w, at, tile), r, phi, at)
+
+        return sweep(visit, ahead, noise), noise
+
+    noise = _noise(self, first)
+    r = sweep(lambda at: _load(self.start, at, tile), first, noise)
+    lax.fori_loop(np.int32(0), n, body, (r, noise))
+
+
+def _see(self: Block, now: Counter, w: Tile, at) -> tuple[Array, Array, Tile]:
+    """A tile of a sample: terms of the label and of the student, codes of the inputs."""
+    model, tile, dim = self.model, self.layout.tile, self.model.dim
+    lane = _lanes(self, at)
+    x = _normals(now, sampler.INPUTS, lane)
+    if self.fixed.input_std is not None:
+        std = _load(self.fixed.input_std, at, tile)
+        x = std[0] * x[0], std[1] * x[1]
+    uniforms = _uniforms(now, sampler.ROUND_INPUTS, lane, model.inputs.stochastic)
+    codes = [model.inputs.code(part, u) for part, u in zip(x, uniforms, strict=True)]
+    inside = isinstance(at, int) and at + tile <= dim // 2
+    if not inside:  # the padding takes no part
+        counts = (jnp.uint32(-(-dim // 2)), jnp.uint32(dim // 2))
+        codes = [
+            jnp.where(lane < count, code, jnp.zeros_like(code))
+            for code, count in zip(codes, counts, strict=True)
+        ]
+    teacher = _load(self.fixed.teacher, at, tile)
+    rounding = _uniforms(now, sampler.ROUND_WEIGHTS, lane, model.weights.stochastic)
+    student = kernel.terms(model, kernel.latent(model, w), rounding, codes)
+    return teacher[0] * x[0] + teacher[1] * x[1], student, (codes[0], codes[1])
+
+
+def _residual(self: Block, label, student) -> Float32[Array, ""]:
+    total = jnp.sum(label - student.astype(jnp.float32) * unit(self.model))
+    return total * jnp.float32(self.model.dim**-0.5)
+
+
+def _values(model: Model, codes: Tile) -> Tile:
+    return model.inputs.value(codes[0]), model.inputs.value(codes[1])
+
+
+def _update(self: Block, now: Counter, w: Tile, r, phis: Tile, at) -> Tile:
+    """A tile after the step ``now``."""
+    model, lane = self.model, _lanes(self, at)
+    tau, count = kernel.time_of(now, model.dim), model.rule.streams
+    decay, values = kernel.decay_of(model, tau), kernel.latent(model, w)
+    decays = model.lattice is not None and model.lattice.decays
+    shared = model.rule.shared  # the first number of the first pair, for all coordinates
+    streams = [_uniforms(now, sampler.RULE + k, jnp.zeros_like(lane), True)[:1] * 2 for k in range(shared)]
+    streams += [_uniforms(now, sampler.RULE + k, lane, True) for k in range(shared, count)]
+    rounding = _uniforms(now, sampler.RULE + count, lane, decays)
+    new = []
+    for half in range(2):
+        u = tuple(stream[half] for stream in streams) or None
+        move = model.rule.move(r, phis[half], u, tau).astype(jnp.float32)
+        new.append(kernel.update(model, w[half], values[half], move, rounding[half], decay))
+    return new[0], new[1]
+
+
+def _noise(self: Block, now: Counter) -> Float32[Array, " t"]:
+    """Label noise of the steps that share all but their lowest bits with ``now``, a lane each."""
+    tile = self.layout.tile
+    steps = (now.low & jnp.uint32(2**32 - tile)) + lax.iota(jnp.uint32, tile)
+    return _normals(now._replace(low=steps), sampler.NOISE, jnp.zeros(tile, jnp.uint32))[0]
+
+
+def _renewed(self: Block, now: Counter, noise):
+    """The noise for ``now``, given that for the step before."""
+    starts = now.low & jnp.uint32(self.layout.tile - 1) == jnp.uint32(0)
+    return lax.cond(starts, lambda: _noise(self, now), lambda: noise)
+
+
+def _only(self: Block, noise, step) -> Float32[Array, " t"]:
+    """The noise of one step as a term of the label: 0 in the lanes of others."""
+    tile, scale = self.layout.tile, self.model.noise_std * jnp.float32(self.model.dim**0.5)
+    mine = lax.iota(jnp.uint32, tile) == step & jnp.uint32(tile - 1)
+    return jnp.where(mine, noise * scale, jnp.float32(0.0))
+
+
+def _later(first: Counter, i) -> Counter:
+    return first._replace(low=first.low + i.astype(jnp.uint32))
+
+
+def _lanes(self: Block, at):
+    """The numbers of the pairs of a tile."""
+    return lax.iota(jnp.uint32, self.layout.tile) + jnp.asarray(at, jnp.uint32)
+
+
+def _normals(counter: Counter, stream: int, pair) -> Tile:
+    return sampler.box_muller(*sampler.words_of(counter, stream, pair))
+
+
+def _uniforms(counter: Counter, stream: int, pair, wanted: bool):
+    return sampler.units(*sampler.words_of(counter, stream, pair)) if wanted else (None, None)
+
+
+def _load(refs, at, tile: int) -> Tile:
+    return refs[0][pl.ds(at, tile)], refs[1][pl.ds(at, tile)]
+
+
+def _store(refs, at, values: Tile) -> None:
+    for ref, value in zip(refs, values, strict=True):
+        ref[pl.ds(at, value.shape[0])] = value

@@ -1,0 +1,286 @@
+"""The GPU kernel in Pallas' interpreter makes the runs of the CPU kernel; it can be translated for an H100."""
+
+import contextlib
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import pallas as pl
+
+from stedyn.problem import Problem
+from stedyn.quantizers import Quantizer
+from stedyn.rules import (
+    SGD,
+    DeterministicRounding,
+    Inverse,
+    Multinomial,
+    QuantizedGradient,
+    Rule,
+    Shrinkage,
+    Sign,
+    StochasticRounding,
+)
+from stedyn.simulate import gpu, kernel, sampler, simulate
+from stedyn.simulate.model import model_of
+
+TWO_BIT = Quantizer(2, 2.0)
+NOISY = {"noise_std": 0.3}
+STREAMED = 0  # no pairs are held
+KEYS = jnp.array([5, 2**32 - 1], jnp.uint32)
+R1 = Problem(weights=TWO_BIT, inputs=TWO_BIT, rule=SGD(0.3), **NOISY)
+MANY = Problem(  # many of the features at once
+    weights=Quantizer(3, 1.5, rounding="stochastic"),
+    inputs=Quantizer(3, 2.0, kind="mid-tread", rounding="stochastic"),
+    ste="clipped",
+    latent_clip=1.2,
+    rule=SGD(0.4, weight_decay=2.0, schedule=Inverse(0.2)),
+    **NOISY,
+)
+LATTICE = Problem(inputs=TWO_BIT, rule=StochasticRounding(0.3, delta=0.5, weight_decay=3.0), **NOISY)
+OTHERS = {
+    "no quantizers": Problem(rule=SGD(0.3), **NOISY),
+    "12 bits": Problem(weights=Quantizer(12, 1.5), inputs=TWO_BIT, rule=SGD(0.3), **NOISY),
+    "8 bits": Problem(weights=Quantizer(8, 1.5), inputs=Quantizer(8, 2.5), rule=SGD(0.3), **NOISY),
+    "sign weights": Problem(weights=Quantizer(kind="sign", range=0.7), rule=SGD(0.3)),
+    "sign": Problem(weights=TWO_BIT, rule=Sign(0.3), **NOISY),
+    "shrinkage": Problem(rule=Shrinkage(0.3, q=0.9, q_min=0.4, noise_std=0.2), **NOISY),
+    "quantized gradient": Problem(
+        rule=QuantizedGradient(0.3, quantizer=Quantizer(3, 1.5, kind="mid-tread")), **NOISY
+    ),
+    "quantized gradient, stochastic": Problem(
+        rule=QuantizedGradient(0.3, quantizer=Quantizer(3, 1.5, rounding="stochastic")), **NOISY
+    ),
+    "deterministic rounding": Problem(rule=DeterministicRounding(0.6, delta=0.3), latent_clip=1.0, **NOISY),
+    "mini-batch": Problem(weights=TWO_BIT, inputs=TWO_BIT, rule=SGD(0.5, batch=3), **NOISY),
+}
+
+
+class Sorted(Rule):
+    """A rule that Triton has no translation for."""
+
+    kind: ClassVar[str] = "sorted"
+
+    def move(self, r, phi, u, tau):
+        return self.rate(tau) * r * jnp.sort(phi)
+
+
+def arguments(problem, dim, steps=8, first=57, spread=False):
+    """What `advance` takes; by default the steps go past a multiple of 32, 64 and of the tile."""
+    rng = np.random.default_rng(dim)
+    start, teacher = rng.normal(size=(2, dim)), rng.normal(1.0, 0.3, size=(2, dim))
+    std = kernel.halves(jnp.asarray(rng.uniform(0.5, 2.0, (2, dim)), jnp.float32)) if spread else None
+    model = model_of(problem, dim)
+    w, teacher = (kernel.halves(jnp.asarray(x, jnp.float32)) for x in (start, teacher))
+    w = jax.tree.map(jnp.asarray, kernel.encode(model, w))
+    words = np.uint32(first % 2**32), np.uint32(first // 2**32), np.int32(steps)
+    return model, KEYS, kernel.Fixed(teacher, std), w, *words
+
+
+def weights(model, w):
+    return np.asarray(kernel.whole(kernel.latent(model, w), model.dim))
+
+
+def check(problem, dim, held, spread=False, first=57):
+    """The weights of the CPU kernel; and those of two calls to the bit, whatever the cut."""
+    full = arguments(problem, dim, first=first, spread=spread)
+    model, start = full[0], full[3]
+    expected = weights(model, kernel.programs("cpu").advance(*full))
+    found = weights(model, gpu.advance(*full, held=held, interpret=True))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+    assert np.abs(expected - weights(model, start)).max() > 2e-2  # so that the tolerance means something
+    low, high = full[4:6]
+    for cut in (0, 3, 7):
+        w = gpu.advance(*full[:4], low, high, np.int32(cut), held=held, interpret=True)
+        w = gpu.advance(
+            *full[:3], w, low + np.uint32(cut), high, np.int32(8 - cut), held=held, interpret=True
+        )
+        np.testing.assert_array_equal(weights(model, w), found)
+
+
+def test_draws_in_a_kernel_are_those_of_the_generator():
+    pairs, counter = 64, sampler.Counter(KEYS, jnp.uint32(7), jnp.uint32(3))
+
+    def draw(seed, *out):
+        at = sampler.Counter(seed[()], jnp.uint32(7), jnp.uint32(3))
+        words = sampler.words_of(at, sampler.RULE, jax.lax.iota(jnp.uint32, pairs))
+        for ref, value in zip(
+            out, (*words, *sampler.units(*words), *sampler.box_muller(*words)), strict=True
+        ):
+            ref[...] = value
+
+    row = pl.BlockSpec((None, pairs), lambda s: (s, 0))
+    kinds = [jnp.uint32] * 2 + [jnp.float32] * 4
+    found = pl.pallas_call(
+        draw,
+        grid=(2,),
+        in_specs=[pl.BlockSpec((None,), lambda s: (s,))],
+        out_specs=[row] * 6,
+        out_shape=[jax.ShapeDtypeStruct((2, pairs), kind) for kind in kinds],
+        interpret=True,
+    )(KEYS)
+
+    @jax.jit  # compiled, as multiply-adds are then fused alike
+    def expected():
+        both = [f(counter, sampler.RULE, pairs) for f in (sampler.uniforms, sampler.normals)]
+        halves = [part(z) for z in both for part in (jnp.real, jnp.imag)]
+        return [*sampler.words(counter, sampler.RULE, pairs), *halves]
+
+    for a, b in zip(found, expected(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("held", [gpu.HELD, STREAMED])
+def test_weights_are_those_of_the_cpu_kernel_and_chunks_do_not_matter(held):
+    check(R1, 100, held, first=2**32 + 57)
+
+
+@pytest.mark.parametrize(
+    ("problem", "held", "spread"),
+    [(MANY, STREAMED, True), (LATTICE, gpu.HELD, False)],
+    ids=["many", "lattice"],
+)
+def test_all_features_agree_with_the_cpu_kernel(problem, held, spread):
+    check(problem, 75, held, spread)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("held", [gpu.HELD, STREAMED])
+@pytest.mark.parametrize("dim", [2, 30, 64, 129, 1030])
+def test_every_dimension_agrees(dim, held):
+    check(R1, dim, held)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("held", [gpu.HELD, STREAMED])
+@pytest.mark.parametrize("name", [*OTHERS, "many", "lattice"])
+def test_every_kind_agrees(name, held):
+    problem = (OTHERS | {"many": MANY, "lattice": LATTICE})[name]
+    if gpu.why_not(model_of(problem, 75), 40, held) is not None:
+        assert (name, held) == ("mini-batch", STREAMED)
+        return
+    check(problem, 75, held, spread=name in ("mini-batch", "many"))
+
+
+@pytest.mark.slow
+def test_many_configurations_at_once():
+    model, *rest = arguments(R1, 64)
+
+    def run(lr):
+        return gpu.advance(eqx.tree_at(lambda m: m.rule.lr, model, lr), *rest, interpret=True)
+
+    lrs = jnp.array([0.1, 0.3], jnp.float32)
+    for one, many in zip(run(lrs[1]), jax.vmap(run)(lrs), strict=True):
+        np.testing.assert_allclose(one, many[1], rtol=0, atol=1e-6)
+        assert np.abs(many[0] - many[1]).max() > 1e-2
+
+
+@pytest.mark.slow
+def test_a_whole_simulation(monkeypatch):
+    plain = simulate(R1, dim=64, seeds=2, taus=[0.1, 0.3])
+    flips = kernel.programs("cpu").flips
+
+    def advance(*args):
+        return gpu.advance(*args, interpret=True)
+
+    monkeypatch.setattr(kernel, "programs", lambda _: kernel.Programs(advance, flips))
+    found = simulate(R1, dim=64, seeds=2, taus=[0.1, 0.3])
+    np.testing.assert_allclose(found.error, plain.error, rtol=1e-5)
+    np.testing.assert_allclose(found.m, plain.m, rtol=1e-5)
+
+
+# ---- translation
+
+
+@contextlib.contextmanager
+def an_h100():
+    """Newer JAX asks for which GPU; this says so without one."""
+    try:
+        from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+    except ImportError:  # JAX 0.10 takes an H100 for granted where there is none
+        yield
+        return
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H100", 132, "gpu"))):
+        yield
+
+
+def lowered(problem, dim, held=gpu.HELD):
+    with an_h100():
+        traced = gpu.advance.trace(*arguments(problem, dim, spread=True), held=held)
+        return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+backend = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
+
+
+@backend
+@pytest.mark.parametrize(
+    ("problem", "held"),
+    [(R1, gpu.HELD), (R1, STREAMED), (MANY, STREAMED), (LATTICE, gpu.HELD)],
+    ids=["R1", "R1 streamed", "many", "lattice"],
+)
+def test_translates_for_a_gpu(problem, held):
+    assert "__gpu$xla.gpu.triton" in lowered(problem, 100, held)
+
+
+@backend
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_kind_translates_for_a_gpu(name):
+    assert "__gpu$xla.gpu.triton" in lowered(OTHERS[name], 100)
+    if name != "mini-batch":
+        assert "__gpu$xla.gpu.triton" in lowered(OTHERS[name], 100, STREAMED)
+
+
+@backend
+def test_translation_of_an_operation_that_triton_lacks_fails():
+    with pytest.raises(Exception, match="sort"):
+        lowered(Problem(rule=Sorted()), 100)
+
+
+# ---- coverage
+
+
+@pytest.mark.parametrize("dim", [2, 100, 129, 1024, 3000, 4096, 16384, 16385, 10**6])
+def test_layout_covers_all_pairs_with_few_lanes_to_spare(dim):
+    pairs = jax.eval_shape(kernel.halves, jax.ShapeDtypeStruct((1, dim), jnp.float32))[0].shape[1]
+    layout = gpu.layout_of(pairs)
+    assert layout.tile * (layout.tiles - 1) < pairs <= layout.tile * layout.tiles
+    assert layout.tile & (layout.tile - 1) == 0
+    assert layout.tile % (32 * layout.warps) == 0
+    assert layout.held == (dim <= 16384)
+    if dim >= 256:
+        assert layout.tile * layout.tiles <= 1.25 * pairs
+
+
+def test_what_is_not_covered_is_known():
+    def reason(problem, dim=100):
+        return gpu.why_not(model_of(problem, dim), dim // 2)
+
+    for problem in (R1, MANY, LATTICE, *OTHERS.values()):
+        assert reason(problem) is None
+    levels = Quantizer(kind="levels", levels=[-1.0, 0.0, 1.0])
+    assert "couples" in reason(Problem(rule=Multinomial()))
+    assert "levels" in reason(Problem(weights=levels))
+    assert "levels" in reason(Problem(inputs=levels))
+    assert "arrays" not in str(reason(Problem(rule=QuantizedGradient(0.1, quantizer=TWO_BIT))))
+    assert "mini-batches" in reason(Problem(rule=SGD(0.1, batch=2)), 20000)
+    eight = Quantizer(8, 1.0)
+    assert "int32" in reason(Problem(weights=eight, inputs=eight), 10**8)
+
+
+def test_the_plain_loop_takes_over(monkeypatch):
+    calls, full = [], arguments(R1, 100)
+    run = gpu.or_else(lambda *args: calls.append("plain"))
+    with pytest.warns(UserWarning, match=r"cannot run the rule SGD .*; the plain loop"):
+        run(*full)  # there is no GPU to translate for
+    run(*full)  # and this is said once
+    run(*arguments(Problem(rule=Multinomial()), 100))
+    assert calls == ["plain"] * 3
+    monkeypatch.setattr(gpu, "_lowers", lambda _: True)
+    monkeypatch.setattr(gpu, "advance", lambda *args: calls.append("kernel"))
+    gpu.or_else(lambda *args: calls.append("plain"))(*full)
+    assert calls[3:] == ["kernel"]
+    assert kernel.programs("gpu").advance is not kernel.programs("cpu").advance
