@@ -59,6 +59,11 @@ def bc_bound(
 
     Assumes that F is ``mu``-strongly convex (``convexity``), all sample gradients are at most ``G`` (``gradient``),
     the weights stay within ``D`` (``diameter``) of the minimizer, and the Hessian is ``L2``-Lipschitz.
+
+    On the teacher-student problem ``F = (error + noise_std^2) / 2`` at unquantized weights is quadratic with
+    ``mu = k2 / d``. The rates are ``SGD(lr=d / k2, schedule=Inverse(1 / d))``, ``steps`` is ``tau d``, and the box is
+    a latent clip at the range. Gaussian inputs have no largest gradient; the proof only needs mean squares,
+    ``E|g|^2 = k2 V (1 + O(1/d))``, so that their largest value on a curve may stand for ``G^2``.
     """
     T, mu = np.asarray(steps, dtype=float), positive("convexity", convexity)
     square = nonnegative("gradient", gradient) ** 2
