@@ -25,7 +25,7 @@ from stedyn.simulate import simulate
 from stedyn.solve import solve
 
 TAU = 4.0
-RUNS = {100: 10_000, 200: 6000, 400: 4000, 1000: 2000, 3000: 256, 10_000: 48, 30_000: 8, 100_000: 2}
+RUNS = {100: 2000, 200: 1200, 400: 800, 1000: 500, 3000: 128, 10_000: 24, 30_000: 8, 100_000: 2}
 QUICK = {100: 200, 300: 60, 1000: 20}
 #: The clipped estimator has its exponent clear long before the largest dimensions.
 LARGEST = {"identity": 100_000, "clipped": 10_000}
