@@ -214,7 +214,9 @@ def test_an_interrupt_keeps_the_rows_that_are_done(folder, capsys, monkeypatch):
         return {"final_error": 0.5}
 
     monkeypatch.setitem(rows_module._COMPUTE, "predict", compute)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where tests run in the background
     try:
         assert cli.main(["sweep", "table.csv", "--out", "out", "--workers", "1"]) == 130
     finally:
