@@ -107,6 +107,9 @@ def range_map(ax: Axes, found: RangeMap, label: str | None = None) -> Axes:
         _edges(found.ranges), y_edges, values, cmap="cividis_r", norm="log" if wide else None, rasterized=True
     )
     ax.figure.colorbar(mesh, ax=ax, label=label or found.quantity)
+    if found.axis == "lr" and min(values.shape) > 1 and low is not np.ma.masked and low < high:
+        lines = ax.contour(found.ranges, found.points, values, colors="0.25", linewidths=0.6)
+        ax.clabel(lines, fontsize="x-small")
     if found.quantity != "plateau-length":
         ax.plot(found.best, found.points, color="white", lw=3.2, zorder=3)
         ax.plot(

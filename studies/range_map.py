@@ -2,13 +2,16 @@
 
 Three questions to the limit. (a) The final error against the range for 2, 3 and 4 bits (mid-rise, levels at the
 range, inputs not quantized): teacher ``N(0, 1)``, start ``N(0, 1)``, lr 0.1, label noise 0.1, as fixed points of the
-limit, with the ranges of calibration rules and simulations. (b) The same over range and learning rate for 2 bits.
-(c) The longest plateau of mid-tread weights started at ``N(0, 0.02^2)`` with teacher ``w* = 1`` and lr 0.02, beside the
-straight line of the closed form for a small learning rate: level 0 is left at ``(step / 2) / (lr w*)``, with
-``step = range / (2^(bits - 1) - 1)``. With more than two levels above 0 a later stair can be the longest.
+limit, with the ranges of calibration rules and simulations. Weights whose teacher is close to a level stay there for
+long, so that the table also has the limit at the times of the simulation. (b) The same over range and learning rate
+for 2 bits. (c) The longest plateau of mid-tread weights started at ``N(0, 0.02^2)`` with teacher ``w* = 1`` and lr
+0.02, beside the straight line of the closed form for a small learning rate: level 0 is left at
+``(step / 2) / (lr w*)``, with ``step = range / (2^(bits - 1) - 1)``. With more than two levels above 0 a later stair
+can be the longest.
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -24,18 +27,19 @@ from stedyn.problem import Problem, Run, Start, Teacher
 from stedyn.quantizers import Quantizer
 from stedyn.rules import SGD
 from stedyn.simulate import simulate
+from stedyn.solve import solve
 
 # told apart by every common colour vision, and by their markers
 STYLES = {2: ("#0072B2", "o"), 3: ("#D55E00", "s"), 4: ("#009E73", "^")}
-RULES = {"mse": ("x", "least rounding error"), "k-sigma": ("+", "3 standard deviations")}
+RULES = {"mse": ("x", "least rounding error"), "k-sigma": ("+", "3 std. deviations")}
 LR, PLATEAU_LR = 0.1, 0.02
-#: The final error of a simulation is the mean over this last part of the run.
+#: The late error of a simulation is the mean over this last part of the run.
 TAIL = 0.25
 #: Ranges that are simulated, as multiples of the best.
 SIMULATED = (0.6, 1.0, 1.6)
 
 
-def gaussian(bits: int = 2, range_: float = 1.0, tau: float = 160.0) -> Problem:
+def gaussian(bits: int = 2, range_: float = 1.0, tau: float = 120.0) -> Problem:
     """The problem of (a) and (b)."""
     weights = Quantizer(bits, range_, kind="mid-rise", edge="level")
     return Problem(Teacher.gaussian(1.0), noise_std=0.1, weights=weights, rule=SGD(LR), run=Run(tau, 81))
@@ -50,19 +54,21 @@ def mid_tread(bits: int = 2, range_: float = 1.0) -> Problem:
     )
 
 
-def simulated(bits: int, range_: float, tau: float, dim: int, seeds: int) -> dict:
-    """Mean and standard error of the final error over the seeds, which are the same for every range."""
-    ensemble = simulate(gaussian(bits, range_, tau), dim=dim, seeds=seeds)
-    final = ensemble.error[:, ensemble.tau >= (1 - TAIL) * tau].mean(axis=1)
-    found = range_map(gaussian(), ranges=[range_], bits=[bits]).values[0, 0]
-    mean, sem = final.mean(), final.std(ddof=1) / np.sqrt(seeds)
+def simulated(bits: int, range_: float, tau: float, dim: int, seeds: int, classes: int) -> dict:
+    """Mean and standard error of the late error over the seeds (the same for every range), and the limit then."""
+    problem = gaussian(bits, range_, tau)
+    ensemble = simulate(problem, dim=dim, seeds=seeds)
+    late = ensemble.error[:, ensemble.tau >= (1 - TAIL) * tau].mean(axis=1)
+    run = Run(taus=[0.0, *np.linspace((1 - TAIL) * tau, tau, 3)])
+    same = solve(dataclasses.replace(problem, run=run), law="grid", tol=1.0, classes=classes)
     return {
         "part": "a, simulated",
         "bits": bits,
         "range": range_,
-        "value": found,
-        "simulated": mean,
-        "sem": sem,
+        "value": range_map(gaussian(), ranges=[range_], bits=[bits]).values[0, 0],
+        "limit_same_times": float(np.mean(same.error[1:])),
+        "simulated": late.mean(),
+        "sem": late.std(ddof=1) / np.sqrt(seeds),
     }
 
 
@@ -81,18 +87,18 @@ def straight_line(bits: int, range_: float) -> float:
 def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
     """Write ``range_map.csv`` and ``.png``; return the table, one row a point of a map or a simulation."""
     jax.config.update("jax_enable_x64", True)
-    dim, seeds, tau = (300, 2, 40.0) if quick else (2000, 5, 160.0)
+    dim, seeds, tau, classes = (300, 2, 40.0, 32) if quick else (2000, 6, 120.0, 256)
     widths = [2] if quick else [2, 3, 4]
     count, rates = (9, 3) if quick else (49, 17)
     errors = range_map(gaussian(), ranges=np.geomspace(0.5, 4.5, count), bits=widths)
-    over_lr = range_map(gaussian(), ranges=np.linspace(0.6, 2.4, count), lrs=np.geomspace(0.01, 1.0, rates))
+    over_lr = range_map(gaussian(), ranges=np.linspace(0.6, 2.4, count), lrs=np.geomspace(0.01, 1.6, rates))
     lengths = range_map(
         mid_tread(), ranges=np.linspace(0.4, 1.6, 5 if quick else 25), bits=widths, quantity="plateau-length"
     )
     best = {bits: float(errors.best[k]) for k, bits in enumerate(widths)}
     rows = [calibrated(errors, rule, bits) for bits in widths for rule in RULES]
     rows += [
-        simulated(bits, factor * best[bits], tau, dim, seeds)
+        simulated(bits, factor * best[bits], tau, dim, seeds, classes)
         for bits in widths
         for factor in (SIMULATED[1:2] if quick else SIMULATED)
     ]
@@ -109,7 +115,17 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
         ],
         ignore_index=True,
     )
-    columns = ["part", "bits", "lr", "range", "value", "simulated", "sem", "straight_line"]
+    columns = [
+        "part",
+        "bits",
+        "lr",
+        "range",
+        "value",
+        "limit_same_times",
+        "simulated",
+        "sem",
+        "straight_line",
+    ]
     table = table.reindex(columns=columns)
 
     folder = Path(out)
@@ -151,7 +167,7 @@ def draw(table: pd.DataFrame, over_lr: RangeMap, dim: int, seeds: int) -> plt.Fi
             left.plot(
                 at["range"], at["value"], color="black", marker=sign, ls="none", ms=8, mew=1.6, zorder=5
             )
-    label = f"simulation, d = {dim}, {seeds} seeds,\n2 standard errors"
+    label = f"simulation, d = {dim},\n{seeds} seeds, 2 std. errors"
     left.errorbar([], [], [], color="0.4", marker="o", ls="none", mfc="white", capsize=2, label=label)
     for sign, name in RULES.values():
         left.plot([], [], color="black", marker=sign, ls="none", ms=8, mew=1.6, label=name)
@@ -161,7 +177,7 @@ def draw(table: pd.DataFrame, over_lr: RangeMap, dim: int, seeds: int) -> plt.Fi
     left.set_xticks([], minor=True)
     left.set_xlabel("range of the weights")
     left.set_ylabel(r"final error $\varepsilon$ [output variance]")
-    left.legend(frameon=False, fontsize="small")
+    left.legend(frameon=False, fontsize="small", loc="lower left", borderaxespad=0.2)
     left.set_title("(a) final error", fontsize="medium")
 
     plots.range_map(middle, over_lr, r"final error $\varepsilon$ [output variance]")
