@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -76,6 +78,7 @@ def gaussian_bins(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return share, mean, square - mean**2
 
 
+@functools.partial(jax.jit, static_argnames="n")
 def sample_bins(values, n: int):
     """Split measured values into ``n`` groups of neighbours: share, mean, variance of each."""
     ordered = jnp.sort(jnp.asarray(values))
@@ -88,6 +91,7 @@ def sample_bins(values, n: int):
     return count / ordered.size, mean, jnp.maximum(jnp.diff(squares) / count - mean**2, 0.0)
 
 
+@jax.jit
 def merge_pairs(bins, coarse):
     """Give neighbouring ``(share, mean, var)`` their common mean and variance if ``coarse`` (traced)."""
     share, mean, var = (jnp.asarray(x) for x in bins)

@@ -119,10 +119,21 @@ def _scan(limit: Limit):
 
 
 @eqx.filter_jit
+def _at(limit: Limit, V):
+    """Stationary error at a residual variance, and its slope there."""
+    return jax.jvp(lambda v: stationary_error(limit, v), (V,), (jnp.ones_like(V),))
+
+
+@eqx.filter_jit
 def _refine(limit: Limit, low, high):
     """Error at the root between two values of ``V``, and the slope of ``error(V)`` there."""
-    V = root(limit, low, high)
-    return jax.jvp(lambda v: stationary_error(limit, v), (V,), (jnp.ones_like(V),))
+    return _at(limit, root(limit, low, high))
+
+
+@eqx.filter_jit
+def _pull(limit: Limit):
+    """``a, b`` (C,) at the variance of the teacher's output."""
+    return limit.coefficients(limit.rho, jnp.inf)[:2]
 
 
 def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
@@ -163,11 +174,11 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
     else:
         base = _roots(eqx.filter_jit(derive)(as_arrays(problem.unquantized()), classes + classes % 2))
     k2 = float(limit.share @ limit.k2)
-    a, b, _, _ = limit.coefficients(limit.rho, jnp.inf)
+    a, b = _pull(limit)
     ceiling = None
     if linear:  # S = D / (2 b): the error reproduces itself once lr k2 = 2
         far = 1e7 * limit.rho  # where rounding no longer matters, and a bounded rule does not grow
-        slope = float(jax.jvp(lambda v: stationary_error(limit, v), (far,), (jnp.ones(()),))[1])
+        slope = float(_at(limit, far)[1])
         ceiling = final / slope if np.isfinite(slope) else 2 / k2
         ceiling = None if slope < 1e-3 * final else ceiling
     saturated = 0.0

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import erfc
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
@@ -39,6 +42,7 @@ class PartialMoments(NamedTuple):
     pdf: Float[Array, "*n K-1"]
 
 
+@jax.jit
 def partial_moments(breaks: Float[Array, "K-1"], mean, std) -> PartialMoments:
     """Gaussian moments restricted to the intervals between ``breaks``.
 
@@ -50,9 +54,11 @@ def partial_moments(breaks: Float[Array, "K-1"], mean, std) -> PartialMoments:
     density = norm.pdf(z)
     edge0 = jnp.zeros_like(mean)
     # differences of the cdf, taken in the tail where both values are small
-    lower = jnp.concatenate([edge0, norm.cdf(z), edge0 + 1.0], -1)
-    upper = jnp.concatenate([edge0 + 1.0, norm.cdf(-z), edge0], -1)
-    use_upper = jnp.concatenate([z > 0, jnp.ones_like(edge0, bool)], -1)
+    above = z > 0
+    tail = 0.5 * erfc(jnp.where(above, z, -z) / np.sqrt(2))  # not abs: it has no derivative at 0
+    lower = jnp.concatenate([edge0, jnp.where(above, 1 - tail, tail), edge0 + 1.0], -1)
+    upper = jnp.concatenate([edge0 + 1.0, jnp.where(above, tail, 1 - tail), edge0], -1)
+    use_upper = jnp.concatenate([above, jnp.ones_like(edge0, bool)], -1)
     zeroth = jnp.where(use_upper, upper[..., :-1] - upper[..., 1:], lower[..., 1:] - lower[..., :-1])
     g = jnp.concatenate([edge0, density, edge0], -1)
     zg = jnp.concatenate([edge0, z * density, edge0], -1)

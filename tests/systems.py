@@ -63,9 +63,9 @@ def solved(name: str):
 
 @functools.cache
 def _curve():
-    return jax.jit(lambda response, V: jax.vmap(response, (0, None))(V, 0.0))
+    return jax.jit(lambda rule, inputs, V: jax.vmap(rule.response(inputs), (0, None))(V, 0.0))
 
 
 def coefficients(rule, inputs, V=VS):
     """``a, b, D, E|U|`` of a rule at residual variances ``V``: (4, n)."""
-    return np.array(_curve()(jax.jit(lambda r: r.response(inputs))(rule), jnp.asarray(V)))
+    return np.array(_curve()(rule, inputs, jnp.asarray(V)))

@@ -236,18 +236,7 @@ def test_the_text_names_its_conventions(capsys, command, monkeypatch, tmp_path):
 
 
 def test_out_holds_everything(folder, capsys):
-    line = [
-        "compare",
-        "two.toml",
-        *SMALL,
-        *RUNS,
-        "--law",
-        "mixture",
-        "--out",
-        "new/results",
-        "--plot",
-        "c.pdf",
-    ]
+    line = ["compare", "two.toml", *SMALL, *RUNS, "--law", "fluid", "--out", "new/results", "--plot", "c.pdf"]
     assert cli.main([*line, "--json"]) == 0
     printed = capsys.readouterr()
     names = {path.name for path in Path("new/results").iterdir()}

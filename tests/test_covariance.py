@@ -1,5 +1,6 @@
 """Inputs of unequal variance: closed forms, a second integrator, classes, files, and the simulation."""
 
+import equinox as eqx
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
@@ -54,11 +55,13 @@ def test_classes_of_pairs_know_their_correlation():
     weights = rng.normal(size=500) / variance  # small where the variance is large
     pairs = Problem(Teacher.samples(weights), covariance=Covariance.samples(variance))
     assert pairs.paired
-    assert float(derive(pairs, 32).rho) == pytest.approx(np.mean(variance * weights**2), rel=1e-12)
+    assert float(eqx.filter_jit(derive)(pairs, 32).rho) == pytest.approx(
+        np.mean(variance * weights**2), rel=1e-12
+    )
     apart = Problem(Teacher.samples(weights), covariance=Covariance.samples(variance[:499]))
     assert not apart.paired
     product = np.mean(variance[:499]) * np.mean(weights**2)
-    assert float(derive(apart, 32).rho) == pytest.approx(product, rel=1e-9)
+    assert float(eqx.filter_jit(derive)(apart, 32).rho) == pytest.approx(product, rel=1e-9)
     assert product > 2 * np.mean(variance * weights**2)
 
 

@@ -14,7 +14,9 @@ from stedyn.limit import derive
 from stedyn.quantizers import as_arrays
 
 
-@pytest.mark.parametrize("name", REFERENCE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("R3", "R4") else ()) for name in REFERENCE]
+)
 def test_reference_numbers_within_half_a_percent(name):
     solution, table = solved(name), REFERENCE[name][1]
     error = np.interp(list(table), solution.tau, solution.error)
@@ -35,12 +37,9 @@ def test_escape_of_the_reference_plateau():
 
 def test_the_claimed_error_covers_the_true_one():
     best = np.asarray(solved("R2").error)
-    for cells in (20, 50):
-        rough = solve(reference("R2"), law="grid", tol=0.5, cells=cells)
-        assert (
-            np.max(np.abs(np.asarray(rough.error) / best - 1))
-            < rough.error_estimate + solved("R2").error_estimate
-        )
+    rough = solve(reference("R2"), law="grid", tol=0.5, cells=20)
+    gap = np.max(np.abs(np.asarray(rough.error) / best - 1))
+    assert gap < rough.error_estimate + solved("R2").error_estimate
 
 
 @pytest.mark.slow
@@ -64,7 +63,7 @@ def test_a_step_conserves_mass_and_keeps_it_positive(ste, clip):
         mass = advance(0.0, step, mass)
         assert float(jnp.min(mass)) >= 0
         np.testing.assert_allclose(jnp.sum(mass, axis=1), 1.0, atol=1e-12)
-    np.testing.assert_allclose(jnp.sum(flow(0.0, mass), axis=1), 0.0, atol=1e-10)
+    np.testing.assert_allclose(jnp.sum(eqx.filter_jit(flow)(0.0, mass), axis=1), 0.0, atol=1e-10)
 
 
 def test_thresholds_and_range_are_cell_edges():
@@ -73,6 +72,7 @@ def test_thresholds_and_range_are_cell_edges():
         assert np.min(np.abs(np.asarray(flow.faces) - feature)) < 1e-12
 
 
+@pytest.mark.slow
 def test_second_order_in_the_cells():
     problem = as_arrays(Problem(weights=TWO_BIT, inputs=TWO_BIT, rule=SGD(0.3), noise_std=0.1))
 
@@ -127,7 +127,7 @@ def test_the_controller_keeps_its_tolerance():
     taus = jnp.linspace(0.0, 3.0, 7)
     errors = []
     for rtol in (1e-2, 1e-4, 1e-6):
-        got = integrate(_Decay(), taus, jnp.zeros(0), rtol).ys[0]["y"]
+        got = integrate(_Decay(), taus, jnp.zeros(0), jnp.asarray(rtol)).ys[0]["y"]
         errors.append(float(jnp.max(jnp.abs(got * jnp.sqrt(1 + 2 * taus) - 1))))
     assert all(error < 10 * rtol for error, rtol in zip(errors, (1e-2, 1e-4, 1e-6), strict=True))
     assert errors[2] < 1e-2 * errors[0]

@@ -50,20 +50,14 @@ def test_two_variable_equations_through_scipy(inputs):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["R1", pytest.param("R2", marks=pytest.mark.slow), pytest.param("R4", marks=pytest.mark.slow), "R7"],
+    "name", ["R2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("R1", "R4", "R7"))]
 )
 def test_within_the_error_it_claims(name):
     grid, mixture = solved(name), solve(reference(name), law="mixture")
     gap = np.max(np.abs(np.asarray(mixture.error / grid.error) - 1))
     assert gap < mixture.error_estimate + grid.error_estimate
-
-
-def test_a_linear_psi_needs_no_claim_and_a_quantized_one_makes_it():
-    assert solve(Problem(noise_std=0.1, run=Run(taus=TAUS)), law="mixture").error_estimate < 1e-5
-    rough = solve(reference("R2"), law="mixture")
-    assert rough.error_estimate > 5e-3
-    assert "above the requested tolerance" in str(rough.status)
+    assert 5e-3 < mixture.error_estimate < 0.5
+    assert "above the requested tolerance" in str(mixture.status)
 
 
 @pytest.mark.parametrize("fields", [dict(ste="clipped"), dict(latent_clip=1.0)])
@@ -90,7 +84,17 @@ def test_gradient_against_finite_differences():
     np.testing.assert_allclose(gradient, differences, rtol=2e-3, atol=1e-5)
 
 
-def test_a_sweep_compiles_once_and_equals_single_solves():
+@pytest.mark.slow
+def test_a_sweep_equals_single_solves():
+    row = [0.2, 1.7, 0.3]
+    problem = Problem(
+        weights=Quantizer(2, row[1]), inputs=TWO_BIT, noise_std=row[2], rule=SGD(row[0]), run=Run(12.0, 3)
+    )
+    swept = jax.jit(jax.vmap(_final))(jnp.array([row, row]))
+    assert solve(problem, law="mixture").final_error == pytest.approx(float(swept[0]), rel=1e-5)
+
+
+def test_a_sweep_compiles_once():
     traces = []
 
     @jax.jit
@@ -104,8 +108,3 @@ def test_a_sweep_compiles_once_and_equals_single_solves():
     first, second = sweep(grid), sweep(grid + 0.01)
     assert len(traces) == 1
     assert not np.allclose(first, second)
-    row = [float(x) for x in grid[0]]
-    problem = Problem(
-        weights=Quantizer(2, row[1]), inputs=TWO_BIT, noise_std=row[2], rule=SGD(row[0]), run=Run(12.0, 3)
-    )
-    assert solve(problem, law="mixture").final_error == pytest.approx(float(first[0]), rel=1e-5)

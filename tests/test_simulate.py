@@ -61,6 +61,8 @@ PROBLEMS = {
         rule=SGD(0.3, weight_decay=2.0),
     ),
 }
+#: Whose parts are tested by others, too.
+VARIANTS = ("12 bits", "two's complement", "levels", "many levels", "stochastic levels", "latent clip")
 
 
 class Counted(Rule):
@@ -108,7 +110,10 @@ def advance(problem, start, teacher, keys, steps, first=0):
 
 @pytest.mark.parametrize(
     ("name", "dim"),
-    [*((name, 15) for name in PROBLEMS), ("R1", 2), ("R1", 64), ("8 bits, half-integers", 75)],
+    [
+        *(pytest.param(name, 15, marks=pytest.mark.slow if name in VARIANTS else ()) for name in PROBLEMS),
+        *[("R1", 2), ("R1", 64), ("8 bits, half-integers", 75)],
+    ],
 )
 def test_agrees_with_the_reference_fed_the_same_draws(name, dim):
     problem, steps, keys = PROBLEMS[name], 40, [5, 2**32 - 1]

@@ -176,7 +176,7 @@ def averaged_excess(tau, latent_error):
     return 0.5 * area[1:] / tau[1:]
 
 
-@pytest.mark.parametrize("tau0", [2.0, 8.0])
+@pytest.mark.parametrize("tau0", [2.0, pytest.param(8.0, marks=pytest.mark.slow)])
 def test_corollary_1_on_the_limit_and_in_simulation(tau0):
     """The excess at the average of the weights, at most the average of the excess, falls below every floor.
 

@@ -13,6 +13,7 @@ the error the law claims; for a linear ``psi`` both are exact and it vanishes.
 from __future__ import annotations
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -59,7 +60,9 @@ class MixtureFlow(eqx.Module):
 
     def moments(self, state):
         """``E[psi], E[psi^2]`` of every teacher class, (C,) each."""
-        p = self._partial(state)
+        return self._averages(self._partial(state))
+
+    def _averages(self, p: PartialMoments):
         _, first, second = self.limit.pieces
         psi = p.zeroth @ first[:, 0] + p.first @ first[:, 1]
         square = p.zeroth @ second[:, 0] + p.first @ second[:, 1] + p.second @ second[:, 2]
@@ -73,9 +76,9 @@ class MixtureFlow(eqx.Module):
         """Velocities of mean and variance, and their (diagonal) relaxation rates."""
         limit = self.limit
         mean, var = state
-        a, b, D, _ = (x[:, None] for x in limit.coefficients(self.error(state), tau))
-        decay = limit.decay(tau)
         p = self._partial(state)
+        a, b, D, _ = (x[:, None] for x in limit.coefficients(limit.error(*self._averages(p)), tau))
+        decay = limit.decay(tau)
         first = limit.pieces.first
         psi = p.zeroth @ first[:, 0] + p.first @ first[:, 1]
         both = p.first @ first[:, 0] + p.second @ first[:, 1]
@@ -98,8 +101,9 @@ class MixtureFlow(eqx.Module):
         """Values whose relative accuracy the step controller keeps, and their errors."""
         scale = jnp.sqrt(self.limit.rho)
         spread = jnp.max(jnp.abs(best[1] - other[1]) / (best[1] + 1e-4 * self.limit.rho))
-        values = jnp.stack([self.error(best), 1.0, 1.0])
-        errors = [self.error(best) - self.error(other), jnp.max(jnp.abs(best[0] - other[0])) / scale, spread]
+        here, there = jax.vmap(self.error)(jax.tree.map(lambda *pair: jnp.stack(pair), best, other))
+        values = jnp.stack([here, 1.0, 1.0])
+        errors = [here - there, jnp.max(jnp.abs(best[0] - other[0])) / scale, spread]
         return values, jnp.abs(jnp.stack(errors))
 
     def observe(self, tau, state) -> dict[str, Array]:

@@ -32,6 +32,7 @@ def pairs_of(dim: int) -> int:
     return -(-dim // (2 * _FOLD)) * _FOLD
 
 
+@jax.jit
 def halves(values: Float32[Array, "S d"]) -> Halves:
     """Coordinates ``[0, P)`` and ``[P, d)`` with ``P = ceil(d / 2)``, both padded with 0 to a round width."""
     dim = values.shape[1]
@@ -42,6 +43,7 @@ def halves(values: Float32[Array, "S d"]) -> Halves:
     return a, b
 
 
+@functools.partial(jax.jit, static_argnames="dim")
 def whole(parts: Halves, dim: int) -> Float32[Array, "S d"]:
     """The coordinates in order: the inverse of `halves`."""
     first = -(-dim // 2)
