@@ -15,7 +15,8 @@ from stedyn.quantizers import as_arrays
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("R3", "R4") else ()) for name in REFERENCE]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in ("R1", "R3", "R4") else ()) for name in REFERENCE],
 )
 def test_reference_numbers_within_half_a_percent(name):
     solution, table = solved(name), REFERENCE[name][1]
@@ -35,6 +36,7 @@ def test_escape_of_the_reference_plateau():
     assert plateau.height == pytest.approx(1.0, abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_claimed_error_covers_the_true_one():
     best = np.asarray(solved("R2").error)
     rough = solve(reference("R2"), law="grid", tol=0.5, cells=20)
@@ -133,21 +135,16 @@ def test_the_controller_keeps_its_tolerance():
     assert errors[2] < 1e-2 * errors[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
-        pytest.param(
-            dict(weights=TWO_BIT, noise_std=0.3, rule=SGD(0.5, weight_decay=0.3)), marks=pytest.mark.slow
-        ),
+        dict(weights=TWO_BIT, noise_std=0.3, rule=SGD(0.5, weight_decay=0.3)),
         # the wall lies on the outermost levels
         dict(weights=Quantizer(2, 1.1, rounding="stochastic"), noise_std=0.3, rule=SGD(0.5), latent_clip=1.1),
-        pytest.param(
-            dict(weights=TWO_BIT, inputs=TWO_BIT, noise_std=0.2, rule=SGD(0.5)), marks=pytest.mark.slow
-        ),
-        pytest.param(
-            dict(weights=TWO_BIT, noise_std=0.3, rule=SGD(0.5), latent_clip=0.9), marks=pytest.mark.slow
-        ),
-        pytest.param(dict(noise_std=0.3, rule=SGD(0.5), latent_clip=0.8), marks=pytest.mark.slow),
+        dict(weights=TWO_BIT, inputs=TWO_BIT, noise_std=0.2, rule=SGD(0.5)),
+        dict(weights=TWO_BIT, noise_std=0.3, rule=SGD(0.5), latent_clip=0.9),
+        dict(noise_std=0.3, rule=SGD(0.5), latent_clip=0.8),
     ],
 )
 def test_a_long_run_ends_at_the_fixed_point(fields):

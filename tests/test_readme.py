@@ -13,6 +13,7 @@ README = (ROOT / "README.md").read_text()
 STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.py"))
 
 
+@pytest.mark.slow  # .ci/run runs it
 @pytest.mark.parametrize("index", range(3))
 def test_the_lines_of_python_run(tmp_path, index):
     snippet = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[index]

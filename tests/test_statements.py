@@ -176,7 +176,8 @@ def averaged_excess(tau, latent_error):
     return 0.5 * area[1:] / tau[1:]
 
 
-@pytest.mark.parametrize("tau0", [2.0, pytest.param(8.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tau0", [2.0, 8.0])
 def test_corollary_1_on_the_limit_and_in_simulation(tau0):
     """The excess at the average of the weights, at most the average of the excess, falls below every floor.
 
@@ -207,7 +208,10 @@ def test_corollary_1_on_the_limit_and_in_simulation(tau0):
         assert np.all(0.5 * np.mean((average - teacher) ** 2, axis=1) <= bound)
 
 
-@pytest.mark.parametrize(("low", "high", "noise"), [(1.0, 1.0, 0.0), (0.5, 0.5, 0.4), (0.3, 0.9, 0.2)])
+@pytest.mark.parametrize(
+    ("low", "high", "noise"),
+    [(1.0, 1.0, 0.0), pytest.param(0.5, 0.5, 0.4, marks=pytest.mark.slow), (0.3, 0.9, 0.2)],
+)
 def test_shrinkage_bound_for_a_fixed_step(low, high, noise):
     """F = error/2: L = c = 1/d, M = sigma^2, M_G = d + 2, by Gaussian moments of x."""
     d, sigma, lr = 200, 0.5, 0.2
