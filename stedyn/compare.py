@@ -11,7 +11,7 @@ from scipy.special import chdtrc, stdtr, stdtrit
 
 from ._check import fail
 from .limit import derive
-from .plateau import Plateau, find_plateaus
+from .plateau import Plateau, find_plateaus, simulated_times
 from .quantizers import as_arrays
 from .simulate import Ensemble
 from .solution import Solution
@@ -45,7 +45,10 @@ class Histogram:
 
 @dataclasses.dataclass(frozen=True)
 class PlateauPair:
-    """A predicted plateau beside the simulated one: mean and standard error over the seeds that show it."""
+    """A predicted plateau beside the simulated one: mean and standard error over the seeds that escape.
+
+    Seeds are timed by the errors of the predicted plateau (`stedyn.plateau.simulated_times`).
+    """
 
     theory: Plateau
     length: float | None
@@ -177,16 +180,15 @@ def compare(solution: Solution, ensemble: Ensemble) -> Comparison:
         # one weight of one seed is the least an ensemble resolves, also where all seeds are equal
         resolved = np.max(theory) / (ensemble.dim * ensemble.seeds)
         in_errors = gap / np.maximum(ensemble.error_sem, resolved)
-        relative = (ensemble.error - theory) / np.maximum(theory, resolved)
-        block_p = np.array(
-            [_p_value(block.mean(axis=1)) for block in np.array_split(relative, BLOCKS, axis=1)]
-        )
+        size = np.maximum(theory, resolved)
+        relative, least = (ensemble.error - theory) / size, resolved / size
+        blocks = zip(*(np.array_split(x, BLOCKS, axis=-1) for x in (relative, least)), strict=True)
+        block_p = np.array([_p_value(block.mean(axis=1), small.mean()) for block, small in blocks])
     predicted = solution.plateaus()
     noise = ensemble.error_std / np.maximum(ensemble.error_mean, 1e-300)
     simulated = find_plateaus(
         tau, ensemble.error_mean, noise / np.sqrt(ensemble.seeds) if ensemble.seeds > 1 else None
     )
-    each = [find_plateaus(tau, curve, noise if ensemble.seeds > 1 else None) for curve in ensemble.error]
     return Comparison(
         solution,
         ensemble,
@@ -197,7 +199,10 @@ def compare(solution: Solution, ensemble: Ensemble) -> Comparison:
         block_p,
         predicted,
         simulated,
-        [_pair(plateau, each) for plateau in predicted],
+        [
+            _pair(*both, tau, theory, ensemble.error)
+            for both in zip(predicted, [None, *predicted], strict=False)
+        ],
         _histogram(solution, ensemble),
         _verdict(solution, ensemble, theory, gap, in_errors, block_p),
     )
@@ -207,29 +212,20 @@ def _sem(values) -> float:
     return float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
-def _p_value(values) -> float:
-    """Two-sided p-value of a mean of zero; 1 for values that are all exactly zero."""
-    spread = _sem(values)
-    if spread == 0:
-        return float(np.all(values == 0))
-    return float(2 * stdtr(values.size - 1, -abs(np.mean(values)) / spread))
+def _p_value(values, least: float) -> float:
+    """Two-sided p-value of a mean of zero, whose standard error is ``least`` at least."""
+    return float(2 * stdtr(values.size - 1, -abs(np.mean(values)) / max(_sem(values), least)))
 
 
-def _pair(theory: Plateau, each: list[list[Plateau]]) -> PlateauPair:
-    """The plateau of every seed whose escape is closest, within half the predicted time scale."""
-    scale = 0.5 * max(theory.length, theory.escape - theory.start)
-    found = []
-    for plateaus in each:
-        near = [p for p in plateaus if abs(p.escape - theory.escape) <= scale]
-        if near:
-            found.append(min(near, key=lambda p: abs(p.escape - theory.escape)))
-    if not found:
-        return PlateauPair(theory, None, None, None, None, 0)
-    means = [float(np.mean([getattr(p, key) for p in found])) for key in ("length", "escape")]
-    sems: list[float | None] = [None, None]
-    if len(found) > 1:
-        sems = [_sem([getattr(p, key) for p in found]) for key in ("length", "escape")]
-    return PlateauPair(theory, means[0], sems[0], means[1], sems[1], len(found))
+def _pair(plateau: Plateau, before: Plateau | None, tau, predicted, simulated) -> PlateauPair:
+    """A predicted plateau, and the one before it, in the curves (S, T) of all seeds."""
+    each = [simulated_times(plateau, before, tau, predicted, error) for error in simulated]
+    found = np.array([times for times in each if times is not None])
+    if not found.size:
+        return PlateauPair(plateau, None, None, None, None, 0)
+    length, escape = (float(x) for x in found.mean(axis=0))
+    sems = [_sem(x) for x in found.T] if len(found) > 1 else [None, None]
+    return PlateauPair(plateau, length, sems[0], escape, sems[1], len(found))
 
 
 def _histogram(solution: Solution, ensemble: Ensemble) -> Histogram | None:

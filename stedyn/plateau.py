@@ -172,6 +172,31 @@ def _measure(time, error, slope, peak, before, first, left, right, last):
     return Plateau(*map(float, (begin, end, end - begin, height, after, escape)))
 
 
+def simulated_times(
+    plateau: Plateau, before: Plateau | None, tau, predicted, simulated
+) -> tuple[float, float] | None:
+    """Length and escape of a predicted plateau in a simulated curve (T,); None if that does not escape.
+
+    Where a descent begins is a matter of slopes, and the smoothing that slopes of a noisy curve need moves it by
+    more than its standard error. Instead: how much longer than the predicted curve (T,) does the simulated one
+    stay above the errors at which a tenth and a half of the drop are done, and how much longer does the last
+    tenth of the drop from the plateau ``before`` (or from the start) take?
+    """
+    height, drop = plateau.height, plateau.height - plateau.next_height
+    late = tau >= 0.5 * (plateau.start + plateau.end)
+    if np.all(simulated[late] > height - 0.5 * drop):
+        return None
+
+    def delay(level, part):
+        above = [_time_above(tau[part], curve[part], level) for curve in (simulated, predicted)]
+        return above[0] - above[1]
+
+    arrival = max((predicted[0] if before is None else before.height) - height, 0.0)
+    begin = delay(height + 0.1 * arrival, ~late) if plateau.start > tau[0] else 0.0
+    end, escape = (delay(height - part * drop, late) for part in (0.1, 0.5))
+    return plateau.length + end - begin, plateau.escape + escape
+
+
 def _time_above(time, error, target):
     """Time a piecewise linear curve spends above a value: for a noisy descent, an unbiased crossing."""
     over = error - target

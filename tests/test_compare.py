@@ -1,5 +1,7 @@
 """Theory against simulation: they meet, the gap shrinks with d, and a wrong theory is found out."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -112,3 +114,12 @@ def test_escape_of_the_plateau_in_theory_and_simulation():
     assert pair.theory.escape == pytest.approx(26.0, rel=0.01)
     assert pair.seeds == 8
     assert abs(pair.escape - pair.theory.escape) < stats.t.ppf(0.995, 7) * pair.escape_sem
+
+
+def test_weights_that_never_moved_are_no_disagreement():
+    """Before the first of them leaves its level all seeds have the error 1 exactly, the limit a little less."""
+    problem = reference("R7", Run(8.0, 21))
+    solution, ensemble = solve(problem, law="fluid"), simulate(problem, dim=200, seeds=3)
+    assert np.all(ensemble.error == ensemble.error[0])
+    near = dataclasses.replace(ensemble, error=ensemble.error + 1e-6)
+    assert compare(solution, near).verdict.startswith("Theory and simulation agree")

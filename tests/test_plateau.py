@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from stedyn import SGD, Problem, Quantizer, Start, Teacher, find_plateaus, small_lr_stairs
+from stedyn.plateau import simulated_times
 
 TAU = np.linspace(0, 100, 201)
 
@@ -84,3 +86,26 @@ def test_stairs_need_one_teacher_value():
         small_lr_stairs(Problem(Teacher.gaussian(1.0), weights=Quantizer(2, 1.0)))
     with pytest.raises(ValueError, match=r"^weights: expected a quantizer"):
         small_lr_stairs(Problem())
+
+
+def test_a_simulated_plateau_is_timed_by_the_predicted_errors():
+    tau = np.linspace(0, 60, 601)
+
+    def curve(first, second):
+        """Two smooth steps, at which the error falls to a third."""
+        return np.exp(-np.log(3) * (norm.cdf(tau - first) + norm.cdf(tau - second)))
+
+    predicted = curve(15, 40)
+    first, second = find_plateaus(tau, predicted)
+    later = curve(15.7, 41)
+    assert simulated_times(first, None, tau, predicted, later) == pytest.approx(
+        (first.length + 0.7, first.escape + 0.7), abs=5e-3
+    )
+    assert simulated_times(second, first, tau, predicted, later) == pytest.approx(
+        (second.length + 0.3, second.escape + 1), abs=5e-3
+    )
+    noise = 1 + 0.02 * np.random.default_rng(1).normal(size=(400, tau.size))
+    noisy = np.array([simulated_times(second, first, tau, predicted, later * x) for x in noise])
+    gap = noisy.mean(axis=0) - [second.length + 0.3, second.escape + 1]
+    assert np.all(np.abs(gap) < 4 * noisy.std(axis=0) / 20)
+    assert simulated_times(second, first, tau, predicted, curve(15.7, 80)) is None
