@@ -41,7 +41,7 @@ def half_step(weights: Quantizer) -> float:
 
 
 def measure(bits: int, range_: float, dim: int, seeds: int) -> dict:
-    """The first plateau: closed form, limit, and mean and standard error over the runs that show it."""
+    """The first plateau: closed form, limit, and mean and standard error over the runs."""
     problem = problem_of(bits, range_)
     ensemble = simulate(problem, dim=dim, seeds=seeds)
     pairs = compare(solve(problem, law="grid"), ensemble).pairs
@@ -56,7 +56,7 @@ def measure(bits: int, range_: float, dim: int, seeds: int) -> dict:
 def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
     """Write ``plateau_vs_range.csv`` and ``.png``; return the table, one row a bit width and range."""
     jax.config.update("jax_enable_x64", True)
-    dim, seeds = (300, 2) if quick else (2000, 4)
+    dim, seeds = (300, 2) if quick else (2000, 16)
     widths = (3,) if quick else (2, 3, 4)
     ranges = (0.9, 1.2) if quick else (0.6, 0.8, 1.0, 1.2, 1.4, 1.6)
     rows = [measure(bits, range_, dim, seeds) for bits in widths for range_ in ranges]

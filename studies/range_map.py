@@ -87,7 +87,7 @@ def straight_line(bits: int, range_: float) -> float:
 def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
     """Write ``range_map.csv`` and ``.png``; return the table, one row a point of a map or a simulation."""
     jax.config.update("jax_enable_x64", True)
-    dim, seeds, tau, classes = (300, 2, 40.0, 32) if quick else (2000, 6, 120.0, 256)
+    dim, seeds, tau, classes = (300, 2, 40.0, 32) if quick else (2000, 16, 120.0, 256)
     widths = [2] if quick else [2, 3, 4]
     count, rates = (9, 3) if quick else (49, 17)
     errors = range_map(gaussian(), ranges=np.geomspace(0.5, 4.5, count), bits=widths)
