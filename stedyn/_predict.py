@@ -38,10 +38,13 @@ def with_quantizer(problem: Problem, quantizer: Quantizer, lr=None, run: Run | N
     return dataclasses.replace(problem, weights=quantizer, rule=rule, run=run or problem.run)
 
 
-def has_fixed_point(problem: Problem) -> bool:
-    """Whether the end of the curve is given by `stedyn.stationary` (see `stedyn.fixed_point` for what has none)."""
-    frozen = problem.ste == "clipped" and problem.latent_clip is None
-    return not frozen and 0 < float(problem.rule.rate(jnp.inf)) < np.inf
+def has_fixed_point(problem: Problem, any_range: bool = False) -> bool:
+    """Whether the end of the curve is given by `stedyn.stationary` (see `stedyn.fixed_point` for what has none).
+
+    With ``any_range``, for every range of the weights.
+    """
+    absorbs = problem.ste == "clipped" if any_range else problem.absorbs
+    return not absorbs and 0 < float(problem.rule.rate(jnp.inf)) < np.inf
 
 
 @eqx.filter_jit
@@ -57,7 +60,7 @@ class Predictor:
         self.problem, self.quantizer, self.objective, self.tol = problem, quantizer, objective, tol
         self.bits = int(quantizer.bits or 0)
         self.max_error = np.inf if max_error is None else max_error
-        self.stationary = has_fixed_point(problem)
+        self.stationary = has_fixed_point(problem, any_range=True)
         horizon = objective.number if objective.kind == "error-at" else problem.run.tau
         needed = 3 if objective.kind in ("error-at", "final-error") else max(LEAST_POINTS, problem.run.points)
         self.run = Run(horizon, needed)

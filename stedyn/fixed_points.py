@@ -153,9 +153,7 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         that what remains depends on the start and on how long one waits.
     """
     check_centred(problem)
-    if problem.ste == "clipped" and (
-        problem.latent_clip is None or problem.latent_clip > problem.weights.range
-    ):
+    if problem.absorbs:
         raise ValueError(
             "weights.ste: expected 'identity' for a fixed point, found 'clipped', whose range ends absorb so that the "
             "final error depends on the start; use predict with a long tau instead."

@@ -144,7 +144,7 @@ def range_map(
         positive("tol", tol)
         if not goal.needs_curve:
             fail("tol", "none for 'final-error', which is no curve", tol, "leave it out")
-    if not goal.needs_curve and not has_fixed_point(problem):
+    if not goal.needs_curve and not has_fixed_point(problem, any_range=True):
         fail("quantity", "a problem with a fixed point for 'final-error'", quantity,
              "use error-at=TAU with the end of the run")  # fmt: skip
     with tqdm(total=widths.size * len(pairs), unit="point", disable=not progress) as bar:

@@ -156,6 +156,11 @@ class Problem(eqx.Module):
         teacher, variance = self.teacher.data, self.covariance.data
         return teacher is not None and variance is not None and teacher.values.size == variance.values.size
 
+    @property
+    def absorbs(self) -> bool:
+        """Whether weights that leave the range of the clipped straight-through estimator stop there for good."""
+        return self.ste == "clipped" and (self.latent_clip is None or self.latent_clip > self.weights.range)
+
     def unquantized(self) -> Problem:
         """The same problem with weights that are not quantized (inputs and rule as they are)."""
         return Problem(

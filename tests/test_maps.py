@@ -78,6 +78,12 @@ def test_an_error_that_vanishes_is_zero():
             "a rule with a learning rate",
         ),
         (Problem(weights=Quantizer(2, 1.0), ste="clipped"), {"bits": [2]}, "a problem with a fixed point"),
+        # ranges below the wall have none
+        (
+            Problem(weights=Quantizer(2, 1.0), ste="clipped", latent_clip=1.0),
+            {"bits": [2]},
+            "a problem with a fixed point",
+        ),
     ],
 )
 def test_faults_are_sentences(problem, change, sentence):

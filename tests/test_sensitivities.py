@@ -134,6 +134,12 @@ class Cut(Rule):
         (Problem(rule=Cut(0.1)), "final-error", "lr", "jumps stay where they are"),
         (Problem(rule=SGD(3.0)), "final-error", "noise_std", "grows without bound"),
         (Problem(weights=Quantizer(2, 1.0), ste="clipped"), "final-error", "range", "a fixed point"),
+        (
+            Problem(weights=Quantizer(2, 1.0), ste="clipped", latent_clip=1.2),
+            "final-error",
+            "lr",
+            "a fixed point",
+        ),
     ],
 )
 def test_what_has_no_derivative_is_refused(problem, of, to, sentence):
