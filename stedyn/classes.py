@@ -80,15 +80,30 @@ def gaussian_bins(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @functools.partial(jax.jit, static_argnames="n")
 def sample_bins(values, n: int):
-    """Split measured values into ``n`` groups of neighbours: share, mean, variance of each."""
+    """Split measured values into ``n`` groups of neighbours: share, mean, variance of each.
+
+    As in `gaussian_bins` the density of the groups is the cube root of that of the values, which is taken from the
+    distance between neighbours of higher and lower rank: fewer of them towards the ends, where it falls.
+    """
     ordered = jnp.sort(jnp.asarray(values))
-    n = min(n, ordered.size - ordered.size % 2)
-    edges = np.linspace(0, ordered.size, n + 1).round().astype(int)
-    count = np.diff(edges)
+    size = ordered.size
+    n = min(n, size - size % 2)
+    rank = np.arange(size)
+    reach = np.clip(np.minimum(rank, size - 1 - rank) // 2, 1, max(1, size // 50))
+    low, high = np.maximum(rank - reach, 0), np.minimum(rank + reach, size - 1)
+    gap = (ordered[high] - ordered[low]) / (high - low)
+    # values that occur many times have no gap between them, and need no more than one group
+    measure = jnp.maximum(gap, 1e-12 * (ordered[-1] - ordered[0]) + 1e-200) ** (2 / 3)
+    place = jnp.concatenate([jnp.zeros(1), jnp.cumsum(measure)])
+    ideal = jnp.interp(jnp.linspace(0.0, 1.0, n + 1), place / place[-1], np.arange(size + 1.0))
+    steps = np.arange(n + 1)
+    edges = jax.lax.cummax(jnp.round(ideal).astype(int) - steps) + steps  # one value in every group
+    edges = jnp.clip(edges, steps, size - n + steps)
+    count = jnp.diff(edges)
     total = jnp.concatenate([jnp.zeros(1), jnp.cumsum(ordered)])[edges]
     squares = jnp.concatenate([jnp.zeros(1), jnp.cumsum(ordered**2)])[edges]
     mean = jnp.diff(total) / count
-    return count / ordered.size, mean, jnp.maximum(jnp.diff(squares) / count - mean**2, 0.0)
+    return count / size, mean, jnp.maximum(jnp.diff(squares) / count - mean**2, 0.0)
 
 
 @jax.jit

@@ -5,6 +5,7 @@ import pytest
 from systems import TWO_BIT, reference, solved
 
 from stedyn import SGD, Problem, Quantizer, Teacher, fixed_point
+from stedyn.classes import sample_bins
 from stedyn.moments import input_moments
 
 
@@ -92,3 +93,27 @@ def test_a_wall_keeps_what_the_level_would_lose():
     assert fixed_point(free).error == pytest.approx(0.25, rel=1e-12)
     assert np.isfinite(fixed_point(walled).error)
     assert fixed_point(walled).error > 0.25
+
+
+@pytest.mark.parametrize("bits", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_few_classes_hold_a_measured_teacher_with_heavy_tails(bits):
+    weights = np.random.default_rng(5).standard_t(3, size=1000)
+    teacher = Teacher.samples(weights / weights.std())
+    problem = Problem(teacher, noise_std=0.1, rule=SGD(0.1), weights=Quantizer(bits, 3.0))
+    every = fixed_point(problem, classes=1000).error
+    assert fixed_point(problem, classes=32).error == pytest.approx(every, rel=0.02)
+    assert fixed_point(problem, classes=256).error == pytest.approx(every, rel=1e-3)
+
+
+def test_classes_of_a_teacher_with_few_values():
+    """A pruned teacher: most of its weights are 0; every value is a class of its own, or several."""
+    values = np.repeat([0.0, 0.5, -2.0], [90, 7, 3])
+    share, mean, variance = sample_bins(values, 16)
+    assert share.shape == (16,)
+    assert float(share.sum()) == pytest.approx(1)
+    assert set(np.round(mean, 9).tolist()) == {0.0, 0.5, -2.0}
+    np.testing.assert_allclose(
+        [share[abs(mean - x) < 1e-9].sum() for x in (0.0, 0.5, -2.0)], [0.9, 0.07, 0.03]
+    )
+    np.testing.assert_allclose(variance, 0, atol=1e-12)
+    assert set(sample_bins(np.full(10, 0.7), 4)[1].round(9).tolist()) == {0.7}
