@@ -159,7 +159,9 @@ class Problem(eqx.Module):
     @property
     def absorbs(self) -> bool:
         """Whether weights that leave the range of the clipped straight-through estimator stop there for good."""
-        return self.ste == "clipped" and (self.latent_clip is None or self.latent_clip > self.weights.range)
+        return self.ste == "clipped" and (
+            self.latent_clip is None or bool(self.latent_clip > self.weights.range)
+        )
 
     def unquantized(self) -> Problem:
         """The same problem with weights that are not quantized (inputs and rule as they are)."""
