@@ -59,7 +59,7 @@ def test_no_fixed_point_above_the_ceiling_unless_psi_is_bounded():
 
 def test_saturated_classes():
     """With levels up to 1 the teacher values beyond 1 saturate: 2 (1 - Phi(1)) of a Gaussian teacher."""
-    problem = Problem(Teacher.gaussian(1.0), weights=Quantizer(4, 1.0), noise_std=0.1)
+    problem = Problem(Teacher.gaussian(1.0), weights=Quantizer(2, 1.0), noise_std=0.1)
     assert fixed_point(problem).saturated_fraction == pytest.approx(0.31731, abs=4e-3)
 
 
