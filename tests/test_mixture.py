@@ -55,7 +55,7 @@ def test_within_the_error_it_claims(name):
     grid, mixture = solved(name), solve(reference(name), law="mixture")
     gap = np.max(np.abs(np.asarray(mixture.error / grid.error) - 1))
     assert gap < mixture.error_estimate + grid.error_estimate
-    assert 5e-3 < mixture.error_estimate < 0.5
+    assert mixture.error_estimate > 5e-3
     assert "above the requested tolerance" in str(mixture.status)
 
 
