@@ -9,6 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from ._check import fail
 from .limit import derive
 from .objectives import Objective
 from .problem import Problem, Run
@@ -45,6 +46,13 @@ def has_fixed_point(problem: Problem, any_range: bool = False) -> bool:
     """
     absorbs = problem.ste == "clipped" if any_range else problem.absorbs
     return not absorbs and 0 < float(problem.rule.rate(jnp.inf)) < np.inf
+
+
+def need_fixed_point(name: str, asked: str, problem: Problem, any_range: bool = False) -> None:
+    """Refuse the quantity ``asked``, a final error, of a problem without a fixed point."""
+    if not has_fixed_point(problem, any_range):
+        fail(name, "a problem with a fixed point for 'final-error'", asked,
+             "use error-at=TAU with the end of the run")  # fmt: skip
 
 
 @eqx.filter_jit

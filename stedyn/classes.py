@@ -100,10 +100,13 @@ def sample_bins(values, n: int):
     edges = jax.lax.cummax(jnp.round(ideal).astype(int) - steps) + steps  # one value in every group
     edges = jnp.clip(edges, steps, size - n + steps)
     count = jnp.diff(edges)
-    total = jnp.concatenate([jnp.zeros(1), jnp.cumsum(ordered)])[edges]
-    squares = jnp.concatenate([jnp.zeros(1), jnp.cumsum(ordered**2)])[edges]
-    mean = jnp.diff(total) / count
-    return count / size, mean, jnp.maximum(jnp.diff(squares) / count - mean**2, 0.0)
+    mean, square = (_group_sums(power, edges) / count for power in (ordered, ordered**2))
+    return count / size, mean, jnp.maximum(square - mean**2, 0.0)
+
+
+def _group_sums(values, edges):
+    """Sums of the values from each of the edges to the next."""
+    return jnp.diff(jnp.concatenate([jnp.zeros(1), jnp.cumsum(values)])[edges])
 
 
 @jax.jit
@@ -165,6 +168,6 @@ def _variance_edges(size: int, n: int, least: int = 1) -> np.ndarray:
 
 def _variance_bins(ordered, edges: np.ndarray, coarse):
     count = np.diff(edges)
-    mean = jnp.diff(jnp.concatenate([jnp.zeros(1), jnp.cumsum(ordered)])[edges]) / count
+    mean = _group_sums(ordered, edges) / count
     share, mean, _ = merge_pairs((count / ordered.size, mean, jnp.zeros_like(mean)), coarse)
     return mean, share

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from ._check import fail, positive, whole
-from ._predict import CLASSES, Predictor, has_fixed_point, with_quantizer
+from ._predict import CLASSES, Predictor, need_fixed_point, with_quantizer
 from .calibration import calibrated_range
 from .limit import derive
 from .objectives import Objective
@@ -144,9 +144,8 @@ def range_map(
         positive("tol", tol)
         if not goal.needs_curve:
             fail("tol", "none for 'final-error', which is no curve", tol, "leave it out")
-    if not goal.needs_curve and not has_fixed_point(problem, any_range=True):
-        fail("quantity", "a problem with a fixed point for 'final-error'", quantity,
-             "use error-at=TAU with the end of the run")  # fmt: skip
+    if not goal.needs_curve:
+        need_fixed_point("quantity", quantity, problem, any_range=True)
     with tqdm(total=widths.size * len(pairs), unit="point", disable=not progress) as bar:
         columns = [_column(problem, quantizer, lr, widths, goal, tol, bar) for quantizer, lr in pairs]
     values = np.ma.masked_invalid(np.stack(columns, axis=1))

@@ -149,8 +149,9 @@ class Quantizer(eqx.Module):
     def levels(self) -> Float[Array, " L"]:
         """The levels, increasing (empty for ``none``)."""
         if self.explicit is not None:
-            traced = any(is_traced(level) for level in self.explicit)
-            return jnp.stack(self.explicit) if traced else jnp.asarray(np.array(self.explicit, dtype=float))
+            if any(is_traced(level) for level in self.explicit):
+                return jnp.stack([jnp.asarray(level) * 1.0 for level in self.explicit])
+            return jnp.asarray(np.array(self.explicit, dtype=float))
         if (lattice := self.lattice) is None:
             return jnp.zeros(0)
         step, lowest, offset = lattice

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._check import choice, fail, positive
-from ._predict import CLASSES, has_fixed_point
+from ._predict import CLASSES, need_fixed_point
 from ._tangents import TO, moved, of_curve
 from .limit import derive
 from .objectives import Objective
@@ -131,9 +131,7 @@ def sensitivity(
     goal = None if of == "escape" else _objective(of)
     parameter = _parameter(problem, to)
     if goal is not None and not goal.needs_curve:
-        if not has_fixed_point(problem):
-            fail("of", "a problem with a fixed point for 'final-error'", of,
-                 "use error-at=TAU with the end of the run")  # fmt: skip
+        need_fixed_point("of", of, problem)
         value, derivative, estimate = _final(problem, to, parameter)
         law = "fixed point"
     else:

@@ -60,13 +60,14 @@ class MixtureFlow(eqx.Module):
 
     def moments(self, state):
         """``E[psi], E[psi^2]`` of every teacher class, (C,) each."""
-        return self._averages(self._partial(state))
+        psi, square = self._averages(self._partial(state))
+        return psi @ self.share, square @ self.share
 
     def _averages(self, p: PartialMoments):
+        """``E[psi], E[psi^2]`` of every class, (C, J) each."""
         _, first, second = self.limit.pieces
         psi = p.zeroth @ first[:, 0] + p.first @ first[:, 1]
-        square = p.zeroth @ second[:, 0] + p.first @ second[:, 1] + p.second @ second[:, 2]
-        return psi @ self.share, square @ self.share
+        return psi, p.zeroth @ second[:, 0] + p.first @ second[:, 1] + p.second @ second[:, 2]
 
     def error(self, state) -> Float[Array, ""]:
         """Generalization error of the classes."""
@@ -77,10 +78,11 @@ class MixtureFlow(eqx.Module):
         limit = self.limit
         mean, var = state
         p = self._partial(state)
-        a, b, D, _ = (x[:, None] for x in limit.coefficients(limit.error(*self._averages(p)), tau))
+        psi, square = self._averages(p)
+        error = limit.error(psi @ self.share, square @ self.share)
+        a, b, D, _ = (x[:, None] for x in limit.coefficients(error, tau))
         decay = limit.decay(tau)
         first = limit.pieces.first
-        psi = p.zeroth @ first[:, 0] + p.first @ first[:, 1]
         both = p.first @ first[:, 0] + p.second @ first[:, 1]
         covariance = jnp.maximum(both - mean * psi, 0.0)
         rate = b * covariance / jnp.maximum(var, 1e-14 * limit.rho) + decay
