@@ -12,6 +12,7 @@ import types
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ._check import InputError
     from .choices import Choices
     from .compare import Comparison, compare
     from .fixed_points import FixedPoint, fixed_point
@@ -36,6 +37,7 @@ __all__ = [
     "Covariance",
     "Ensemble",
     "FixedPoint",
+    "InputError",
     "Plateau",
     "Problem",
     "Quantizer",
@@ -62,6 +64,7 @@ __all__ = [
 #: Where the public names live. Each is imported when first used: help and faults of the command line
 #: need not wait for the solvers.
 _HOME = {
+    "_check": ("InputError",),
     "choices": ("Choices",),
     "compare": ("Comparison", "compare"),
     "fixed_points": ("FixedPoint", "fixed_point"),

@@ -10,6 +10,10 @@ from typing import NoReturn
 import numpy as np
 
 
+class InputError(ValueError):
+    """A fault of the input, said in one sentence; every other exception is a bug and shows its traceback."""
+
+
 def is_traced(value) -> bool:
     """Whether a value is known only inside a JAX transformation, so that it cannot be checked."""
     jax = sys.modules.get("jax")  # not imported here: the command line checks its files without it
@@ -17,8 +21,8 @@ def is_traced(value) -> bool:
 
 
 def fail(name: str, expected: str, found, mend: str) -> NoReturn:
-    """Raise the ValueError of a bad argument."""
-    raise ValueError(f"{name}: expected {expected}, found {found!r}; {mend}.")
+    """Raise the `InputError` of a bad argument."""
+    raise InputError(f"{name}: expected {expected}, found {found!r}; {mend}.")
 
 
 def finite(name: str, value):
