@@ -31,8 +31,6 @@ STEP = 1e-3
 JUMP = 1e-3
 #: Saved times of a curve from which a time is read: a plateau of a tenth of the run then has 80.
 POINTS = 801
-#: Teacher classes of the first pass.
-CLASSES = 32
 
 
 def moved(problem: Problem, to: str, value) -> Problem:
@@ -41,13 +39,11 @@ def moved(problem: Problem, to: str, value) -> Problem:
 
 
 @eqx.filter_jit
-def _tangent_pass(problem, taus, keep, rtol, coarse, cells, classes, to):
+def _tangent_pass(problem, taus, keep, rtol, coarse, mesh, to):
     """A pass of the grid law (see `grid_pass`) with the error curve and its tangent."""
 
     def run(value):
-        curves, stats, kept, bad = grid_pass(
-            moved(problem, to, value), taus, keep, rtol, coarse, cells, classes, True
-        )
+        curves, stats, kept, bad = grid_pass(moved(problem, to, value), taus, keep, rtol, coarse, mesh, True)
         return curves["error"], (stats, kept, bad)
 
     value = TO[to](problem)
@@ -71,7 +67,7 @@ def of_curve(
         return _tangent_pass(*args, to)
 
     curves, _, _, estimate, code = grid_curves(
-        as_arrays(problem), jnp.asarray(tau), jnp.zeros(0), tol, None, CLASSES, one_pass=one_pass
+        as_arrays(problem), jnp.asarray(tau), jnp.zeros(0), tol, None, None, one_pass=one_pass
     )
     error, tangent = np.asarray(curves["error"]), np.asarray(curves["tangent"])
     status = Status(int(code))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,7 +15,7 @@ from .integrate import failed, integrate
 from .laws.fluid import observe_paths
 from .laws.grid import GridFlow
 from .laws.mixture import MixtureFlow
-from .limit import check_closes, derive
+from .limit import check_closes, derive, is_symmetric
 from .problem import Problem
 from .quantizers import as_arrays
 from .solution import (
@@ -33,6 +34,9 @@ LAWS = ("auto", "grid", "mixture", "fluid")
 #: Cells of a first pass of the grid law, over all intervals; and the largest number of unknowns.
 FIRST_CELLS, MOST_UNKNOWNS = 800, 1_500_000
 PASSES = 5
+#: Teacher values and input variances that a first pass distinguishes, and the most.
+FIRST_CLASSES, MOST_CLASSES = 32, 512
+FIRST_VARIANCES, MOST_VARIANCES = 8, 64
 #: An error that grows by this factor over its first value has no limit to speak of.
 DIVERGENCE = 1e6
 MIXTURE_STARTS, FLUID_STARTS = 16, 400
@@ -103,6 +107,7 @@ def solve(
     keep = _kept_times(densities, taus[-1])
     check_closes(problem)
     law = _chosen(law, problem)
+    given = None if classes is None else _even("classes", classes, 32)
     classes = _even("classes", classes, 32)
     traced = any(is_traced(leaf) for leaf in jax.tree.leaves(problem))
     arrays = as_arrays(problem), jnp.asarray(taus), jnp.asarray(keep)
@@ -112,7 +117,7 @@ def solve(
         curves, counts, kept, estimate, code = _mixture(*arrays, tol, classes, traced)
     else:
         first = None if cells is None else whole("cells", cells, 4, 10**6)
-        curves, counts, kept, estimate, code = grid_curves(*arrays, tol, first, classes, traced)
+        curves, counts, kept, estimate, code = grid_curves(*arrays, tol, first, given, traced)
     if not traced:
         curves, taus, code = _finite_part(curves, taus, int(code))
         if throw and not Status(code).ok:
@@ -176,68 +181,124 @@ def _finite_part(curves, taus, code: int):
     )
 
 
+class Mesh(NamedTuple):
+    """Resolution of the grid law: cells between features, teacher classes, variance classes, and ``folded``."""
+
+    cells: int
+    classes: int
+    variances: int
+    folded: bool
+
+
 @eqx.filter_jit
-def grid_pass(problem, taus, keep, rtol, coarse, cells, classes, forward=False):
-    """Curves, counts, densities and failure of the grid law on one mesh; ``forward`` as in `integrate`."""
-    limit = derive(problem, classes, coarse)
-    law = GridFlow(limit, cells, taus[-1], coarse)
+def grid_pass(problem, taus, keep, rtol, coarse, mesh: Mesh, forward=False):
+    """Curves, counts, densities and failure of the grid law on one mesh; ``forward`` as in `integrate`.
+
+    ``coarse`` are three flags: whether to halve cells, teacher classes, classes of variances.
+    """
+    limit = derive(problem, mesh.classes, coarse[1:], mesh.variances, mesh.folded)
+    law = GridFlow(limit, mesh.cells, taus[-1], coarse[0])
     solution = integrate(law, taus, keep, rtol, forward)
     kept = (law.faces, solution.ys[1] if keep.size else None, limit.teacher, limit.share)
     return solution.ys[0], solution.stats, kept, failed(solution)
 
 
 @eqx.filter_jit
-def _extrapolate(fine, coarse, tol):
-    """Combine a solution with one of half the cells and classes and four times the time tolerance.
+def _extrapolate(fine, coarse):
+    """Combine a solution with those of half the cells (and four times the time tolerance) and of half the classes.
 
-    The scheme is of second order in the cells: a third of the difference is left in the fine solution. It
-    is removed, and its largest relative size in the error is the estimate.
+    The scheme is of second order in the cells: a third of the first difference is left in the fine solution and is
+    removed. Returns the curves and the largest relative size in the error of what each refinement changes: the
+    correction, and the whole difference for the classes, whose order is not known.
     """
-    curves, _, _, bad = fine
-    correction = {name: (curve - coarse[0][name]) / 3 for name, curve in curves.items()}
-    estimate = jnp.max(jnp.abs(correction["error"]) / curves["error"])
-    if "tangent" in curves:  # of the error with respect to a parameter, relative to its largest value
-        largest = jnp.max(jnp.abs(curves["tangent"]))
-        apart = jnp.max(jnp.abs(correction["tangent"]))
-        estimate = jnp.maximum(estimate, apart / jnp.where(largest > 0, largest, 1.0))
+    curves = fine[0]
+    correction = {name: (curve - coarse[0][0][name]) / 3 for name, curve in curves.items()}
+    changes = [
+        correction,
+        *({name: curve - other[0][name] for name, curve in curves.items()} for other in coarse[1:]),
+    ]
+    parts = []
+    for change in changes:
+        part = jnp.max(jnp.abs(change["error"]) / curves["error"])
+        if "tangent" in curves:  # of the error with respect to a parameter, relative to its largest value
+            largest = jnp.max(jnp.abs(curves["tangent"]))
+            part = jnp.maximum(
+                part, jnp.max(jnp.abs(change["tangent"])) / jnp.where(largest > 0, largest, 1.0)
+            )
+        parts.append(part)
     better = {name: curve + correction[name] for name, curve in curves.items()}
     for name, curve in curves.items():
         if name in ("occupancy", "saturated"):
             better[name] = jnp.clip(better[name], 0.0, 1.0)
         elif name in ("error", "q", "norm", "flip_rate"):
             better[name] = jnp.where(better[name] > 0, better[name], curve)
-    code = jnp.where(bad | coarse[3], MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
-    return better, estimate, code
+    return (
+        better,
+        jnp.stack(parts),
+        functools.reduce(jnp.logical_or, [fine[3], *(other[3] for other in coarse)]),
+    )
+
+
+def _first_mesh(problem, cells, classes, foldable: bool) -> tuple[Mesh, int, list[tuple[bool, bool, bool]]]:
+    """The mesh of the first pass, its number of intervals, and the coarser ones that are compared with it."""
+    features = max(problem.weights.n_levels - 1, 0) + (problem.weights.rounding == "stochastic")
+    edges = (problem.ste == "clipped") + (problem.latent_clip is not None)
+    intervals = features + 1 + 2 * edges
+    cells = max(16, FIRST_CELLS // intervals) if cells is None else cells
+    # an interval of the teacher values on either side of every kink
+    least = min(MOST_CLASSES // 2, 4 * (features + 2))
+    classes = max(FIRST_CLASSES, least) if classes is None else classes
+    single = problem.teacher.kind in ("constant", "rademacher")
+    atoms = problem.teacher.data is not None and problem.teacher.data.atoms is not None and not problem.paired
+    alike = problem.covariance.kind == "identity"
+    coarser = [(True, False, False)]
+    coarser += [] if single or atoms else [(False, True, False)]
+    coarser += [] if alike else [(False, False, True)]
+    folded = foldable and is_symmetric(problem)
+    mesh = Mesh(cells + cells % 2, classes + -classes % 8, 1 if alike else FIRST_VARIANCES, folded)
+    return mesh, intervals, coarser
 
 
 def grid_curves(problem, taus, keep, tol, cells, classes, traced=False, one_pass=grid_pass):
     """Passes of the grid law, refined until the estimate meets ``tol``: curves, counts, densities, estimate, code."""
-    features = max(problem.weights.n_levels - 1, 0)
-    if problem.weights.rounding == "stochastic":
-        features += 1
-    edges = (problem.ste == "clipped") + (problem.latent_clip is not None)
-    intervals = features + 1 + 2 * edges
-    cells = max(16, FIRST_CELLS // intervals) if cells is None else cells
-    cells += cells % 2
+    mesh, intervals, coarser = _first_mesh(problem, cells, classes, foldable=keep.size == 0)
     rtol = min(0.1 * tol, 1e-3)
     for count in range(1, PASSES + 1):
-        run = functools.partial(one_pass, problem, taus, keep)
-        # both have the same shapes and share one compilation
-        fine = run(jnp.asarray(rtol), jnp.asarray(False), cells, classes)
-        coarse = run(jnp.asarray(4 * rtol), jnp.asarray(True), cells, classes)
-        curves, estimate, code = _extrapolate(fine, coarse, jnp.asarray(tol))
+        # all have the same shapes and share one compilation
+        fine, *others = (
+            one_pass(
+                problem, taus, keep, jnp.asarray(4 * rtol if flags[0] else rtol), jnp.asarray(flags), mesh
+            )
+            for flags in [(False, False, False), *coarser]
+        )
+        curves, parts, bad = _extrapolate(fine, others)
+        estimate = jnp.sum(parts)
+        code = jnp.where(bad, MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
         stats, kept = fine[1:3]
         size = kept[2].shape[-1]
-        counts = dict(stats, cells=cells * intervals, classes=size, passes=count)
-        unknowns = cells * intervals * size
+        counts = dict(stats, cells=mesh.cells * intervals, classes=size, passes=count)
+        unknowns = mesh.cells * intervals * size
         if traced or int(code) != INACCURATE or count == PASSES or unknowns >= MOST_UNKNOWNS:
             break
-        growth = float(np.clip(1.3 * np.sqrt(float(estimate) / tol), 2, 8))
-        # powers of two: problems that differ in their numbers then share their compilations
-        cells *= 2 ** int(np.ceil(np.log2(min(growth, max(2, MOST_UNKNOWNS / unknowns)))))
-        if size >= classes or problem.covariance.kind != "identity":
-            classes = min(256, 2 * classes)
+        mesh = _refined(mesh, coarser, np.asarray(parts), tol, MOST_UNKNOWNS / unknowns)
     return curves, counts, None if kept[1] is None else kept, estimate, code
+
+
+def _refined(mesh: Mesh, coarser, parts, tol: float, room: float) -> Mesh:
+    """A mesh that is finer where it has to be; by powers of two, so that problems share their compilations."""
+    share = 0.7 * tol / len(parts)
+    for flags, part in zip(coarser, parts, strict=True):
+        if part <= share:
+            continue
+        growth = float(np.clip(np.sqrt(part / share), 2, 8)) if flags[0] else 2.0
+        factor = 2 ** int(np.ceil(np.log2(min(growth, max(2.0, room)))))
+        if flags[0]:
+            mesh = mesh._replace(cells=mesh.cells * factor)
+        elif flags[1]:
+            mesh = mesh._replace(classes=min(MOST_CLASSES, mesh.classes * factor))
+        else:
+            mesh = mesh._replace(variances=min(MOST_VARIANCES, mesh.variances * factor))
+    return mesh
 
 
 @eqx.filter_jit
