@@ -157,6 +157,8 @@ def _intervals(values, weights, bins: int, kinks, coarse):
     Half of the density of intervals is the cube root of that of the values, half is even between the kinks. Every other
     edge is moved to the nearest kink.
     """
+    # the barrier keeps XLA from summing constant weights while it compiles, which takes seconds
+    weights = jax.lax.optimization_barrier(jnp.asarray(weights))
     values, weights, kinks = jax.lax.stop_gradient((values, weights, jnp.sort(kinks)))
     total = jnp.cumsum(weights)
     reach = ndtri(1 - 0.5 / max(values.size, 8))
@@ -262,6 +264,9 @@ def variance_classes(covariance: Covariance, n: int, coarse=False):
     """
     if covariance.kind == "identity":
         return jnp.ones(1), jnp.ones(1)
+    data = covariance.data
+    if data is not None and data.atoms is not None and data.atoms.size <= n:
+        return jnp.asarray(data.atoms), jnp.asarray(data.weights)
     values = jnp.sort(jnp.asarray(covariance.values()))
     weights = jnp.full(values.size, 1.0 / values.size)
     share, value = _gauss(values, weights, min(n, values.size), jnp.zeros(0), coarse, jnp.log(values))
