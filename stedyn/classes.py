@@ -157,9 +157,9 @@ def _intervals(values, weights, bins: int, kinks, coarse):
     Half of the density of intervals is the cube root of that of the values, half is even between the kinks. Every other
     edge is moved to the nearest kink.
     """
+    values, weights, kinks = jax.lax.stop_gradient((values, jnp.asarray(weights), jnp.sort(kinks)))
     # the barrier keeps XLA from summing constant weights while it compiles, which takes seconds
-    weights = jax.lax.optimization_barrier(jnp.asarray(weights))
-    values, weights, kinks = jax.lax.stop_gradient((values, weights, jnp.sort(kinks)))
+    weights = jax.lax.optimization_barrier(weights)
     total = jnp.cumsum(weights)
     reach = ndtri(1 - 0.5 / max(values.size, 8))
     level = ndtr(np.linspace(-reach, reach, _QUANTILES))

@@ -150,3 +150,12 @@ def test_no_claim_is_exceeded(name):
     true = float(np.max(np.abs(np.asarray(rough.error / fine.error) - 1)))
     print(f"| {name} | {rough.error_estimate:.1e} | {true:.1e} | {fine.error_estimate:.1e} |")
     assert true < rough.error_estimate + fine.error_estimate / 3
+
+
+@pytest.mark.parametrize("law", ["mixture", "fluid"])
+def test_the_status_fits_the_claim_beside_it(law):
+    solution = solve(Problem(weights=TWO_BIT, run=Run(1.0, 2)), law=law, tol=1e-6)
+    said = str(solution)
+    assert ("relative error below" in said) == (solution.error_estimate is not None)
+    assert ("no error estimate was made" in said) == (solution.error_estimate is None)
+    assert ("above the requested tolerance" in said) == (law == "mixture")
