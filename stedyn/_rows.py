@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from ._check import choice, whole
+from ._check import InputError, choice, whole
 from ._tables import TABLES, known_keys, set_value
 from .report import to_json, write_json
 
@@ -63,10 +63,10 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, comment="#", skipinitialspace=True)
     except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file; check the name.") from None
+        raise InputError(f"{path}: there is no such file; check the name.") from None
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path}: cannot be read as a table ({reason}); give a CSV file.") from None
+        raise InputError(f"{path}: cannot be read as a table ({reason}); give a CSV file.") from None
     names = [str(name).strip() for name in frame.columns]
     rows = [dict(zip(names, map(str.strip, values), strict=True)) for values in frame.to_numpy().tolist()]
     return [{name: _value(text) for name, text in row.items() if text} for row in rows]
@@ -88,13 +88,13 @@ def check_rows(source: str, rows: list[dict[str, Any]], tables: dict[str, Any], 
         At the first fault: one sentence with the source, the row and the column.
     """
     if not rows:
-        raise ValueError(f"{source}: expected at least one row, found none; add one.")
+        raise InputError(f"{source}: expected at least one row, found none; add one.")
     checked = []
     for number, cells in enumerate(rows, 1):
         try:
             checked.append(Row(number, cells, _job(cells, tables, folder, what)))
-        except ValueError as error:
-            raise ValueError(f"{source}, row {number}: {error}") from None
+        except InputError as error:
+            raise InputError(f"{source}, row {number}: {error}") from None
     return checked
 
 
@@ -109,10 +109,10 @@ def _job(cells: dict[str, Any], tables: dict[str, Any], folder: Path, what: str)
         if name == "what" or name in options:
             continue
         if name in _DEFAULTS:
-            raise ValueError(f"{name}: does not go with what = {what!r}; leave the cell empty.")
+            raise InputError(f"{name}: does not go with what = {what!r}; leave the cell empty.")
         if not dot or table not in TABLES or key not in known_keys(table):
             known = ", ".join(["what", *_DEFAULTS])
-            raise ValueError(
+            raise InputError(
                 f"unknown column {name!r}: expected TABLE.KEY of a problem file or one of {known}; rename it."
             )
         tables = set_value(tables, table, key, cells[name])

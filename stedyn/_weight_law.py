@@ -153,7 +153,10 @@ def weight_law(weights: Teacher | Start | ArrayLike) -> WeightLaw:
     """
     if isinstance(weights, (Teacher, Start)):
         return _of_record(weights)
-    values = np.asarray(weights)
+    try:
+        values = np.asarray(weights)
+    except ValueError:  # rows of different lengths
+        fail("weights", "an array of numbers", weights, "give rows of one length")
     if values.dtype.kind not in "fiu" or values.size == 0:
         found = f"{values.dtype} of shape {values.shape}"
         fail("weights", "a teacher, a start or an array of numbers", found, "give one of these")

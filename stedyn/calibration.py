@@ -30,7 +30,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from ._check import choice, fail, positive, whole
+from ._check import checked, choice, fail, positive, whole
 from ._libraries import Grid, grid
 from ._weight_law import WeightLaw, weight_law
 from .problem import Start, Teacher
@@ -61,6 +61,7 @@ class Options:
             fail("percentile", "a number between 0 and 100", self.percentile, "use the rule 'max' for 100")
 
 
+@checked(quantizer=Quantizer)
 def calibrated_range(
     weights: Teacher | Start | ArrayLike, quantizer: Quantizer, rule: str, **options
 ) -> float:
@@ -100,6 +101,7 @@ def calibrated_range(
     return _checked(rule, CALIBRATIONS[rule](weight_law(weights), quantizer, _options(options)))
 
 
+@checked(quantizer=Quantizer)
 def calibrated_ranges(
     weights: Teacher | Start | ArrayLike, quantizer: Quantizer, **options
 ) -> dict[str, float]:
@@ -108,6 +110,7 @@ def calibrated_ranges(
     return {rule: _checked(rule, function(law, quantizer, chosen)) for rule, function in CALIBRATIONS.items()}
 
 
+@checked(quantizer=Quantizer)
 def rounding_error(weights: Teacher | Start | ArrayLike, quantizer: Quantizer) -> float:
     """``E[(w - Q(w))^2]``, over the weights and stochastic rounding.
 

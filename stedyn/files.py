@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ._check import fail
+from ._check import InputError, checked, fail
 from ._io import SAMPLE_SUFFIXES, read_samples, write_atomic
 from ._tables import checked_tables, rule_parameters
 from .layers import input_variances, load_weights
@@ -29,6 +29,7 @@ from .quantizers import Quantizer
 from .rules import RULES, SCHEDULES, Rule, Schedule
 
 
+@checked(path=(str, os.PathLike))
 def load_problem(path: str | os.PathLike) -> Problem:
     """Read a problem from a TOML file.
 
@@ -46,13 +47,14 @@ def read_tables(path: str | os.PathLike) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file; check the name.") from None
+        raise InputError(f"{path}: there is no such file; check the name.") from None
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); name a problem file.") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name a problem file.") from None
     except ValueError as error:  # faults of TOML, and bytes that are not UTF-8
-        raise ValueError(f"{path}: not valid TOML ({error}); correct it there.") from None
+        raise InputError(f"{path}: not valid TOML ({error}); correct it there.") from None
 
 
+@checked(folder=(str, os.PathLike), source=str)
 def problem_from_dict(
     tables: dict[str, Any], *, folder: str | os.PathLike = ".", source: str | None = None
 ) -> Problem:
@@ -83,7 +85,7 @@ def problem_from_dict(
         weights, run = checked["weights"], checked["run"]
         ste, latent_clip = weights.pop("ste", "identity"), weights.pop("latent_clip", None)
         if "taus" in run and len(run) > 1:
-            raise ValueError("run.taus: already sets the saved times; remove run.tau and run.points.")
+            raise InputError("run.taus: already sets the saved times; remove run.tau and run.points.")
         with _named("run."):
             horizon = Run(**run)
         return Problem(
@@ -102,11 +104,11 @@ def problem_from_dict(
 
 @contextmanager
 def _named(prefix: str) -> Iterator[None]:
-    """Put the name of a table or file before the message of a ValueError raised inside."""
+    """Put the name of a table or file before the message of an InputError raised inside."""
     try:
         yield
-    except ValueError as error:
-        raise ValueError(f"{prefix}{error}") from None
+    except InputError as error:
+        raise InputError(f"{prefix}{error}") from None
 
 
 def _law(law: Any, table: str, content: dict[str, Any], folder: str | os.PathLike):
@@ -160,6 +162,7 @@ def _rule(content: dict[str, Any]) -> Rule:
         return RULES[kind](**content)
 
 
+@checked(problem=Problem)
 def problem_to_dict(problem: Problem) -> dict[str, Any]:
     """The tables of a problem, in plain Python numbers, strings and lists.
 
@@ -253,6 +256,7 @@ def _plain(name: str, value: Any) -> Any:
     return value
 
 
+@checked(problem=Problem, path=(str, os.PathLike))
 def save_problem(problem: Problem, path: str | os.PathLike) -> Path:
     """Write a problem as TOML, and samples that are in no file as ``.npy`` beside it.
 
@@ -288,5 +292,5 @@ def _keep(data: Samples, path: Path, table: str) -> str:
 def _holds(path: Path, values: Any) -> bool:
     try:
         return np.array_equal(read_samples(path, "path"), np.asarray(values))
-    except ValueError:
+    except InputError:
         return False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ._check import whole
+from ._check import checked, whole
 from ._options import DEFAULT_TABLES
 from ._rows import Row, check_rows, compute, read_cells, read_result, summary, write_result
 from .report import write_csv
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SUMMARY = "sweep.csv"
 
 
+@checked()
 def sweep(
     table: str | os.PathLike | pd.DataFrame | Iterable[dict[str, Any]],
     problem: Problem | str | os.PathLike | None = None,

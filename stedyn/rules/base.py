@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from .._check import fail, is_traced, nonnegative, positive, whole
+from .._check import check_keywords, fail, is_traced, nonnegative, positive, whole
 from ..moments import InputMoments
 from .nodes import batch_nodes, input_atoms
 from .quadrature import FULL, FULL_STEP, LIGHT, LIGHT_STEP, Profile, Samples, profile_of, sample
@@ -113,6 +113,10 @@ class Rule(eqx.Module):
     )
     batch: int = eqx.field(default=1, static=True, converter=lambda v: whole("batch", v, 1, MAX_BATCH))
     schedule: Schedule | None = eqx.field(default=None, converter=as_schedule)
+
+    def __new__(cls, *args, **given):
+        check_keywords(cls.__name__, cls.__init__, given)
+        return super().__new__(cls)
 
     def rate(self, tau) -> Float[Array, ""]:
         """Learning rate at ``tau = steps / d``."""

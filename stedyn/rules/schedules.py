@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._check import choice, fail, is_traced, nonnegative, positive
+from .._check import check_keywords, choice, fail, is_traced, nonnegative, positive
 
 
 def _checked(check: Callable, name: str) -> Callable:
@@ -22,6 +22,10 @@ class Schedule(eqx.Module):
     """A factor of ``tau``; the rate of a rule is ``lr * schedule(tau)``."""
 
     kind: ClassVar[str]
+
+    def __new__(cls, *args, **given):
+        check_keywords(cls.__name__, cls.__init__, given)
+        return super().__new__(cls)
 
     def __call__(self, tau) -> Float[Array, ""]:
         """The factor at ``tau``, 0 or above."""
@@ -125,5 +129,5 @@ def check_schedule(name: str, schedule: Schedule | None, taus: np.ndarray) -> No
                 name,
                 "a factor of 0 or above at every tau",
                 f"{float(np.min(factor)):g} at tau = {tau:g}",
-                "mend it",
+                "change it",
             )

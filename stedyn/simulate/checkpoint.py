@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from .. import __version__
+from .._check import InputError
 from .._io import write_atomic
 from .task import Standing, Task
 
@@ -68,12 +69,12 @@ class Checkpoint:
 
     def _read(self, file: io.BufferedReader) -> dict[str, Any]:
         if file.readline(_LONGEST) != _FIRST_LINE:
-            raise ValueError(
+            raise InputError(
                 f"{self.path}: is not a checkpoint of stedyn, or is damaged; name another file or delete it."
             )
         digest, begin = file.readline(_LONGEST).removesuffix(b"\n"), file.tell()
         if hashlib.file_digest(file, "sha256").hexdigest().encode() != digest:
-            raise ValueError(f"{self.path}: is damaged, its checksum is wrong; delete it to start again.")
+            raise InputError(f"{self.path}: is damaged, its checksum is wrong; delete it to start again.")
         file.seek(begin)
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
@@ -93,7 +94,7 @@ class Checkpoint:
         for name in {**self.header, **found}:
             there, here = found.get(name), self.header.get(name)
             if there != here:
-                raise ValueError(
+                raise InputError(
                     f"{self.path}: belongs to another simulation, {name} is {_shown(there)} there and "
                     f"{_shown(here)} here; name another file or delete it."
                 )
