@@ -7,6 +7,7 @@ import functools
 import inspect
 import math
 import numbers
+import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar, cast
@@ -34,6 +35,8 @@ _OTHER_NAMES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("sigma", "noise_std"), ("std", "noise_std")),
     **dict.fromkeys(("d", "n", "dimension"), ("dim",)),
 }
+#: Types of the name of a file or a folder.
+PATH = (str, os.PathLike)
 _LONGEST = 200  # characters of a value in a message
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -99,6 +102,8 @@ def checked(**kinds: type | tuple[type, ...]) -> Callable[[_F], _F]:
 
 
 def _names(kinds: type | tuple[type, ...]) -> str:
+    if kinds is PATH:
+        return "a path"
     names = [kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,))]
     return " or ".join(f"{'an' if name[0] in 'AEIOU' else 'a'} {name}" for name in names)
 

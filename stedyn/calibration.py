@@ -17,6 +17,11 @@ lsq          step ``= 2 E|w| / sqrt(Qp)``, ``Qp`` the highest level in steps
 Max, percentile, k-sigma and kl name a threshold and the range is that threshold, as in the libraries:
 whether it is then the outermost level or the edge of the outermost bin is the convention of the
 quantizer. Mse, aciq and lsq name levels, which are the same in both conventions.
+
+All rules see the same weights. Measured ones are the sample. A Gaussian teacher or start stands for ``count`` draws
+from it, 4096 unless another number is given: what depends on single draws (max, percentile, the end of kl's
+histogram) takes the median of each order statistic, and what depends on averages takes those of the law, from which
+the averages of the draws differ by chance alone.
 """
 
 from __future__ import annotations
@@ -44,7 +49,7 @@ _BLOCK = 2**20
 class Options:
     """The numbers that the rules leave open.
 
-    ``count`` draws decide the largest of a law without end; ``percentile`` and ``k`` are those of the
+    A Gaussian stands for ``count`` draws from it, in the median; ``percentile`` and ``k`` are those of the
     rules; ``bins`` is the number of bins of the histogram of kl.
     """
 
@@ -136,20 +141,20 @@ def _checked(rule: str, width: float) -> float:
 def _max(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
     """``R = max |w|``.
 
-    A Gaussian has no largest weight: it is the median of the largest of ``count`` draws, the ``x`` with
-    ``P(|w| <= x)^count = 1/2``. Wu et al., arXiv 2004.09602 (2020).
+    Of a Gaussian it is the median of the largest of ``count`` draws, the ``x`` with ``P(|w| <= x)^count = 1/2``. Wu et al., arXiv 2004.09602 (2020).
     """
     grid(quantizer)
     return law.largest(options.count)
 
 
 def _percentile(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
-    """``P(|w| <= R) = percentile / 100``; of values, between two order statistics if need be.
+    """``P(|w| <= R) = percentile / 100`` over the values, between two of them if need be.
 
+    Of a Gaussian the values are ``count`` draws, every one of them in its median, as in max: never above it.
     Wu et al., arXiv 2004.09602 (2020).
     """
     grid(quantizer)
-    return law.percentile(options.percentile)
+    return law.percentile(options.percentile, options.count)
 
 
 def _k_sigma(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:

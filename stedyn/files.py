@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ._check import InputError, checked, fail
+from ._check import PATH, InputError, checked, fail
 from ._io import SAMPLE_SUFFIXES, read_samples, write_atomic
 from ._tables import checked_tables, rule_parameters
 from .layers import input_variances, load_weights
@@ -29,7 +29,7 @@ from .quantizers import Quantizer
 from .rules import RULES, SCHEDULES, Rule, Schedule
 
 
-@checked(path=(str, os.PathLike))
+@checked(path=PATH)
 def load_problem(path: str | os.PathLike) -> Problem:
     """Read a problem from a TOML file.
 
@@ -54,7 +54,7 @@ def read_tables(path: str | os.PathLike) -> dict[str, Any]:
         raise InputError(f"{path}: not valid TOML ({error}); correct it there.") from None
 
 
-@checked(folder=(str, os.PathLike), source=str)
+@checked(folder=PATH, source=str)
 def problem_from_dict(
     tables: dict[str, Any], *, folder: str | os.PathLike = ".", source: str | None = None
 ) -> Problem:
@@ -188,7 +188,7 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
             "latent_clip": problem.latent_clip,
         },
         "inputs": _quantizer_table(problem.inputs),
-        "rule": {key: _rule_value(rule, key) for key in rule_parameters(rule.kind)},
+        "rule": _rule_table(rule),
         "covariance": _samples(covariance.data)
         or {"exponent": covariance.exponent, "scale": covariance.scale},
         "run": {"tau": run.tau, "points": run.points} if run.explicit is None else {"taus": run.explicit},
@@ -208,6 +208,14 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
     if covariance.kind == "identity":
         del plain["covariance"]
     return plain
+
+
+def _rule_table(rule: Rule) -> dict[str, Any]:
+    if RULES.get(rule.kind) is not type(rule):
+        fail("rule", f"one of the kinds {', '.join(RULES)}", f"the class {type(rule).__name__}",
+             "a rule defined in Python cannot be written to a problem file: keep the program that makes it, or enter "
+             "the class in stedyn.rules.RULES under a kind of its own")  # fmt: skip
+    return {key: _rule_value(rule, key) for key in rule_parameters(rule.kind)}
 
 
 def _rule_value(rule: Rule, key: str) -> Any:
@@ -256,7 +264,7 @@ def _plain(name: str, value: Any) -> Any:
     return value
 
 
-@checked(problem=Problem, path=(str, os.PathLike))
+@checked(problem=Problem, path=PATH)
 def save_problem(problem: Problem, path: str | os.PathLike) -> Path:
     """Write a problem as TOML, and samples that are in no file as ``.npy`` beside it.
 

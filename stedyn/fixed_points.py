@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._check import InputError, checked
+from ._check import InputError, checked, whole
 from .limit import Limit, derive
 from .problem import Problem
 from .quantizers import as_arrays
@@ -154,6 +154,7 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         straight-through estimator: its range ends absorb, so
         that what remains depends on the start and on how long one waits.
     """
+    whole("classes", classes, 2, 4096)
     check_centred(problem)
     if problem.absorbs:
         raise InputError(

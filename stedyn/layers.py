@@ -14,7 +14,7 @@ from os import PathLike
 import numpy as np
 from jaxtyping import Float
 
-from ._check import InputError, checked, choice, fail, whole
+from ._check import PATH, InputError, checked, choice, fail, whole
 from ._tensors import Tensors, read_tensors
 
 __all__ = ["Layer", "Skipped", "Tensors", "input_variances", "layers_of", "load_weights", "read_tensors"]
@@ -55,7 +55,7 @@ class Skipped:
     reason: str
 
 
-@checked(path=(str, PathLike), tensor=str)
+@checked(path=PATH, tensor=str)
 def load_weights(
     path: str | PathLike,
     tensor: str | None = None,
@@ -91,7 +91,7 @@ def load_weights(
     return {name: _layer(name, piece, normalise) for name, piece in pieces}
 
 
-@checked(path=(str, PathLike))
+@checked(path=PATH)
 def layers_of(
     path: str | PathLike, *, per_channel: bool = False, axis: int = 0, normalise: str = "std"
 ) -> Iterator[Layer | Skipped]:
@@ -131,7 +131,7 @@ def _each(tensors: Tensors, per_channel: bool, axis: int, normalise: str) -> Ite
         fail("file", expected, f"{len(tensors)} others in {tensors.path}", "name a file with weights")
 
 
-@checked(path=(str, PathLike), tensor=str)
+@checked(path=PATH, tensor=str)
 def input_variances(path: str | PathLike, tensor: str | None = None) -> Float[np.ndarray, " d"]:
     """The variance of every input of a layer.
 

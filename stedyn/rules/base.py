@@ -61,7 +61,7 @@ class Rule(eqx.Module):
     Its coefficients then come from `move` by quadrature: to 1e-5, whether the residual reaches one jump or any
     number of them. With a schedule it is made again, more coarsely, at every step: to 3e-5 for a rule of the
     gradient alone, else to 1e-3 where jumps are dense. A rule that knows more overrides `profile` or `response`.
-    ``kind`` is its name in a problem file, if it is entered in ``stedyn.rules.RULES``.
+    ``kind`` is its name in messages, and in a problem file if it is entered in ``stedyn.rules.RULES``.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ class Rule(eqx.Module):
     True
     """
 
-    kind: ClassVar[str]
+    kind: ClassVar[str] = "custom"
     uniforms: ClassVar[int] = 0
     shared: ClassVar[int] = 0
     product: ClassVar[bool] = False

@@ -79,11 +79,17 @@ class Cosine(Schedule):
         return self.final + (1 - self.final) * 0.5 * (1 + jnp.cos(jnp.pi * part))
 
 
+def _function(value: Any) -> Callable:
+    if not callable(value):
+        fail("schedule.function", "a function of tau", value, "give one")
+    return value
+
+
 class Custom(Schedule):
     """Any function of ``tau`` that JAX can trace; it cannot be written to a file."""
 
     kind: ClassVar[str] = "custom"
-    function: Callable = eqx.field(static=True)
+    function: Callable = eqx.field(static=True, converter=_function)
 
     def __call__(self, tau):
         return jnp.asarray(self.function(tau))
