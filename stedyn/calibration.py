@@ -139,9 +139,9 @@ def _checked(rule: str, width: float) -> float:
 
 
 def _max(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
-    """``R = max |w|``.
+    """``R = max |w|``; of a Gaussian the median of the largest of ``count`` draws, ``P(|w| <= R)^count = 1/2``.
 
-    Of a Gaussian it is the median of the largest of ``count`` draws, the ``x`` with ``P(|w| <= x)^count = 1/2``. Wu et al., arXiv 2004.09602 (2020).
+    Wu et al., arXiv 2004.09602 (2020).
     """
     grid(quantizer)
     return law.largest(options.count)
@@ -150,8 +150,7 @@ def _max(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
 def _percentile(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
     """``P(|w| <= R) = percentile / 100`` over the values, between two of them if need be.
 
-    Of a Gaussian the values are ``count`` draws, every one of them in its median, as in max: never above it.
-    Wu et al., arXiv 2004.09602 (2020).
+    Of a Gaussian the values are the medians of ``count`` ordered draws. Wu et al., arXiv 2004.09602 (2020).
     """
     grid(quantizer)
     return law.percentile(options.percentile, options.count)
