@@ -68,6 +68,8 @@ def check_known(what: str, name: Any, known: Iterable[str], error: type[InputErr
 
 def check_keywords(owner: str, function: Callable, given: dict[str, Any]) -> None:
     """Refuse keyword arguments that a function does not take; ``owner`` is its name for the message."""
+    if not given:
+        return
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
@@ -135,9 +137,16 @@ def finite(name: str, value):
         if value.ndim > 0:
             return _array(name, value)
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not _is_finite(value):
         fail(name, "a finite number", value, "give one")
     return float(value)
+
+
+def _is_finite(value: numbers.Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number too large for a float
+        return False
 
 
 def _array(name: str, value):

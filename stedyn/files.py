@@ -37,7 +37,7 @@ def load_problem(path: str | os.PathLike) -> Problem:
     ------
     ValueError
         If the file is missing, is not TOML, or describes no valid problem: one sentence that names
-        the file, the table and the key, what was expected, and how to mend it.
+        the file, the table and the key, what was expected, and how to fix it.
     """
     return problem_from_dict(read_tables(path), folder=Path(path).parent, source=str(path))
 
@@ -73,7 +73,7 @@ def problem_from_dict(
     Raises
     ------
     ValueError
-        One sentence: table and key, what was expected, what was found, how to mend it.
+        One sentence: table and key, what was expected, what was found, how to fix it.
 
     Examples
     --------

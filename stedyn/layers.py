@@ -192,7 +192,7 @@ def _numbers(name: str, array: np.ndarray) -> np.ndarray:
         fail(name, "a tensor with several numbers", found, "choose another tensor")
     values = array.astype(float)
     if bad := int(np.sum(~np.isfinite(values))):
-        fail(name, "finite numbers only", f"{bad} nan or inf of {values.size}", "mend the file")
+        fail(name, "finite numbers only", f"{bad} nan or inf of {values.size}", "correct the file")
     return values
 
 

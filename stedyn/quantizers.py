@@ -78,7 +78,7 @@ class Quantizer(eqx.Module):
             if bits is not None and len(self.explicit) > 2**bits:
                 fail("levels", f"at most 2^bits = {2**bits} of them", len(self.explicit), "raise bits")
             largest = max(abs(self.explicit[0]), abs(self.explicit[-1]))
-            if range is not None and not is_traced(range) and float(range) != largest:
+            if range is not None and not is_traced(range) and finite("range", range) != largest:
                 fail(
                     "range", f"the largest absolute level {largest} for kind 'levels'", range, "leave it out"
                 )

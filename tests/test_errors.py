@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import stedyn
-from stedyn import SGD, InputError, Problem, Quantizer, Rule, Run, Start, Teacher, cli, rules
+from stedyn import SGD, InputError, Problem, Quantizer, Rule, Run, Start, Teacher, _tables, cli, rules
 from stedyn.calibration import calibrated_range
 from stedyn.files import load_problem, problem_from_dict, problem_to_dict, save_problem
 from stedyn.fingerprint import fingerprint
@@ -270,3 +270,39 @@ def test_a_checkpoint_knows_the_code_of_its_run(tmp_path):
         run(rule=slope(1.0))
     entries = [dict(checkpoint._entries("", Problem(rule=slope(factor)))) for factor in (1.0, 0.5)]
     assert {key for key in entries[0] if entries[0][key] != entries[1][key]} == {"rule.code"}
+
+
+# ---- problem files
+
+
+def contents():
+    """Every key of every table, in a table that is complete without it."""
+    needed = {
+        "quantized-gradient": {"quantizer": {"bits": 2, "range": 1.0}},
+        "multinomial": {"zeta": 1.0, "nu": 1.0},
+    }
+    needed |= dict.fromkeys(("deterministic-rounding", "stochastic-rounding"), {"delta": 1.0})
+    needed |= dict.fromkeys(("sign", "ternary"), {"range": 1.0}) | {"levels": {"levels": [-1.0, 1.0]}}
+    needed |= dict.fromkeys(("mid-rise", "mid-tread", "twos-complement"), {"range": 1.0, "bits": 2})
+    for table in _tables.TABLES:
+        for kind in rules.RULES if table == "rule" else _tables._KEYS[table]:
+            for key in _tables.keys_of(table, kind):
+                start = {} if table == "rule" and kind == "sign" else needed.get(kind, {})
+                named = {} if kind is None else {"kind": kind}
+                yield (
+                    table,
+                    named | start | ({"path": "no.npy"} if key in ("tensor", "normalise") else {}),
+                    key,
+                )
+
+
+@pytest.mark.parametrize("value", ["x", True, -1.5, np.nan, 10**400, [[1, 2], [3]], [1.0, -1.0], {"a": 1}])
+def test_whatever_a_problem_file_holds_is_a_problem_or_one_sentence(value):
+    refused = 0
+    for table, content, key in contents():
+        try:
+            problem_from_dict({table: content | {key: value}})
+        except InputError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 60
