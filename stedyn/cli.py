@@ -1,7 +1,8 @@
 """The command line: ``stedyn predict | simulate | compare | fixed-point | choose | layers | sweep``.
 
 Results go to standard output, everything else to standard error. A fault of the input is one sentence
-and exit code 2; a computation that failed is exit code 1; an interrupt is 130. Imports that take time are
+and exit code 2; a computation that failed is exit code 1; an interrupt is 130. Any other exception is a bug of
+stedyn, or of a rule of the user's own: it keeps its traceback, and the exit code is 1. Imports that take time are
 made inside the commands, so that help and faults are answered at once. No annotation is postponed:
 typer reads them.
 """
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
+from ._check import Failure, InputError
 from ._choose_command import choose, layers
 from ._options import Stopped, build_problem, check_outputs, takes_problem
 from ._sweep_command import sweep
@@ -242,12 +244,12 @@ def main(argv: list[str] | None = None) -> int:
         code = 130
     except Stopped as stopped:
         return _complain(str(stopped), 130)
-    except ValueError as error:
+    except InputError as error:
         return _complain(str(error), 2)
-    except FloatingPointError as error:
+    except Failure as error:
         return _complain(str(error), 1)
     except OSError as error:
-        return _complain(f"cannot write {error.filename} ({error.strerror}).", 1)
+        return _complain(f"cannot write {error.filename or 'a file'} ({error.strerror or error}).", 1)
     except Exception as error:
         if not hasattr(error, "format_message"):  # what typer raises for a fault of usage has one
             raise

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import chdtrc, stdtr, stdtrit
 
-from ._check import fail
+from ._check import checked, fail
 from .limit import derive
 from .plateau import Plateau, find_plateaus, simulated_times
 from .quantizers import as_arrays
@@ -152,6 +152,7 @@ def _pm(value, sem):
     return f"{value:.4g}" if sem is None else f"{value:.4g} +- {sem:.2g}"
 
 
+@checked(solution=Solution, ensemble=Ensemble)
 def compare(solution: Solution, ensemble: Ensemble) -> Comparison:
     """Compare a predicted and a simulated curve of one problem.
 

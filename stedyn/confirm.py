@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import stdtr
 from tqdm import tqdm
 
+from ._check import InputError, checked
 from ._predict import with_quantizer
 from .choices import Baseline, Choice, Choices, Simulated
 from .objectives import Objective
@@ -21,6 +22,7 @@ LEVEL = 0.05
 TAIL = 0.25
 
 
+@checked(choices=Choices)
 def confirm(
     choices: Choices, *, dim: int = 3000, seeds: int = 8, seed: int = 0, progress: bool = False
 ) -> Choices:
@@ -42,7 +44,7 @@ def confirm(
         If there are fewer than two seeds.
     """
     if seeds < 2:
-        raise ValueError(f"seeds: expected at least 2, to have a standard error, found {seeds}; run more.")
+        raise InputError(f"seeds: expected at least 2, to have a standard error, found {seeds}; run more.")
     found: dict[tuple[int, float], np.ndarray] = {}
     entries = [*choices.choices, *choices.baselines]
     rates = {choice.bits: choice.lr for choice in choices.choices}

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._check import InputError, checked, whole
 from .limit import Limit, derive
 from .problem import Problem
 from .quantizers import as_arrays
@@ -136,6 +137,7 @@ def _pull(limit: Limit):
     return limit.coefficients(limit.rho, jnp.inf)[:2]
 
 
+@checked(problem=Problem)
 def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
     """Fixed point of the limit of a problem.
 
@@ -152,15 +154,16 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         straight-through estimator: its range ends absorb, so
         that what remains depends on the start and on how long one waits.
     """
+    whole("classes", classes, 2, 4096)
     check_centred(problem)
     if problem.absorbs:
-        raise ValueError(
+        raise InputError(
             "weights.ste: expected 'identity' for a fixed point, found 'clipped', whose range ends absorb so that the "
             "final error depends on the start; use predict with a long tau instead."
         )
     final = float(problem.rule.rate(jnp.inf))
     if not 0 < final < np.inf:
-        raise ValueError(
+        raise InputError(
             f"rule.schedule: expected a rate that stays above 0 for a fixed point, found {final:g} at the end, "
             "where nothing moves any more; use predict with a long tau instead."
         )
@@ -186,7 +189,7 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         beyond = (pull <= ends[0]) | (pull >= ends[1])
         saturated = float(np.asarray(limit.share) @ beyond)
     if not found:
-        raise ValueError(
+        raise InputError(
             f"rule.lr: expected a rate below its ceiling {ceiling:.6g}, found {float(problem.rule.rate(jnp.inf)):g}, "
             "with which the error grows without bound and there is no fixed point; lower it."
         )

@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from ._check import fail
+from ._check import array, checked, fail
 from .limit import derive
 from .problem import Problem
 
@@ -55,6 +55,7 @@ class Plateau:
         )
 
 
+@checked()
 def find_plateaus(tau, error, noise=None) -> list[Plateau]:
     """All plateaus of a curve, in time order; a pure decay and a final floor are none.
 
@@ -71,7 +72,7 @@ def find_plateaus(tau, error, noise=None) -> list[Plateau]:
     ValueError
         If the arrays are not of one length, not increasing, or not positive.
     """
-    tau, error = np.asarray(tau, dtype=float), np.asarray(error, dtype=float)
+    tau, error = array("tau", tau), array("error", error)
     if tau.ndim != 1 or tau.shape != error.shape or tau.size < 2 or np.any(np.diff(tau) <= 0):
         fail(
             "tau",
@@ -221,6 +222,7 @@ class Stair:
     leave: float
 
 
+@checked(problem=Problem)
 def small_lr_stairs(problem: Problem) -> list[Stair]:
     r"""Levels that a weight passes as ``lr -> 0``, with their times in ``tau = steps / d``.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._check import choice, fail, finite, is_traced, nonnegative, positive, whole
+from ._check import checked, choice, fail, finite, is_traced, nonnegative, positive, whole
 from .moments import input_mean, input_moments
 from .populations import Covariance, Start, Teacher
 from .quantizers import Quantizer
@@ -26,6 +26,7 @@ class Run(eqx.Module):
     points: int = eqx.field(static=True)
     explicit: tuple[float, ...] | None = eqx.field(static=True)
 
+    @checked()
     def __init__(self, tau=100.0, points=201, *, taus=None):
         self.explicit = None
         if taus is None:
@@ -93,6 +94,15 @@ class Problem(eqx.Module):
     covariance: Covariance
     run: Run
 
+    @checked(
+        teacher=Teacher,
+        start=Start,
+        weights=Quantizer,
+        inputs=Quantizer,
+        rule=Rule,
+        covariance=Covariance,
+        run=Run,
+    )
     def __init__(
         self,
         teacher: Teacher | None = None,

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._check import choice, fail, positive
+from ._check import checked, choice, fail, positive
 from ._predict import CLASSES, need_fixed_point
 from ._tangents import TO, moved, of_curve
 from .limit import derive
@@ -81,6 +81,7 @@ class Sensitivity:
         )
 
 
+@checked(problem=Problem)
 def sensitivity(
     problem: Problem, of: str = "final-error", to: str = "range", *, tol: float = 5e-3
 ) -> Sensitivity:

@@ -8,6 +8,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float
 
+from ._check import Failure
 from .plateau import Plateau, find_plateaus
 from .problem import Problem
 
@@ -78,7 +79,7 @@ class Status(eqx.Module):
         return _SENTENCES[int(self.code)]
 
 
-class SolveError(RuntimeError):
+class SolveError(Failure, RuntimeError):
     """A solve did not reach its horizon."""
 
 

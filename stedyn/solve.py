@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._check import choice, fail, is_traced, positive, whole
+from ._check import InputError, array, checked, choice, fail, is_traced, positive, whole
 from .integrate import failed, integrate
 from .laws.fluid import observe_paths
 from .laws.grid import GridFlow
@@ -41,6 +41,7 @@ LINEAR_VARIANCES = 64
 _OPTIONAL = ("saturated", "flip_rate", "occupancy")
 
 
+@checked(problem=Problem)
 def solve(
     problem: Problem,
     *,
@@ -96,7 +97,7 @@ def solve(
     choice("law", law, LAWS)
     positive("tol", tol)
     if not jax.config.read("jax_enable_x64"):
-        raise ValueError(
+        raise InputError(
             "solve: expected 64-bit floats, found 32-bit ones; call jax.config.update('jax_enable_x64', True) first."
         )
     taus = problem.taus
@@ -135,7 +136,7 @@ def solve(
 
 
 def _kept_times(densities, horizon) -> np.ndarray:
-    times = np.zeros(0) if densities is None else np.atleast_1d(np.asarray(densities, dtype=float))
+    times = np.zeros(0) if densities is None else np.atleast_1d(array("densities", densities))
     if times.ndim != 1 or not np.all(np.isfinite(times)) or np.any(np.diff(times) <= 0):
         fail("densities", "increasing times", densities, "sort them")
     if times.size and (times[0] < 0 or times[-1] > horizon):
@@ -148,7 +149,7 @@ def _chosen(law: str, problem: Problem) -> str:
     if law == "auto":
         return "mixture" if problem.weights.is_none and free else "grid"
     if law == "mixture" and not free:
-        raise ValueError(
+        raise InputError(
             "law: expected 'grid' or 'fluid' with the clipped estimator or a latent clip, found 'mixture', whose "
             "Gaussian classes know no edge; choose 'grid'."
         )
@@ -275,13 +276,13 @@ def _fluid_pass(problem, taus, classes):
 
 def _fluid(problem, taus, keep, classes, traced):
     if keep.size:
-        raise ValueError("densities: expected none with law = 'fluid', which has no density; choose 'grid'.")
+        raise InputError("densities: expected none with law = 'fluid', which has no density; choose 'grid'.")
     if not traced:
         limit = derive(problem, 2)
         where = [(1.0, 0.0), (2.0, 0.0), (1.0, taus[-1])]
         ab = np.array([limit.coefficients_at(V, tau)[:2] for V, tau in where])
         if np.any(np.abs(ab - ab[0]) > 1e-9 * np.abs(ab[0])):
-            raise ValueError(
+            raise InputError(
                 f"law: expected 'grid' or 'mixture' for the rule {problem.rule.kind!r}, found 'fluid', which needs a "
                 "drift that depends neither on the residual nor on time."
             )

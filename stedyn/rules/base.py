@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from .._check import fail, is_traced, nonnegative, positive, whole
+from .._check import check_keywords, fail, is_traced, nonnegative, positive, whole
 from ..moments import InputMoments
 from .nodes import batch_nodes, input_atoms
 from .quadrature import FULL, FULL_STEP, LIGHT, LIGHT_STEP, Profile, Samples, profile_of, sample
@@ -61,7 +61,7 @@ class Rule(eqx.Module):
     Its coefficients then come from `move` by quadrature: to 1e-5, whether the residual reaches one jump or any
     number of them. With a schedule it is made again, more coarsely, at every step: to 3e-5 for a rule of the
     gradient alone, else to 1e-3 where jumps are dense. A rule that knows more overrides `profile` or `response`.
-    ``kind`` is its name in a problem file, if it is entered in ``stedyn.rules.RULES``.
+    ``kind`` is its name in messages, and in a problem file if it is entered in ``stedyn.rules.RULES``.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ class Rule(eqx.Module):
     True
     """
 
-    kind: ClassVar[str]
+    kind: ClassVar[str] = "custom"
     uniforms: ClassVar[int] = 0
     shared: ClassVar[int] = 0
     product: ClassVar[bool] = False
@@ -113,6 +113,10 @@ class Rule(eqx.Module):
     )
     batch: int = eqx.field(default=1, static=True, converter=lambda v: whole("batch", v, 1, MAX_BATCH))
     schedule: Schedule | None = eqx.field(default=None, converter=as_schedule)
+
+    def __new__(cls, *args, **given):
+        check_keywords(cls.__name__, cls.__init__, given)
+        return super().__new__(cls)
 
     def rate(self, tau) -> Float[Array, ""]:
         """Learning rate at ``tau = steps / d``."""

@@ -55,5 +55,5 @@ def check_centred(problem: Problem) -> None:
                 "a move of mean 0, such as one that is odd in the gradient (otherwise all weights drift away like "
                 "sqrt(d) and no limit exists)",
                 f"{rule.kind!r} with mean {mean:.3g} and root mean square {np.sqrt(square):.3g}",
-                "mend its move",
+                "correct its move",
             )

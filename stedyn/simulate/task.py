@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, UInt32
 
+from .._check import Failure
 from ..problem import Problem
 from . import kernel
 from .layout import Halves, Spread
@@ -23,6 +24,10 @@ _PER_SEED = ("snapshots", "weights", "teacher", "variance")  # not one value a s
 
 #: Arrays of an `Ensemble` by their names, filled while the runs go on; and variances of the inputs.
 Record = dict[str, np.ndarray]
+
+
+class Diverged(Failure, FloatingPointError):
+    """The weights of a run grew beyond float32."""
 
 
 class State(NamedTuple):
@@ -227,7 +232,7 @@ class Task:
     def _save(self, group: Group, w, at: int) -> None:
         weights = self._whole(kernel.latent(self.model, w))
         if not np.all(np.isfinite(weights)):
-            raise FloatingPointError(
+            raise Diverged(
                 f"the weights grew beyond float32 before tau = {at / self.dim:.4g}; lower lr or stop sooner."
             )
         rows, record = group.rows, self.record
