@@ -157,6 +157,16 @@ class Problem(eqx.Module):
         return teacher is not None and variance is not None and teacher.values.size == variance.values.size
 
     @property
+    def label_variance(self) -> Float[Array, ""]:
+        """``noise_std^2 + E[v w*^2]``: the scale of errors of the problem."""
+        variance = self.covariance.values()
+        if self.paired:
+            signal = jnp.mean(variance * jnp.asarray(self.teacher.data.values) ** 2)
+        else:
+            signal = jnp.mean(variance) * self.teacher.rho
+        return jnp.asarray(self.noise_std) ** 2 + signal
+
+    @property
     def absorbs(self) -> bool:
         """Whether weights that leave the range of the clipped straight-through estimator stop there for good."""
         return self.ste == "clipped" and (
