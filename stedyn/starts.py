@@ -96,7 +96,8 @@ def starts_of(problem: Problem, found: Classes) -> Starts:
         owners, teacher, own = found.teacher.size, found.teacher, v
         weight, group = found.variance[found.group], jnp.arange(owners)
         owner = _group_of_ranks(jnp.lexsort((c, by_variance)), found.share)
-    values = _moments_kept(values, owner, c, own, teacher, weight)
+    if problem.weights.is_none:  # then the error needs no more of the start than this
+        values = _moments_kept(values, owner, c, own, teacher, weight)
     return Starts(law, values, owner, group, owners)
 
 
@@ -110,8 +111,8 @@ def _group_of_ranks(order, share):
 def _moments_kept(w, owner, c, v, teacher, weight):
     """Starts moved a little, so that ``E[v c w]`` and ``E[v w^2]`` are exact although a class has one ``c`` and ``v``.
 
-    Each is shifted by a multiple of its teacher value, and distances from the mean of a class are scaled: both vanish
-    like the square of the width of the classes.
+    Each is shifted by a multiple of its teacher value, and distances from the mean of a class are scaled, by amounts that
+    vanish like the square of the width of the classes.
     """
     size = jnp.zeros(teacher.size).at[owner].add(1.0)
     mean = (jnp.zeros(teacher.size).at[owner].add(w) / size)[owner]
