@@ -25,10 +25,10 @@ from jaxtyping import Array, Float, Int
 from ._check import fail, is_traced
 from .classes import coordinate_classes
 from .moments import InputMoments, Pieces, input_moments
-from .populations import Start
 from .problem import Problem
 from .rules import Coefficients, Response, Rule
 from .rules.symmetry import check_centred
+from .starts import Starts, starts_of
 
 
 class Limit(eqx.Module):
@@ -46,7 +46,7 @@ class Limit(eqx.Module):
     inputs: InputMoments
     rule: Rule
     response: Response
-    start: Start
+    start: Starts
     noise_var: Float[Array, ""]
     range: Float[Array, ""] | None
     latent_clip: Float[Array, ""] | None
@@ -126,7 +126,7 @@ def derive(problem: Problem, classes: int = 64, coarse=False, variances: int | N
         inputs,
         problem.rule,
         eqx.filter_vmap(problem.rule.response)(each),
-        problem.start,
+        starts_of(problem, found),
         jnp.asarray(problem.noise_std) ** 2,
         None if scale is None else jnp.asarray(scale),
         None if wall is None else jnp.asarray(wall),

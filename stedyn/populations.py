@@ -80,9 +80,10 @@ class Teacher(eqx.Module):
 
 
 class Start(eqx.Module):
-    """Law of the latent weights at ``tau = 0``, independent of the teacher.
+    """Law of the latent weights at ``tau = 0``.
 
-    ``Start.gaussian(mean, std)``, ``Start.constant(value)`` or ``Start.samples(values)``.
+    ``Start.gaussian(mean, std)``, ``Start.constant(value)`` or ``Start.samples(values)``. It is independent of teacher
+    and input variances, unless these are measured and equally many: then value ``i`` of each belongs to coordinate ``i``.
     """
 
     kind: str = eqx.field(static=True)

@@ -21,11 +21,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from .._check import check_keywords, fail, is_traced, nonnegative, positive, whole
+from .._check import check_keywords, fail, nonnegative, positive, whole
 from ..moments import InputMoments
 from .nodes import batch_nodes, input_atoms
 from .quadrature import FULL, FULL_STEP, LIGHT, LIGHT_STEP, Profile, Samples, profile_of, sample
 from .schedules import Schedule, as_schedule, check_schedule
+from .symmetry import check_product
 from .tables import Table
 
 if TYPE_CHECKING:
@@ -77,11 +78,12 @@ class Rule(eqx.Module):
     Notes
     -----
     Of the class attributes, ``uniforms`` says how many independent ``U(0, 1)`` numbers one coordinate
-    consumes in one step; the first ``shared`` of them are the same for all coordinates, which leaves the limit as
-    it is if ``U`` has mean 0 whatever they are. ``product`` says that ``U`` depends on ``r`` and ``phi`` by their
-    product, the gradient, alone: mini-batches need it (a move then gets ``r = 1`` and the averaged gradient as
-    ``phi``), and the quadrature is faster. ``joint`` says that one draw couples all coordinates, in `moves`.
-    A limit exists if ``U`` has mean 0, as it has if it is odd in the gradient; `solve` refuses other rules.
+    consumes in one step; the first ``shared`` of them are the same for all coordinates. ``product`` says that ``U``
+    depends on ``r`` and ``phi`` by their product, the gradient, alone: mini-batches need it (a move then gets
+    ``r = 1`` and the averaged gradient as ``phi``), and the quadrature is faster. ``joint`` says that one draw couples
+    all coordinates, in `moves` (its average is then `expected`). A limit exists if ``U`` has mean 0 given what all
+    coordinates share, the residual and the shared numbers, as it has if it is odd in ``phi`` and the inputs are
+    symmetric; `solve` refuses other rules, `simulate` runs them (``docs/refusals.md``).
 
     Examples
     --------
@@ -127,10 +129,9 @@ class Rule(eqx.Module):
         """``U(r, phi)``, elementwise: ``r (S, 1)``, ``phi (S, d)``, ``u (uniforms, S, d)`` or None."""
         raise NotImplementedError
 
-    @property
-    def derived(self) -> bool:
-        """Whether the coefficients come from `move` alone."""
-        return type(self).profile is Rule.profile and type(self).response is Rule.response
+    def expected(self, r, phi, u, tau):
+        """`move`, or its average over the uniform numbers where that is known (see `symmetry.check_centred`)."""
+        return self.move(r, phi, u, tau)
 
     @property
     def streams(self) -> int:
@@ -172,13 +173,7 @@ class Rule(eqx.Module):
         if self.batch > 1 and not self.product and not self.joint:
             fail("rule.batch", f"1 for the rule {self.kind!r}, as it is no function of the gradient alone",
                  self.batch, "set it to 1, or product = True on the rule if it is one")  # fmt: skip
-        if self.batch > 1 and self.product and self.uniforms == 0 and not is_traced(self.lr):
-            phi = jnp.array([-1.3, -0.4, 0.2, 0.7])
-            apart = self.move(jnp.full(4, 2.0), phi, None, 0.0) - self.move(jnp.ones(4), 2 * phi, None, 0.0)
-            if jnp.max(jnp.abs(apart)) > 1e-5 * jnp.max(jnp.abs(self.move(jnp.ones(4), 2 * phi, None, 0.0))):
-                fail(
-                    "rule.product", "False for a move that does not depend on r phi alone", True, "remove it"
-                )
+        check_product(problem)
 
     def check_dim(self, dim: int) -> None:
         """Refuse a dimension in which the rule cannot be simulated."""

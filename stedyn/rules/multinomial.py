@@ -83,6 +83,10 @@ class Multinomial(Rule):
         counts = jax.vmap(lambda weight, one: multinomial(weight, one, trials))(jnp.abs(g) + self.c, u)
         return self.zeta * jnp.sign(g) * counts
 
+    def expected(self, r, phi, u, tau):
+        """Up to the normalizer, which is the same for all coordinates."""
+        return jnp.sign(r * phi) * (jnp.abs(r * phi) + self.c)
+
     def response(self, inputs: InputMoments) -> Response:
         return _Poisson(self, inputs)
 

@@ -71,6 +71,11 @@ class QuantizedGradient(Rule):
     def move(self, r, phi, u, tau):
         return self.rate(tau) * self.quantizer.round(r * phi, None if u is None else u[0])
 
+    def expected(self, r, phi, u, tau):
+        pieces, g = self.quantizer.pieces, r * phi
+        first = pieces.first[jnp.searchsorted(pieces.breaks, g, side="right")]
+        return self.rate(tau) * (first[..., 0] + first[..., 1] * g)
+
     def profile(self, s, tau):
         lr, pieces = self.rate(tau), self.quantizer.pieces
         s = jnp.maximum(s, 1e-30)
@@ -174,6 +179,9 @@ class StochasticRounding(_OnLattice):
 
     def move(self, r, phi, u, tau):
         return self.delta * jnp.floor(self._place(r, phi, tau) + u[0])
+
+    def expected(self, r, phi, u, tau):
+        return self.rate(tau) * r * phi
 
     def profile(self, s, tau):
         lr = self.rate(tau)
