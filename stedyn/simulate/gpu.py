@@ -50,6 +50,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, UInt32
@@ -139,9 +140,11 @@ def advance(
     words = (jnp.asarray(low, jnp.uint32), jnp.asarray(high, jnp.uint32), jnp.asarray(n, jnp.int32))
     # the model goes in by its leaves: a rule may check its parameters when it is built, which these are not
     leaves, structure = jax.tree.flatten(_portable(model))
-    operands = (leaves, seeds, *jax.tree.map(row, (fixed, w)), *words)
-    specs = ([one] * len(leaves), per_seed, *jax.tree.map(lambda _: rows, (fixed, w)), one, one, one)
-    shapes, kinds = [width] * 2, [w[0].dtype] * 2
+    codes = model.lattice is not None
+    parts = tuple(w) if codes else (*map(lax.real, w), *map(lax.imag, w))
+    operands = (leaves, seeds, *jax.tree.map(row, (fixed, parts)), *words)
+    specs = ([one] * len(leaves), per_seed, *jax.tree.map(lambda _: rows, (fixed, parts)), one, one, one)
+    shapes, kinds = [width] * len(parts), [parts[0].dtype] * len(parts)
     if not layout.held:  # the codes of two steps
         code = jax.eval_shape(lambda x: model.inputs.code(x, x), jax.ShapeDtypeStruct((1,), jnp.float32))
         shapes, kinds = shapes + [2 * width - 1] * 2, kinds + [code.dtype] * 2
@@ -158,7 +161,8 @@ def advance(
         interpret=interpret,
         name="advance",
     )(*operands)
-    return out[0][:, :pairs], out[1][:, :pairs]
+    a, b, *rests = (part[:, :pairs] for part in out[: len(parts)])
+    return (a, b) if codes else (lax.complex(a, rests[0]), lax.complex(b, rests[1]))
 
 
 def or_else(plain: Callable[..., Halves]) -> Callable[..., Halves]:
