@@ -110,9 +110,7 @@ def step(model: Model, fixed: Fixed, w: Halves, draws: Draws, now: sampler.Count
     else:
         r, phis = jnp.ones_like(w[0][:, :1], jnp.float32), _averaged(model, fixed, values, rounding, now)
     decay, moves = decay_of(model, tau), _moves(model, r, phis, draws, tau)
-    a, b = (
-        _updated(model, *part, decay) for part in zip(w, moves, split(draws.decay), strict=True)
-    )
+    a, b = (_updated(model, *part, decay) for part in zip(w, moves, split(draws.decay), strict=True))
     return a, b
 
 

@@ -35,8 +35,10 @@ class Lattice(eqx.Module):
         steps = jnp.floor(move * self.inverse + jnp.float32(0.5))
         if self.decays:
             steps = steps - jnp.floor(decay * code.astype(jnp.float32) + u)
-        last = jnp.int32(LAST) if clip is None else _whole(jnp.floor(clip / self.spacing))
-        new = jnp.clip(code + _whole(steps), -last, last)
+        new = jnp.clip(code + _whole(steps), jnp.int32(-LAST), jnp.int32(LAST))
+        if clip is not None:
+            last = _whole(jnp.floor(clip / self.spacing))
+            new = jnp.clip(new, -last, last)
         lost = jnp.isnan(steps) | (jnp.abs(code) >= jnp.int32(LAST))
         return jnp.where(lost, jnp.int32(LAST), new)
 
