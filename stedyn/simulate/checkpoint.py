@@ -25,7 +25,8 @@ from .._io import write_atomic
 from ..fingerprint import fingerprint, is_library
 from .task import Standing, Task
 
-_FIRST_LINE = b"stedyn checkpoint 1\n"
+_FIRST_LINE = b"stedyn checkpoint 2\n"
+_OLDER = (b"stedyn checkpoint 1\n",)  # without the rests of the weights
 _LONGEST = 80  # bytes of a line
 _STANDING = "standing."
 
@@ -69,7 +70,13 @@ class Checkpoint:
         return standing
 
     def _read(self, file: io.BufferedReader) -> dict[str, Any]:
-        if file.readline(_LONGEST) != _FIRST_LINE:
+        first = file.readline(_LONGEST)
+        if first in _OLDER:
+            raise InputError(
+                f"{self.path}: was written by an older stedyn, which made its steps with other rounding errors; name "
+                "another file or delete it."
+            )
+        if first != _FIRST_LINE:
             raise InputError(
                 f"{self.path}: is not a checkpoint of stedyn, or is damaged; name another file or delete it."
             )

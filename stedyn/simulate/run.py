@@ -108,7 +108,7 @@ def simulate(
         For an argument out of bounds, or a checkpoint that is damaged or belongs to another
         simulation; in one sentence.
     FloatingPointError
-        If the weights grow beyond float32.
+        If the weights grow beyond float32, or those of a lattice beyond int32 codes.
     Interrupted
         At Ctrl-C: a KeyboardInterrupt that holds what is finished.
 
