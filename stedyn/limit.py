@@ -100,6 +100,18 @@ class Limit(eqx.Module):
         distance = jnp.min(jnp.abs(ideal[:, None] - self.levels), axis=1)
         return unavoidable + (self.share * self.k2) @ distance**2
 
+    @property
+    def ceiling(self) -> Float[Array, ""]:
+        """An upper bound of the error, with every weight at the worse end; infinite if ``psi`` is unbounded."""
+        if self.levels.size:
+            ends = self.levels[jnp.array([0, -1])]
+        elif self.latent_clip is not None:
+            ends = jnp.stack([-self.latent_clip, self.latent_clip])
+        else:
+            return jnp.asarray(jnp.inf)
+        each = self.k2[:, None] * ends**2 - 2 * (self.k1 * self.teacher)[:, None] * ends
+        return self.rho + self.share @ jnp.max(each, axis=1)
+
 
 def derive(problem: Problem, classes: int = 64, coarse=False, variances: int | None = None) -> Limit:
     """The limit of a problem with at most ``classes`` teacher classes for each of ``variances`` (even numbers).
