@@ -173,8 +173,10 @@ class Comparison:
 
     def __str__(self):
         frame = self.to_pandas()
-        rows = frame.iloc[np.unique(np.linspace(0, len(frame) - 1, 9).round().astype(int))]
-        lines = [rows.to_string(index=False, float_format=lambda x: f"{x:.4g}")] if len(frame) else []
+        lines = []
+        if len(frame):
+            rows = frame.iloc[np.unique(np.linspace(0, len(frame) - 1, 9).round().astype(int))]
+            lines.append(rows.to_string(index=False, float_format=lambda x: f"{x:.4g}"))
         z = self.gap_in_standard_errors
         if z is not None and z.size and np.all(np.isfinite(z)):
             worst = int(np.argmax(np.abs(z)))
@@ -268,4 +270,4 @@ def _part(part: Part) -> dict[str, Any]:
 
 
 def _listed(names) -> str:
-    return " and ".join(names)
+    return ", ".join(names[:-2] + (" and ".join(names[-2:]),))

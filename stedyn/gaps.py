@@ -66,8 +66,8 @@ def curve_parts(
     """The test of the curve, that of single times, and the smallest gap that the first could have found.
 
     The relative gap of every seed, averaged over each of a few stretches of time (the later half of the saved times
-    with few seeds), is tested by `stedyn.verdict.mean_test`. Its controls are overlap, norm and error at the start:
-    the limit knows their means, and they carry most of the noise of an early curve. ``parts`` is the number of main
+    with few seeds), is tested by `stedyn.verdict.mean_test`. Its controls are what the seeds drew (norm of the teacher,
+    overlap and norm of the start): their means are known, and they carry most of the noise of an early curve. ``parts`` is the number of main
     parts of the verdict.
     """
     seeds, after = ensemble.seeds, np.flatnonzero(gaps.tau > 0)
@@ -98,12 +98,16 @@ def _allowed(table: dict[int, int], seeds: int) -> int:
 
 
 def _controls(solution: Solution, ensemble: Ensemble):
-    """Deviations of overlap, norm and error from their known means at the start (S, Q)."""
-    if solution.tau[0] != 0 or ensemble.tau[0] != 0:
-        return None
-    names = ("overlap", "norm", "error")[: _allowed(CONTROLS, ensemble.seeds)]
-    return (
-        np.array([getattr(ensemble, name)[:, 0] - float(getattr(solution, name)[0]) for name in names])
-        .reshape(len(names), ensemble.seeds)
-        .T
-    )
+    """What the seeds drew: deviations of teacher norm, overlap and norm at the start from their means (S, Q).
+
+    The quantizers and the rule have not acted on these, so that their means are right whatever the theory of the rest.
+    """
+    norms = np.mean(np.square(ensemble.teacher, dtype=float), axis=1)
+    drawn = [norms - float(solution.problem.teacher.rho)]
+    if solution.tau[0] == 0 and ensemble.tau[0] == 0:
+        drawn += [
+            getattr(ensemble, name)[:, 0] - float(getattr(solution, name)[0]) for name in ("overlap", "norm")
+        ]
+    varying = [numbers for numbers in drawn if np.ptp(numbers) > 1e-6 * np.max(np.abs(numbers))]
+    chosen = varying[: _allowed(CONTROLS, ensemble.seeds)]
+    return np.column_stack(chosen) if chosen else None
