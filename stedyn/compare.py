@@ -139,7 +139,9 @@ class Comparison:
                 )
             lines.append(f"plateau length {pair.theory.length:.4g}, escape {pair.theory.escape:.4g}; {seen}")
         if not self.pairs:
-            lines.append(f"no plateau predicted, {len(self.plateaus_simulation)} in the mean simulated curve")
+            lines.append(
+                f"no plateau predicted to end, {len(self.plateaus_simulation)} in the mean simulated curve"
+            )
         if (fit := self.histogram) is not None:
             lines.append(
                 f"latent weights at tau = {self.tau[-1]:g}: chi2/dof = {fit.chi2 / fit.dof:.2f} on {fit.dof} bins "
@@ -202,6 +204,7 @@ def compare(solution: Solution, ensemble: Ensemble) -> Comparison:
         [
             _pair(*both, tau, theory, ensemble.error)
             for both in zip(predicted, [None, *predicted], strict=False)
+            if not both[0].open
         ],
         _histogram(solution, ensemble),
         _verdict(solution, ensemble, theory, gap, in_errors, block_p),

@@ -35,8 +35,10 @@ def learning_curve(ax: Axes, solution: Solution | None = None, ensemble: Ensembl
     if solution is not None:
         for i, plateau in enumerate(solution.plateaus()):
             ax.axvspan(
-                plateau.start, plateau.end, color=PLACE, lw=0, zorder=0, label="plateau" if i == 0 else None
-            )
+                plateau.start,
+                float(solution.tau[-1]) if plateau.end is None else plateau.end,
+                color=PLACE, lw=0, zorder=0, label="plateau" if i == 0 else None,
+            )  # fmt: skip
     if ensemble is not None:
         runs = np.asarray(ensemble.error)
         mean = runs.mean(0)

@@ -9,19 +9,24 @@ and the residual variance of a fixed point solves ``V = noise_std^2 + error(V)``
 
 from __future__ import annotations
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Float
 
-from .limit import Limit
+from .limit import Limit, derive
+from .problem import Problem
+from .quantizers import as_arrays
 
 #: Every piece of a stationary density is integrated down to exp(-DEPTH) of its maximum.
 DEPTH, NODES = 32.0, 40
 _X, _W = np.polynomial.legendre.leggauss(NODES)
 #: Residual variances at which the equation is evaluated to find all its roots.
 SCAN = 60
+#: Classes of a teacher.
+CLASSES = 256
 
 
 def stationary_error(limit: Limit, V) -> Float[Array, ""]:
@@ -133,3 +138,23 @@ def largest_error(limit: Limit) -> Float[Array, ""]:
     k = SCAN - 2 - jnp.argmax(crosses[::-1])
     found = root(limit, grid[k], grid[k + 1]) - limit.noise_var
     return jnp.where(jnp.any(crosses), found, jnp.where(gap[0] < 0, 0.0, jnp.inf))
+
+
+def has_fixed_point(problem: Problem, any_range: bool = False) -> bool:
+    """Whether the end of the curve is a fixed point (see `stedyn.fixed_point` for what has none).
+
+    With ``any_range``, for every range of the weights.
+    """
+    absorbs = problem.ste == "clipped" if any_range else problem.absorbs
+    return not absorbs and 0 < float(problem.rule.rate(jnp.inf)) < np.inf
+
+
+def final_error(problem: Problem, coarse=False) -> float:
+    """`largest_error` of a problem that has a fixed point."""
+    return float(_largest(as_arrays(problem), jnp.asarray(coarse)))
+
+
+@eqx.filter_jit
+def _largest(problem: Problem, coarse):
+    alike = problem.covariance.kind == "identity"
+    return largest_error(derive(problem, CLASSES if alike else CLASSES // 4, coarse))
