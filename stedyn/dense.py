@@ -25,11 +25,11 @@ class Steps(NamedTuple):
     slope: Any
 
     def within(self, horizon: float) -> Steps:
-        """The steps up to a horizon, as NumPy arrays."""
+        """The steps up to a horizon, as NumPy arrays, without those that only round a saved time."""
         tau = np.asarray(self.tau)
-        count = int(np.searchsorted(tau, horizon * (1 + 1e-12), side="right"))
-        slope = None if self.slope is None else np.asarray(self.slope)[:count]
-        return Steps(tau[:count], np.asarray(self.error)[:count], slope)
+        tau = tau[: np.searchsorted(tau, horizon * (1 + 1e-12), side="right")]
+        kept = np.flatnonzero(np.diff(tau, prepend=-np.inf) > 1e-12 * horizon)
+        return Steps(*(None if x is None else np.asarray(x)[kept] for x in self))
 
 
 def extrapolated(fine: Steps, coarse: Steps) -> Steps:
