@@ -150,8 +150,8 @@ def takes_problem(command: Callable[..., Any] | None = None, *, without: tuple[s
     return run
 
 
-def build_problem(flags: dict[str, Any]):
-    """The problem of the file, or R1, with the flags laid over it; x64 is switched on first.
+def build_problem(flags: dict[str, Any], default: dict[str, dict[str, Any]] = DEFAULT_TABLES):
+    """The problem of the file, or the default one (R1), with the flags laid over it; x64 is switched on first.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def build_problem(flags: dict[str, Any]):
     from .files import problem_from_dict, read_tables
 
     path, source = flags["problem"], None
-    tables = DEFAULT_TABLES
+    tables = default
     if path is not None:
         tables, source = read_tables(path), str(path)
         try:

@@ -237,10 +237,12 @@ def _checksum(content: dict[str, Any]) -> str:
 
 
 def summary(record: dict[str, Any]) -> dict[str, Any]:
-    """The single values of a record, and of its curves the last."""
+    """The single values of a record, of its curves the last, of its plateaus the first and the longest."""
     found: dict[str, Any] = {}
     for name, value in record.items():
-        if isinstance(value, dict):
+        if name == "plateaus":
+            found |= _plateaus(value)
+        elif isinstance(value, dict):
             found |= {f"{name}.{key}": item for key, item in value.items()}
         elif isinstance(value, (list, tuple)):
             if name in ("error_mean", "error_std"):
@@ -248,3 +250,14 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
         else:
             found[name] = value
     return found
+
+
+def _plateaus(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Their number, whether the last is open, and the first and the longest of those that end."""
+    ended = [plateau for plateau in found if plateau["length"] is not None]
+    line: dict[str, Any] = {"plateaus": len(found), "open_plateau": len(ended) < len(found)}
+    chosen = {"first_plateau": ended[:1], "longest_plateau": sorted(ended, key=lambda p: -p["length"])[:1]}
+    for name, plateaus in chosen.items():
+        for key in ("escape", "length", "height"):
+            line[f"{name}.{key}"] = plateaus[0][key] if plateaus else None
+    return line

@@ -48,8 +48,8 @@ class Choice:
         ``{0.5: ..., 0.9: ..., 1.1: ..., 1.5: ...}``: the objective at these multiples of the range, over its value
         here.
     plateau_length, time_to_target, fixed_point
-        Longest plateau of the curve, time to the wanted error (None if none was given or it is not reached), and error
-        of the fixed point (None if there is none).
+        Longest plateau of the curve (None if one is not over within the run), time to the wanted error (None if none
+        was given or it is not reached), and error of the fixed point (None if there is none).
     edges
         The range in both edge conventions: ``{"level": ..., "bin": ...}``.
     rivals

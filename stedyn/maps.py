@@ -19,14 +19,14 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from ._check import checked, fail, positive, several, whole
-from ._predict import CLASSES, Predictor, need_fixed_point, with_quantizer
+from ._predict import Predictor, need_fixed_point, with_quantizer
 from .calibration import calibrated_range
 from .limit import derive
 from .objectives import Objective
 from .problem import Problem
 from .quantizers import Quantizer, as_arrays
 from .ranges import template
-from .stationary import largest_error
+from .stationary import CLASSES, largest_error
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,6 +15,7 @@ from .solution import QUANTITIES
 if TYPE_CHECKING:
     from .compare import Comparison
     from .maps import RangeMap
+    from .plateau_table import PlateauTable
     from .simulate import Ensemble
     from .solution import Solution
 
@@ -35,8 +36,10 @@ def learning_curve(ax: Axes, solution: Solution | None = None, ensemble: Ensembl
     if solution is not None:
         for i, plateau in enumerate(solution.plateaus()):
             ax.axvspan(
-                plateau.start, plateau.end, color=PLACE, lw=0, zorder=0, label="plateau" if i == 0 else None
-            )
+                plateau.start,
+                float(solution.tau[-1]) if plateau.end is None else plateau.end,
+                color=PLACE, lw=0, zorder=0, label="plateau" if i == 0 else None,
+            )  # fmt: skip
     if ensemble is not None:
         runs = np.asarray(ensemble.error)
         mean = runs.mean(0)
@@ -186,6 +189,42 @@ def compare_figure(comparison: Comparison) -> Figure:
     )
     right.set_xlim(edges[0], edges[-1])
     right.set_title(rf"$\tau = {float(ensemble.tau[-1]):g}$", fontsize="medium")
+    return figure
+
+
+def plateaus_figure(found: PlateauTable) -> Figure:
+    """Escape from the first plateau and its length: limit (line), closed form for a small lr (dashed).
+
+    Across is bits, range or lr, whichever has the most values. Triangles at the horizon: not over there.
+    """
+    frame = found.to_pandas()
+    names = {"bits": "bits", "range": "range of the weights", "lr": "learning rate"}
+    across = max(names, key=lambda name: frame[name].nunique())
+    others = [name for name in names if name != across]
+    figure, axes = panels(2)
+    first = frame[frame["number"] == 1]
+    for k, (key, part) in enumerate(first.groupby(others)):
+        varied = [
+            f"{name} {value:g}" for name, value in zip(others, key, strict=True) if frame[name].nunique() > 1
+        ]
+        color, label, x = f"C{k % 10}", ", ".join([*varied, "limit"]), part[across].to_numpy()
+        for ax, name in zip(axes, ("escape", "length"), strict=True):
+            y = part[name].to_numpy(dtype=float)
+            closed = part[f"{name}_small_lr"].to_numpy(dtype=float)
+            ax.plot(x, y, color=color, lw=1.6, marker="o", ms=5, label=label)
+            ax.plot(x, closed, color=color, ls="--", lw=1, marker="x", ms=5)
+            ends = np.isnan(y)
+            ax.plot(
+                x[ends], np.full(ends.sum(), found.problem.run.tau), color=color, marker="^", ls="none", ms=7
+            )
+    for ax, name in zip(axes, ("escape from", "length of"), strict=True):
+        ax.plot([], [], color="0.4", ls="--", marker="x", lw=1, label="closed form, small lr")
+        ax.set_xlabel(names[across])
+        ax.set_ylabel(rf"{name} the first plateau, $\tau$ [steps / d]")
+        ax.set_ylim(bottom=0)
+        if across == "bits":
+            ax.set_xticks(sorted(frame["bits"].unique()))
+    axes[0].legend(frameon=False, fontsize="small")
     return figure
 
 

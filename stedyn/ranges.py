@@ -190,10 +190,10 @@ def _describe(predictor: Predictor, chosen: Candidate, lr: float, max_error, bar
         bar.update()
     curve = predictor.curve(chosen.range, lr)
     bar.update()
-    tau, error = np.asarray(curve.tau), np.asarray(curve.error)
     target = predictor.objective.number if predictor.objective.kind == "time-to" else max_error
-    when = np.inf if target is None else time_to(tau, error, target)
+    when = np.inf if target is None else time_to(*curve.dense, target)
     fixed = predictor.fixed_error(chosen.range, lr)
+    length = longest_plateau(*curve.dense, fixed)
     uncertainty = predictor.uncertainty(chosen.range, lr)
     rivals = [r for r, value in chosen.others if value <= best.value * (1 + 2 * uncertainty)]
     return Choice(
@@ -205,7 +205,7 @@ def _describe(predictor: Predictor, chosen: Candidate, lr: float, max_error, bar
         error=best.error,
         range_interval=chosen.interval,
         misses=misses,
-        plateau_length=longest_plateau(tau, error),
+        plateau_length=length if np.isfinite(length) else None,
         time_to_target=float(when) if np.isfinite(when) else None,
         fixed_point=fixed,
         edges=both_edges(predictor.quantizer.with_range(chosen.range)),

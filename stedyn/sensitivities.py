@@ -23,13 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._check import checked, choice, fail, positive
-from ._predict import CLASSES, need_fixed_point
+from ._predict import need_fixed_point
 from ._tangents import TO, moved, of_curve
 from .limit import derive
 from .objectives import Objective
 from .problem import Problem
 from .quantizers import as_arrays
-from .stationary import largest_error
+from .stationary import CLASSES, largest_error
 
 #: Quantities.
 OF = "final-error, error-at=TAU, time-to=ERROR, plateau-length, escape"

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._check import InputError, array, checked, choice, fail, is_traced, positive, whole
-from .integrate import failed, integrate
+from .dense import Steps
+from .integrate import failed, integrate, steps
 from .laws.fluid import observe_paths
 from .laws.grid import GridFlow
 from .laws.mixture import MixtureFlow
@@ -36,6 +37,8 @@ PASSES = 5
 #: An error that grows by this factor over its first value has no limit to speak of.
 DIVERGENCE = 1e6
 MIXTURE_STARTS, FLUID_STARTS = 16, 400
+#: Times at which the fluid law looks for plateaus, and blocks of them.
+FLUID_TIMES, FLUID_BLOCKS = 400, 8
 #: Classes of input variances where nothing else limits the accuracy.
 LINEAR_VARIANCES = 64
 _OPTIONAL = ("saturated", "flip_rate", "occupancy")
@@ -108,17 +111,18 @@ def solve(
     traced = any(is_traced(leaf) for leaf in jax.tree.leaves(problem))
     arrays = as_arrays(problem), jnp.asarray(taus), jnp.asarray(keep)
     if law == "fluid":
-        curves, counts, kept, estimate, code = _fluid(*arrays, classes, traced)
+        curves, counts, kept, path, estimate, code = _fluid(*arrays, classes, traced)
     elif law == "mixture":
-        curves, counts, kept, estimate, code = _mixture(*arrays, tol, classes, traced)
+        curves, counts, kept, path, estimate, code = _mixture(*arrays, tol, classes, traced)
     else:
         first = None if cells is None else whole("cells", cells, 4, 10**6)
-        curves, counts, kept, estimate, code = grid_curves(*arrays, tol, first, classes, traced)
+        curves, counts, kept, path, estimate, code = grid_curves(*arrays, tol, first, classes, traced)
     if not traced:
         curves, taus, code = _finite_part(curves, taus, int(code))
         if throw and not Status(code).ok:
             raise SolveError(str(Status(code)))
         estimate = None if estimate is None else float(estimate)
+        path = tuple(one.within(taus[-1]) for one in path)
     densities_kept = None if kept is None else Densities(jnp.asarray(keep), *kept)
     optional = {name: curves.get(name) for name in _OPTIONAL}
     required = {name: curves[name] for name in ("error", "m", "q", "overlap", "norm", "effective_step")}
@@ -132,6 +136,7 @@ def solve(
         status=Status(code),
         statistics=counts,
         problem=problem,
+        steps=path,
     )
 
 
@@ -179,12 +184,12 @@ def _finite_part(curves, taus, code: int):
 
 @eqx.filter_jit
 def grid_pass(problem, taus, keep, rtol, coarse, cells, classes, forward=False):
-    """Curves, counts, densities and failure of the grid law on one mesh; ``forward`` as in `integrate`."""
+    """Curves, counts, densities, steps and failure of the grid law on one mesh; ``forward`` as in `integrate`."""
     limit = derive(problem, classes, coarse)
     law = GridFlow(limit, cells, taus[-1], coarse)
     solution = integrate(law, taus, keep, rtol, forward)
     kept = (law.faces, solution.ys[1] if keep.size else None, limit.teacher, limit.share)
-    return solution.ys[0], solution.stats, kept, failed(solution)
+    return solution.ys[0], solution.stats, kept, steps(solution), failed(solution)
 
 
 @eqx.filter_jit
@@ -194,7 +199,7 @@ def _extrapolate(fine, coarse, tol):
     The scheme is of second order in the cells: a third of the difference is left in the fine solution. It
     is removed, and its largest relative size in the error is the estimate.
     """
-    curves, _, _, bad = fine
+    curves, bad = fine
     correction = {name: (curve - coarse[0][name]) / 3 for name, curve in curves.items()}
     estimate = jnp.max(jnp.abs(correction["error"]) / curves["error"])
     if "tangent" in curves:  # of the error with respect to a parameter, relative to its largest value
@@ -207,12 +212,12 @@ def _extrapolate(fine, coarse, tol):
             better[name] = jnp.clip(better[name], 0.0, 1.0)
         elif name in ("error", "q", "norm", "flip_rate"):
             better[name] = jnp.where(better[name] > 0, better[name], curve)
-    code = jnp.where(bad | coarse[3], MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
+    code = jnp.where(bad | coarse[1], MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
     return better, estimate, code
 
 
 def grid_curves(problem, taus, keep, tol, cells, classes, traced=False, one_pass=grid_pass):
-    """Passes of the grid law, refined until the estimate meets ``tol``: curves, counts, densities, estimate, code."""
+    """Passes of the grid law until ``tol`` is met: curves, counts, densities, steps, estimate, code."""
     features = max(problem.weights.n_levels - 1, 0)
     if problem.weights.rounding == "stochastic":
         features += 1
@@ -226,8 +231,8 @@ def grid_curves(problem, taus, keep, tol, cells, classes, traced=False, one_pass
         # both have the same shapes and share one compilation
         fine = run(jnp.asarray(rtol), jnp.asarray(False), cells, classes)
         coarse = run(jnp.asarray(4 * rtol), jnp.asarray(True), cells, classes)
-        curves, estimate, code = _extrapolate(fine, coarse, jnp.asarray(tol))
-        stats, kept = fine[1:3]
+        curves, estimate, code = _extrapolate(fine[::4], coarse[::4], jnp.asarray(tol))
+        stats, kept, path = fine[1:4]
         size = kept[2].shape[-1]
         counts = dict(stats, cells=cells * intervals, classes=size, passes=count)
         unknowns = cells * intervals * size
@@ -238,7 +243,7 @@ def grid_curves(problem, taus, keep, tol, cells, classes, traced=False, one_pass
         cells *= 2 ** int(np.ceil(np.log2(min(growth, max(2, MOST_UNKNOWNS / unknowns)))))
         if size >= classes or problem.covariance.kind != "identity":
             classes = min(256, 2 * classes)
-    return curves, counts, None if kept[1] is None else kept, estimate, code
+    return curves, counts, None if kept[1] is None else kept, (path, coarse[3]), estimate, code
 
 
 @eqx.filter_jit
@@ -247,7 +252,7 @@ def _mixture_pass(problem, taus, keep, rtol, blend, coarse, classes, variances):
     law = MixtureFlow(limit, MIXTURE_STARTS, blend, coarse)
     solution = integrate(law, taus, keep, rtol)
     kept = law.masses(*solution.ys[1]) if keep.size else None
-    return solution.ys[0], solution.stats, kept, failed(solution)
+    return solution.ys[0], solution.stats, kept, steps(solution), failed(solution)
 
 
 def _mixture(problem, taus, keep, tol, classes, traced):
@@ -257,21 +262,30 @@ def _mixture(problem, taus, keep, tol, classes, traced):
     variances = LINEAR_VARIANCES if linear else None
     run = functools.partial(_mixture_pass, problem, taus, keep, classes=classes, variances=variances)
     blend = None if traced or linear else jnp.zeros(())
-    curves, stats, kept, bad = run(jnp.asarray(rtol), blend, jnp.asarray(False))
+    curves, stats, kept, path, bad = run(jnp.asarray(rtol), blend, jnp.asarray(False))
     counts = dict(stats, classes=classes, starts=MIXTURE_STARTS, passes=1)
     if traced:
-        return curves, counts, kept, None, jnp.where(bad, MAX_STEPS, UNESTIMATED)
+        return curves, counts, kept, (path,), None, jnp.where(bad, MAX_STEPS, UNESTIMATED)
     merged = run(jnp.asarray(8 * rtol), blend, jnp.asarray(True))[0]
     shaped = merged if linear else run(jnp.asarray(rtol), jnp.ones(()), jnp.asarray(False))[0]
     apart = [jnp.max(jnp.abs(other["error"] / curves["error"] - 1)) for other in (merged, shaped)]
     estimate = apart[0] if linear else 2 * (apart[0] + apart[1])
     code = jnp.where(bad, MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
-    return curves, counts, kept, estimate, code
+    return curves, counts, kept, (path,), estimate, code
 
 
 @eqx.filter_jit
 def _fluid_pass(problem, taus, classes):
     return observe_paths(derive(problem, classes), taus, FLUID_STARTS)
+
+
+@eqx.filter_jit
+def _fluid_steps(problem, horizon, classes) -> Steps:
+    """The error at even times, a block of them at once."""
+    tau, limit = jnp.linspace(0.0, horizon, FLUID_TIMES), derive(problem, classes)
+    blocks = tau.reshape(FLUID_BLOCKS, -1)
+    error = jax.lax.map(lambda taus: observe_paths(limit, taus, FLUID_STARTS)["error"], blocks)
+    return Steps(tau, error.ravel(), None)
 
 
 def _fluid(problem, taus, keep, classes, traced):
@@ -287,4 +301,5 @@ def _fluid(problem, taus, keep, classes, traced):
                 "drift that depends neither on the residual nor on time."
             )
     curves = _fluid_pass(problem, taus, classes)
-    return curves, dict(classes=classes, starts=FLUID_STARTS, passes=1), None, None, jnp.asarray(UNESTIMATED)
+    counts = dict(classes=classes, starts=FLUID_STARTS, passes=1)
+    return curves, counts, None, (_fluid_steps(problem, taus[-1], classes),), None, jnp.asarray(UNESTIMATED)

@@ -16,7 +16,9 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Float
 
-from .limit import Limit
+from .limit import Limit, derive
+from .problem import Problem
+from .quantizers import as_arrays
 
 #: Every piece of a stationary density is integrated down to exp(-DEPTH) of its maximum.
 DEPTH, NODES = 32.0, 40
@@ -25,6 +27,8 @@ _X, _W = np.polynomial.legendre.leggauss(NODES)
 SCAN = 60
 #: Below this no coefficient is known any more: floats underflow, and nothing moves.
 TINY = 1e-290
+#: Classes of a teacher.
+CLASSES = 256
 
 
 def stationary_error(limit: Limit, V) -> Float[Array, ""]:
@@ -161,3 +165,23 @@ def largest_error(limit: Limit) -> Float[Array, ""]:
     found = root(limit, grid[k], grid[k + 1]) - limit.noise_var
     stops = jnp.where(moving > grid[0], moving - limit.noise_var, 0.0)
     return jnp.where(jnp.any(crosses), found, jnp.where(gap[0] < 0, stops, jnp.inf))
+
+
+def has_fixed_point(problem: Problem, any_range: bool = False) -> bool:
+    """Whether the end of the curve is a fixed point (see `stedyn.fixed_point` for what has none).
+
+    With ``any_range``, for every range of the weights.
+    """
+    absorbs = problem.ste == "clipped" if any_range else problem.absorbs
+    return not absorbs and 0 < float(problem.rule.rate(jnp.inf)) < np.inf
+
+
+def final_error(problem: Problem, coarse=False) -> float:
+    """`largest_error` of a problem that has a fixed point."""
+    return float(_largest(as_arrays(problem), jnp.asarray(coarse)))
+
+
+@eqx.filter_jit
+def _largest(problem: Problem, coarse):
+    alike = problem.covariance.kind == "identity"
+    return largest_error(derive(problem, CLASSES if alike else CLASSES // 4, coarse))
