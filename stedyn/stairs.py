@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from ._check import InputError, fail
+from ._check import InputError, checked, fail
 from .limit import derive
 from .problem import Problem
 
