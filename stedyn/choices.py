@@ -19,7 +19,9 @@ class Simulated:
     """Simulated value of an objective: mean and standard error over seeds.
 
     ``difference`` is that to the chosen range, run by run with the same keys, and ``verdict`` says what it means:
-    ``lower``, ``higher`` or ``equal`` within the standard error. None and ``""`` for the chosen range itself.
+    ``lower``, ``higher``, ``equal`` within the standard error (each range tested by itself at the level 5 %), or
+    ``undecided`` where a run has no number or neither range reaches the objective in all runs. None and ``""`` for the
+    chosen range itself.
     """
 
     value: float

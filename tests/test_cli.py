@@ -182,7 +182,21 @@ NUMBERS = {
 KEYS = {
     "predict": {"plateaus", "minimum", "final_error", "law", "error_estimate", "status"},
     "simulate": {"seeds", "dim", "steps", "seconds", "coordinate_steps_per_second", "device"},
-    "compare": {"plateaus_theory", "plateaus_simulation", "verdict", "law", "final_error", "seeds", "device"},
+    "compare": {
+        "plateaus_theory",
+        "plateaus_simulation",
+        "verdict",
+        "law",
+        "final_error",
+        "seeds",
+        "device",
+        "agreement",
+        "p_value",
+        "detectable_gap",
+        "level",
+        "parts",
+        "differing",
+    },
     "fixed-point": {"error", "excess", "saturated_fraction", "stable", "status"},
 }
 FLAGS = {
