@@ -200,7 +200,7 @@ def plateaus_figure(found: PlateauTable) -> Figure:
     frame = found.to_pandas()
     names = {"bits": "bits", "range": "range of the weights", "lr": "learning rate"}
     across = max(names, key=lambda name: frame[name].nunique())
-    others = [name for name in names if name != across]
+    others = [name for name in names if name != across and frame[name].notna().all()]
     line = "none" if across == "bits" else "-"
     figure, axes = panels(2)
     for k, (key, case) in enumerate(frame.groupby(others)):
