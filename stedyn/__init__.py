@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .fixed_points import FixedPoint, fixed_point
     from .maps import RangeMap, range_map
     from .plateau import Plateau, find_plateaus
+    from .plateau_table import PlateauTable, plateau_table
     from .populations import Covariance, Start, Teacher
     from .problem import Problem, Run
     from .quantizers import Quantizer
@@ -40,6 +41,7 @@ __all__ = [
     "FixedPoint",
     "InputError",
     "Plateau",
+    "PlateauTable",
     "Problem",
     "Quantizer",
     "RangeMap",
@@ -54,6 +56,7 @@ __all__ = [
     "compare",
     "find_plateaus",
     "fixed_point",
+    "plateau_table",
     "range_map",
     "sensitivity",
     "simulate",
@@ -71,6 +74,7 @@ _HOME = {
     "fixed_points": ("FixedPoint", "fixed_point"),
     "maps": ("RangeMap", "range_map"),
     "plateau": ("Plateau", "find_plateaus"),
+    "plateau_table": ("PlateauTable", "plateau_table"),
     "populations": ("Covariance", "Start", "Teacher"),
     "problem": ("Problem", "Run"),
     "quantizers": ("Quantizer",),

@@ -20,7 +20,7 @@ from ._check import array, checked, fail
 LEAST_DROP, QUIET = 0.2, 0.1
 #: Parts of a drop that are done where a plateau ends, where the curve escapes, and where the next plateau starts.
 END, ESCAPE, START = 0.1, 0.5, 0.9
-#: A plateau has to be quiet for this part of the time that its drop takes (from `END` to `START`).
+#: A plateau has to be quiet for this part of the time that its drop takes from `END` to `START`.
 SHORTEST = 0.1
 #: A curve is falling at its end once it is that far below its plateau.
 BEGUN = 0.02
@@ -180,7 +180,7 @@ class _Curve:
         begin = 0 if drop is None else drop.right + 1
         if begin >= self.slope.size:
             return []
-        node = self._level(begin, self.slope.size, last=False)
+        node = self._level(begin, self.slope.size, last=True)
         peak = np.max(self.slope) if drop is None else drop.peak
         quiet = np.sum(np.diff(self.time[begin:])[self.slope[begin:] <= QUIET * peak])
         least = 0.0 if drop is None else SHORTEST * (self._crossing(drop, START) - self._crossing(drop, END))
@@ -188,7 +188,7 @@ class _Curve:
             return []
         change = 1 - self.level[-1] / self.level[node]
         falling = bool(change > BEGUN and self.slope[-1] > QUIET * peak)
-        if not falling and abs(change) > LEAST_DROP:
+        if not falling and (change > LEAST_DROP or -self.slope[-1] > QUIET * max(peak, 0.0)):
             return []
         start = self._start(len(self.drops), node)
         return [Plateau(start, None, None, float(self.level[node]), None, None, falling)]

@@ -26,7 +26,7 @@ class PlateauRow:
 
     bits: int
     range: float
-    lr: float
+    lr: float | None
     number: int | None
     plateau: Plateau | None
     stair: Stair | None
@@ -66,7 +66,7 @@ class PlateauTable:
             f"small_lr: closed form for a small lr; horizon tau = {self.problem.run.tau:g} (steps / d)",
         ]
         for row in self.rows:
-            where = f"{row.bits} bits, range {row.range:g}, lr {row.lr:g}"
+            where = f"{row.bits} bits, range {row.range:g}" + ("" if row.lr is None else f", lr {row.lr:g}")
             if row.plateau is None:
                 lines.append(f"{where}: no plateau")
             elif row.plateau.open:
@@ -102,14 +102,14 @@ def plateau_table(
         If an argument is out of bounds, or if a range or a learning rate is given or needed where there is none.
     """
     widths = [whole("bits", b, 1, 8) for b in bits]
-    own_lr = getattr(problem.rule, "lr", None)
-    if own_lr is None:
-        fail("rule", "a rule with a learning rate", problem.rule.kind, "choose another rule")
+    own_lr = None if problem.rule.kind == "multinomial" else float(problem.rule.lr)
+    if own_lr is None and lrs is not None:
+        fail("lrs", "a rule with a learning rate", problem.rule.kind, "leave them out")
     if ranges is None and problem.weights.range is None:
         fail("ranges", "ranges for a problem whose weights have none", None, "give some")
     spans = [positive("ranges", r) for r in ([problem.weights.range] if ranges is None else ranges)]
-    rates = [positive("lrs", lr) for lr in ([own_lr] if lrs is None else lrs)]
-    cells = [(b, float(r), float(lr)) for b in widths for r in spans for lr in rates]
+    rates = [own_lr] if lrs is None else [float(positive("lrs", lr)) for lr in lrs]
+    cells = [(b, float(r), lr) for b in widths for r in spans for lr in rates]
     rows: list[PlateauRow] = []
     for b, r, lr in tqdm(cells, unit="curve", disable=not progress):
         case = with_quantizer(problem, template(problem, b).with_range(r), lr)

@@ -2,14 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ._options import build_problem, check_outputs, takes_problem
 
 #: What the command computes without a problem file: mid-tread weights that start near 0.
-TABLES = {
+TABLES: dict[str, dict[str, Any]] = {
     "teacher": {"kind": "constant", "value": 1.0},
     "start": {"kind": "gaussian", "mean": 0.0, "std": 0.02},
     "noise": {"std": 0.1},

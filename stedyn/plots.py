@@ -193,34 +193,42 @@ def compare_figure(comparison: Comparison) -> Figure:
 
 
 def plateaus_figure(found: PlateauTable) -> Figure:
-    """Escape from the first plateau and its length: limit (line), closed form for a small lr (dashed).
+    """Escape from every plateau and its length: limit (circles) and closed form for a small lr (crosses).
 
     Across is bits, range or lr, whichever has the most values. Triangles at the horizon: not over there.
     """
     frame = found.to_pandas()
     names = {"bits": "bits", "range": "range of the weights", "lr": "learning rate"}
     across = max(names, key=lambda name: frame[name].nunique())
-    others = [name for name in names if name != across]
+    others = [name for name in names if name != across and frame[name].notna().all()]
+    line = "none" if across == "bits" else "-"
     figure, axes = panels(2)
-    first = frame[frame["number"] == 1]
-    for k, (key, part) in enumerate(first.groupby(others)):
+    for k, (key, case) in enumerate(frame.groupby(others)):
         varied = [
             f"{name} {value:g}" for name, value in zip(others, key, strict=True) if frame[name].nunique() > 1
         ]
-        color, label, x = f"C{k % 10}", ", ".join([*varied, "limit"]), part[across].to_numpy()
-        for ax, name in zip(axes, ("escape", "length"), strict=True):
-            y = part[name].to_numpy(dtype=float)
-            closed = part[f"{name}_small_lr"].to_numpy(dtype=float)
-            ax.plot(x, y, color=color, lw=1.6, marker="o", ms=5, label=label)
-            ax.plot(x, closed, color=color, ls="--", lw=1, marker="x", ms=5)
-            ends = np.isnan(y)
-            ax.plot(
-                x[ends], np.full(ends.sum(), found.problem.run.tau), color=color, marker="^", ls="none", ms=7
-            )
-    for ax, name in zip(axes, ("escape from", "length of"), strict=True):
-        ax.plot([], [], color="0.4", ls="--", marker="x", lw=1, label="closed form, small lr")
+        color = f"C{k % 10}"
+        axes[0].plot([], [], color=color, marker="o", ls=line, label=", ".join([*varied, "limit"]))
+        for _, part in case.groupby("number"):
+            x = part[across].to_numpy()
+            for ax, name in zip(axes, ("escape", "length"), strict=True):
+                y, closed = (part[column].to_numpy(dtype=float) for column in (name, f"{name}_small_lr"))
+                ax.plot(x, y, color=color, ls=line, lw=1.2, marker="o", ms=6, mfc="white")
+                ax.plot(x, closed, color=color, ls="none", marker="x", ms=5)
+                open_ = np.isnan(y)
+                ax.plot(
+                    x[open_],
+                    np.full(open_.sum(), found.problem.run.tau),
+                    color=color,
+                    marker="^",
+                    ls="none",
+                    ms=7,
+                )
+    for style, label in (("x", "closed form, small lr"), ("^", "not over at the horizon")):
+        axes[0].plot([], [], color="0.4", ls="none", marker=style, label=label)
+    for ax, label in zip(axes, ("escape from", "length of"), strict=True):
         ax.set_xlabel(names[across])
-        ax.set_ylabel(rf"{name} the first plateau, $\tau$ [steps / d]")
+        ax.set_ylabel(rf"{label} a plateau, $\tau$ [steps / d]")
         ax.set_ylim(bottom=0)
         if across == "bits":
             ax.set_xticks(sorted(frame["bits"].unique()))

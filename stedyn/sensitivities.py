@@ -114,7 +114,8 @@ def sensitivity(
     -----
     A fixed point of a discrete teacher, and all that depends on where a curve ends, bends sharply where a level
     crosses a teacher weight: the derivative there holds only for changes of the range below the width of the
-    boundary layer, about ``lr k2 V / 2``. Plateau lengths carry the resolution of 801 saved times, about 1 %.
+    boundary layer, about ``lr k2 V / 2``. Times are read between the steps of the
+    solver (`stedyn.dense`).
 
     References
     ----------

@@ -232,7 +232,7 @@ def test_json_of_a_plateau(capsys):
     flags_ = ["--kind", "mid-tread", "--range", "1", "--set", "start.std=0.02", "--lr", "0.02", "--tau", "60"]
     assert cli.main(["predict", *flags_, "--set", "inputs.kind=none", "--law", "fluid", "--json"]) == 0
     (plateau,) = json.loads(capsys.readouterr().out)["plateaus"]
-    assert plateau.keys() == {"start", "end", "length", "height", "next_height", "escape"}
+    assert plateau.keys() == {"start", "end", "length", "height", "next_height", "escape", "falling"}
     assert plateau["escape"] == pytest.approx(25, rel=0.02)  # (step / 2) / lr
 
 

@@ -41,12 +41,12 @@ def test_a_staircase_is_recovered():
     first, second = find_plateaus(TAU, stairs(TAU))
     # a logistic step has done a tenth at -ln 9, half at 0 and nine tenths at ln 9
     late = np.log(9)
-    assert (first.start, first.escape) == (0.0, pytest.approx(30, abs=0.02))
-    assert first.end == pytest.approx(30 - late, abs=0.02)
+    assert (first.start, first.escape) == (0.0, pytest.approx(30, abs=0.05))
+    assert first.end == pytest.approx(30 - late, abs=0.05)
     assert (first.height, first.next_height) == (pytest.approx(0.9, rel=2e-3), pytest.approx(0.4, rel=2e-3))
-    assert second.start == pytest.approx(30 + late, abs=0.02)
-    assert second.end == pytest.approx(70 - late, abs=0.02)
-    assert second.escape == pytest.approx(70, abs=0.02)
+    assert second.start == pytest.approx(30 + late, abs=0.05)
+    assert second.end == pytest.approx(70 - late, abs=0.05)
+    assert second.escape == pytest.approx(70, abs=0.05)
     assert second.next_height == pytest.approx(0.1, rel=2e-3)
     assert first.length == first.end - first.start
     assert not first.open
@@ -58,7 +58,7 @@ def test_a_decay_before_a_plateau_is_the_drop_before_it():
     assert plateau.end == pytest.approx(60 - np.log(9), abs=0.1)
 
 
-@pytest.mark.parametrize("horizon", [75, 90, 100])
+@pytest.mark.parametrize("horizon", [78, 90])
 def test_the_horizon_only_cuts(horizon):
     whole, cut = (
         find_plateaus(TAU, stairs(TAU)),
@@ -75,7 +75,9 @@ def test_the_horizon_only_cuts(horizon):
         (55, 0.39, None),  # 0.4 is where it ends
         (55, None, None),  # nothing is known
         (20, 0.1, "still flat"),  # on the first stair
-        (68, None, "falling"),
+        (68, 0.1, "falling"),
+        (68, None, None),  # not a drop yet
+        (70, None, "falling"),
         (31, 0.1, "falling"),  # half of the first drop
         (100, 0.1, None),  # on the floor
         (100, 0.05, "still flat"),
@@ -123,7 +125,7 @@ def test_steps_after_the_horizon_and_of_no_length_are_left_out():
     assert list(Steps(tau, tau, tau).within(2.0).tau) == [0.0, 1.0, 2.0]
 
 
-def three_bits(tau, points, range_=1.0, lr=0.08):
+def three_bits(tau, points, range_=1.0, lr=0.02):
     """Three plateaus of mid-tread weights, which rise at the horizon ``tau`` in units of ``1 / lr``."""
     weights = Quantizer(3, range_, kind="mid-tread")
     start = Start.gaussian(std=0.02)
@@ -180,13 +182,13 @@ def test_the_length_is_smooth_where_a_level_meets_the_teacher():
     weights = [Quantizer(2, r, kind="mid-tread") for r in ranges]
     found = [
         solve(
-            dataclasses.replace(three_bits(1.0, 3, lr=0.04), weights=w), law="grid", tol=1.0, cells=200
+            dataclasses.replace(three_bits(2.0, 3, lr=0.04), weights=w), law="grid", tol=1.0, cells=200
         ).plateaus()[0]
         for w in weights
     ]
     for name in ("length", "escape"):
         bend = np.abs(np.diff([getattr(plateau, name) for plateau in found], 2))
-        assert bend[4] < 3 * np.median(bend) + 1e-3, name
+        assert np.all(bend[1:-1] < 1.5 * np.maximum(bend[2:], bend[:-2]) + 1e-3), name
 
 
 @pytest.mark.parametrize("noise", [0.003, 0.01, 0.03])
@@ -204,7 +206,7 @@ def test_a_noisy_staircase_is_recovered_within_its_noise(noise):
 
 
 def test_a_rising_curve_and_a_short_one_have_none():
-    assert find_plateaus(TAU, 1 + TAU) == []
+    assert find_plateaus(TAU, 1 + TAU) == find_plateaus(TAU, 1 + TAU, floor=0.1) == []
     assert find_plateaus(TAU[:3], np.ones(3)) == []
 
 

@@ -320,3 +320,24 @@ def test_a_scheduler_that_does_not_answer(folder, capsys):
     assert cli.main(["sweep", "table.csv", "--out", "out", "--scheduler", "tcp://127.0.0.1:1"]) == 2
     assert "--scheduler: no answer" in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+def test_the_summary_holds_the_first_and_the_longest_plateau():
+    flat = [
+        dict(escape=e, length=n, height=h)
+        for e, n, h in ((8.0, 5.0, 1.0), (33.0, 13.0, 0.4), (None, None, 0.1))
+    ]
+    found = rows_module.summary({"plateaus": flat, "final_error": 0.1})
+    assert found == {
+        "plateaus": 3,
+        "open_plateau": True,
+        "first_plateau.escape": 8.0,
+        "first_plateau.length": 5.0,
+        "first_plateau.height": 1.0,
+        "longest_plateau.escape": 33.0,
+        "longest_plateau.length": 13.0,
+        "longest_plateau.height": 0.4,
+        "final_error": 0.1,
+    }
+    none = rows_module.summary({"plateaus": []})
+    assert (none["plateaus"], none["open_plateau"], none["first_plateau.length"]) == (0, False, None)
