@@ -183,7 +183,10 @@ KEYS = {
     "predict": {"plateaus", "minimum", "final_error", "law", "error_estimate", "status"},
     "simulate": {"seeds", "dim", "steps", "seconds", "coordinate_steps_per_second", "device"},
     "compare": {"plateaus_theory", "plateaus_simulation", "verdict", "law", "final_error", "seeds", "device"},
-    "fixed-point": {"error", "excess", "saturated_fraction", "stable", "status"},
+    "fixed-point": {
+        *("error", "excess", "saturated_fraction", "stable", "status"),
+        *("relaxation_time", "oscillates", "period", "others", "searched", "horizon"),
+    },
 }
 FLAGS = {
     "predict": [*SMALL, "--law", "fluid"],
