@@ -31,10 +31,10 @@ FOLLOWED = 64
 
 
 class Searched(NamedTuple):
-    """Where fixed points were looked for: errors from ``low`` to ``high``, at ``points`` values of ``V`` in equal ratios.
+    """Where fixed points were looked for: errors from ``low`` to ``high``, ``points`` values of ``V`` in equal ratios.
 
-    No fixed point lies outside, unless ``psi`` is unbounded or the floor of the error is 0 (then below ``low``: none
-    that differs from 0 to 10 digits). Between neighbours, ``|error - V + noise_std^2|`` was minimized where it is least.
+    Pairs between two of them were looked for by minimizing the gap of the equation. See ``docs/fixed-points.md`` for
+    what may lie outside.
     """
 
     low: float
@@ -101,7 +101,9 @@ class FixedPoint(eqx.Module):
     @property
     def status(self) -> str:
         """What a curve does at the fixed point, in a sentence or two."""
-        if self.horizon is None or abs(self.horizon[1] - self.error) <= AWAY * max(self.error, self.horizon[1]):
+        if self.horizon is None or abs(self.horizon[1] - self.error) <= AWAY * max(
+            self.error, self.horizon[1]
+        ):
             return self.outcome
         tau, error = self.horizon
         return f"{self.outcome} At the horizon tau = {tau:.4g} the curve is not there but at {error:.4g}."
@@ -118,7 +120,11 @@ class FixedPoint(eqx.Module):
         for name in ("minimum", "horizon"):
             if record[name] is not None:
                 record[name] = dict(zip(("tau", "error"), record[name], strict=True))
-        return record | {"others": list(self.others), "searched": self.searched._asdict(), "status": self.status}
+        return record | {
+            "others": list(self.others),
+            "searched": self.searched._asdict(),
+            "status": self.status,
+        }
 
     def __str__(self):
         ceiling = (
@@ -274,7 +280,7 @@ def _verdict(vanishes: bool, back: Spectrum) -> dict:
 
 
 def _roots(limit: Limit) -> tuple[list[tuple[float, float]], Searched, bool]:
-    """``(error, slope)`` of all fixed points in increasing order of the error, and whether the first is where all stops."""
+    """``(error, slope)`` of all fixed points by increasing error, and whether the first is where all weights stop."""
     grid, gap, moving = (np.asarray(x) for x in _scan(limit))
     noise = float(limit.noise_var)
     searched = Searched(max(0.0, float(grid[0]) - noise), float(grid[-1]) - noise, POINTS)
@@ -302,7 +308,9 @@ def _brackets(limit: Limit, grid, gap) -> list[tuple[float, float]]:
             V = np.exp(x)
             return sign * ((float(limit.noise_var) + float(_at(limit, jnp.asarray(V))[0])) / V - 1)
 
-        lowest = minimize_scalar(height, bounds=(log[k - 1], log[k + 1]), method="bounded", options={"xatol": 1e-7})
+        lowest = minimize_scalar(
+            height, bounds=(log[k - 1], log[k + 1]), method="bounded", options={"xatol": 1e-7}
+        )
         if lowest.fun < 0:
             touch = float(np.exp(lowest.x))
             found += [(grid[k - 1], touch), (touch, grid[k + 1])]

@@ -209,6 +209,13 @@ def _final(problem: Problem, to: str, parameter: float) -> tuple[float, float, f
              "lower lr")  # fmt: skip
     if value == 0:
         return 0.0, 0.0, 0.0
+    if not np.isfinite(derivative):
+        fail(
+            "of",
+            f"a fixed point that moves smoothly with {to}",
+            f"one that meets another at {to} = {parameter:g}, where d error/dV = 1",
+            "move the parameter away from it",
+        )
     scale = max(abs(derivative), value / parameter if parameter > 0 else 0.0)
     apart = max(abs(coarse[1] - derivative) / 3, grain)
     return value, derivative, max(abs(coarse[0] / value - 1) / 3, apart / scale if scale > 0 else 0.0)

@@ -1,18 +1,18 @@
 r"""How fast, and whether, the limit returns to a fixed point: the spectrum of the linearized equation.
 
-With cell masses ``p`` of every class, ``d p / d tau = A(V) p`` and ``V = noise_std^2 + e . p`` (see `stedyn.laws.grid`),
+With cell masses ``p`` of every class, ``d p / d tau = A(V) p`` and ``V = const + e . p`` (see `stedyn.laws.grid`),
 a small deviation ``x`` follows
 
     ``d x / d tau = L x``,   ``L x = A x + (dA/dV p) (e . x)``:
 
-tridiagonal plus rank one. Every class is in detailed balance: a source ``r`` of mass 0 is met by fluxes ``cumsum(r)``, and
-those by two more sums, so that ``u = A^-1 r`` needs no elimination, however small its rates are. With
-``p' = dp/dV = -A^-1 (dA/dV p)`` and ``slope = e . p' = d error/dV`` (Sherman and Morrison 1950)
+tridiagonal plus rank one. Every class is in detailed balance: a source ``r`` of mass 0 is met by fluxes
+``cumsum(r)``, and those by two more sums, so that ``u = A^-1 r`` needs no elimination, however small its rates are.
+With ``p' = dp/dV = -A^-1 (dA/dV p)`` and ``slope = e . p' = d error/dV`` (Sherman and Morrison 1950)
 
     ``L^-1 r = u + p' (e . u) / (1 - slope)``,
 
-whose largest eigenvalues are the slowest modes of ``L`` (Arnoldi iteration). For a linear ``psi`` the moments ``E[w* w]``
-and ``E[w^2]`` close, and ``L`` is a small matrix. See ``docs/fixed-points.md``.
+whose largest eigenvalues are the slowest modes of ``L`` (Arnoldi iteration). For a linear ``psi`` the moments
+``E[w* w]`` and ``E[w^2]`` close, and ``L`` is a small matrix. See ``docs/fixed-points.md``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FOLD, WIDTH, MOST = 16, 8, 2000
 #: Densities are kept down to exp(-DEPTH) of their maximum.
 DEPTH = 40.0
 #: Modes that are looked at; a mode whose share of the error is below VISIBLE does not show in it.
-MODES, VISIBLE = 12, 1e-6
+MODES, VISIBLE = 12, 1e-3
 #: Rates of a weight below which it does not move.
 STILL = 1e-30
 FROZEN = "no weight moves there in any time (rates are below 1e-30)"
@@ -71,7 +71,9 @@ def spectrum(limit: Limit, few: Limit, V: float) -> Spectrum:
     kept = _kept(limit, every[1], outward, rates, V - float(limit.noise_var))
     leaves = kept & (outward >= 0)
     if np.any(leaves & (rates == 0)):
-        return Spectrum(None, "weights diffuse freely on the outermost level: the error ends like 1/sqrt(tau)")
+        return Spectrum(
+            None, "weights diffuse freely on the outermost level: the error ends like 1/sqrt(tau)"
+        )
     found = [complex(-rate) for rate in rates[leaves]]
     outward, edge = _edge(few, values)
     inside = (outward < 0) & ((edge >= np.min(rates[kept])) | (np.asarray(few.share) > FEW))
@@ -145,7 +147,11 @@ def _faces(limit: Limit, a, b, D, teacher, decay) -> np.ndarray:
     wall = None if limit.latent_clip is None else float(limit.latent_clip)
     inner = breaks if wall is None else breaks[np.abs(breaks) < wall * (1 - 1e-9)]
     levels = np.asarray(limit.levels)
-    gap = 2.0 * wall if levels.size < 2 and wall is not None else (levels[-1] - levels[0]) / max(1, levels.size - 1)
+    gap = (
+        2.0 * wall
+        if levels.size < 2 and wall is not None
+        else (levels[-1] - levels[0]) / max(1, levels.size - 1)
+    )
     layer = min(gap, np.min(D / (2 * b * gap)))
     if wall is not None:
         ends = -wall, wall
@@ -172,7 +178,9 @@ def _faces(limit: Limit, a, b, D, teacher, decay) -> np.ndarray:
         away = layer * np.expm1(np.linspace(0, folds, int(FOLD * folds) + 4))
         away *= length / away[-1]
         up, down = low + away[:-1], (high - away)[::-1]
-        found.append(up if k == edges.size - 2 and outer else down[:-1] if outer else np.append(up, down[:-1]))
+        found.append(
+            up if k == edges.size - 2 and outer else down[:-1] if outer else np.append(up, down[:-1])
+        )
     return np.append(np.concatenate(found), edges[-1])
 
 
@@ -181,7 +189,7 @@ def _of_densities(limit: Limit, values, slopes, decay, inside) -> list[complex]:
     (a, b, D), (da, db, dD) = values[:, inside, None], slopes[:, inside, None]
     teacher, share = (np.asarray(x)[inside, None] for x in (limit.teacher, limit.share))
     k1, k2 = (np.asarray(x)[inside, None] for x in (limit.k1, limit.k2))
-    faces = _faces(limit, *(x[:, 0] for x in (a, b, D, teacher)), decay)
+    faces = _faces(limit, a[:, 0], b[:, 0], D[:, 0], teacher[:, 0], decay)
     w, h = 0.5 * (faces[1:] + faces[:-1]), np.diff(faces)
     piece = np.searchsorted(np.asarray(limit.pieces.breaks), w, side="right")
     psi, square = (

@@ -197,7 +197,10 @@ KEYS = {
         "parts",
         "differing",
     },
-    "fixed-point": {"error", "excess", "saturated_fraction", "stable", "status"},
+    "fixed-point": {
+        *("error", "excess", "saturated_fraction", "stable", "status"),
+        *("relaxation_time", "oscillates", "period", "others", "searched", "horizon"),
+    },
 }
 FLAGS = {
     "predict": [*SMALL, "--law", "fluid"],

@@ -157,6 +157,33 @@ def test_what_has_no_derivative_is_refused(problem, of, to, sentence):
         sensitivity(problem, of, to)
 
 
+@pytest.mark.parametrize("to", ["lr", "noise_std"])
+def test_a_teacher_on_an_inner_level(to):
+    """Nothing drives the weights on that level, so that their density has no scale of its own there."""
+    problem = Problem(noise_std=0.1, rule=SGD(0.1), weights=Quantizer(3, 1.5, kind="mid-tread"))
+    found, h = sensitivity(problem, to=to), 1e-4
+    low, high = (
+        fixed_point(
+            dataclasses.replace(problem, rule=SGD(0.1 + k * h))
+            if to == "lr"
+            else dataclasses.replace(problem, noise_std=0.1 + k * h)
+        ).error
+        for k in (-1, 1)
+    )
+    assert found.derivative == pytest.approx((high - low) / (2 * h), rel=1e-4)
+
+
+def test_where_two_fixed_points_meet_there_is_no_derivative(monkeypatch):
+    monkeypatch.setattr(
+        "stedyn.sensitivities._final_pass",
+        lambda *_: (jnp.asarray(0.3), jnp.asarray(jnp.inf), jnp.asarray(0.0)),
+    )
+    with pytest.raises(
+        ValueError, match=r"expected a fixed point that moves smoothly with lr, found .*; move"
+    ):
+        sensitivity(r7(), "final-error", "lr")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("range_", [0.9, 1.2, 1.5])
 def test_the_final_error_of_a_gaussian_teacher(range_):
