@@ -169,11 +169,22 @@ class Rule(eqx.Module):
 
     def check(self, problem: Problem) -> None:
         """Refuse a problem that the rule cannot run, with one sentence."""
+        self._check_move()
         check_schedule("rule.schedule", self.schedule, problem.taus)
         if self.batch > 1 and not self.product and not self.joint:
             fail("rule.batch", f"1 for the rule {self.kind!r}, as it is no function of the gradient alone",
                  self.batch, "set it to 1, or product = True on the rule if it is one")  # fmt: skip
         check_product(problem)
+
+    def _check_move(self) -> None:
+        """Refuse a new move under a `profile` or `response` of the old one: the limit would be that of the old."""
+        lines = type(self).__mro__
+        for name in ("profile", "response"):
+            old = next(cls for cls in lines if name in vars(cls))
+            new = next(cls for cls in lines if "move" in vars(cls) or "moves" in vars(cls))
+            if old is not Rule and new is not old and issubclass(new, old):
+                fail("rule", f"a {name} beside the move of {new.__name__}", f"that of {old.__name__}, another move",
+                     f"write its own ({name} = Rule.{name} integrates the move), or derive from Rule")  # fmt: skip
 
     def check_dim(self, dim: int) -> None:
         """Refuse a dimension in which the rule cannot be simulated."""
