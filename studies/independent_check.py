@@ -276,6 +276,8 @@ def page(table: pd.DataFrame, settings: dict) -> str:
         cells.append("<br>".join(f"{row.z:+.1f}" for row in rows.itertuples()))
         cells.append("<br>".join(f"{row.extrapolated_z:+.1f}" for row in rows.itertuples()))
         cells.append(f"{verdict(rows)}<br>p {first.p:.2g}, {first.p_extrapolated:.2g}<br>{first.law}")
+        if (first.small_dim, first.dim) != DIMS:
+            cells[-1] += f"<br>d = {first.small_dim} and {first.dim}, {first.seeds} seeds"
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
