@@ -17,7 +17,7 @@ from .plateau import find_plateaus
 from .problem import Problem, Run
 from .quantizers import as_arrays
 from .solution import Status
-from .solve import grid_curves, grid_pass
+from .solve import LEAST, grid_curves, grid_pass
 
 #: Parameters, and where a problem has them.
 TO: dict[str, Callable] = {
@@ -80,7 +80,7 @@ def of_curve(
             "of", f"a curve that can be followed to tau = {run.tau:g}", str(status), "shorten run or lower lr"
         )
     step = STEP * parameter or STEP
-    relative = step * tangent / np.maximum(error, 1e-300)
+    relative = step * tangent / np.maximum(error, LEAST * float(problem.label_variance) + 1e-300)
     low, middle, high = (_read(goal, tau, error * np.exp(k * relative)) for k in (-1, 0, 1))
     if low is None and middle is None and high is None:
         reached = goal is not None and goal.kind == "time-to"
