@@ -18,7 +18,7 @@ from .plateau import find_plateaus
 from .problem import Problem, Run
 from .quantizers import as_arrays
 from .solution import Status
-from .solve import grid_curves, grid_pass
+from .solve import LEAST, grid_curves, grid_pass
 
 #: Parameters, and where a problem has them.
 TO: dict[str, Callable] = {
@@ -83,8 +83,9 @@ def of_curve(
             "of", f"a curve that can be followed to tau = {run.tau:g}", str(status), "shorten run or lower lr"
         )
     step = STEP * parameter or STEP
+    least = LEAST * float(problem.label_variance) + 1e-300
     curve, slope = (extrapolated(*(one.within(run.tau) for one in pair)) for pair in zip(*steps, strict=True))
-    low, middle, high = (_read(goal, *between(_shifted(curve, slope, k * step))) for k in (-1, 0, 1))
+    low, middle, high = (_read(goal, *between(_shifted(curve, slope, k * step, least))) for k in (-1, 0, 1))
     if low is None and middle is None and high is None:
         reached = goal is not None and goal.kind == "time-to"
         wanted = "an error that is reached" if reached else "a curve with a plateau"
@@ -101,9 +102,9 @@ def of_curve(
     return middle.value, (high.value - low.value) / (2 * step), float(estimate)
 
 
-def _shifted(curve: Steps, tangent: Steps, step: float) -> Steps:
+def _shifted(curve: Steps, tangent: Steps, step: float, least: float) -> Steps:
     """``error exp(step tangent / error)``: the steps of the curve with a parameter moved by ``step``."""
-    error = np.maximum(curve.error, 1e-300)
+    error = np.maximum(curve.error, least)
     relative = step * tangent.error / error
     bend = step * (tangent.slope - tangent.error * curve.slope / error)
     return Steps(curve.tau, error * np.exp(relative), (curve.slope + bend) * np.exp(relative))

@@ -83,7 +83,7 @@ class Start(eqx.Module):
     """Law of the latent weights at ``tau = 0``.
 
     ``Start.gaussian(mean, std)``, ``Start.constant(value)`` or ``Start.samples(values)``. It is independent of teacher
-    and input variances, unless these are measured and equally many: then value ``i`` of each belongs to coordinate ``i``.
+    and variances, unless these are measured too and equally many: then value ``i`` of each belongs to coordinate ``i``.
     """
 
     kind: str = eqx.field(static=True)

@@ -34,8 +34,10 @@ LAWS = ("auto", "grid", "mixture", "fluid")
 #: Cells of a first pass of the grid law, over all intervals; and the largest number of unknowns.
 FIRST_CELLS, MOST_UNKNOWNS = 800, 1_500_000
 PASSES = 5
-#: An error that grows by this factor over its first value has no limit to speak of.
+#: An error that grows by this factor over its first value and the variance of the label has no limit to speak of.
 DIVERGENCE = 1e6
+#: Errors below this part of the variance of the label count as this much where accuracy is relative.
+LEAST = 1e-9
 MIXTURE_STARTS, FLUID_STARTS = 16, 400
 #: Times at which the fluid law looks for plateaus, and blocks of them.
 FLUID_TIMES, FLUID_BLOCKS = 400, 8
@@ -66,7 +68,8 @@ def solve(
         mean and variance of classes: fast, exact for a linear ``psi``. ``fluid`` is the closed form of a
         small lr. ``auto`` takes ``mixture`` where it is exact and ``grid`` elsewhere.
     tol : float
-        Relative error of the curve, at its worst saved time, that ``grid`` has to reach.
+        Relative error of the curve, at its worst saved time, that ``grid`` has to reach (of errors below 1e-9 of the
+        label's variance, in units of that).
     densities : sequence of float, optional
         Times at which the law of the latent weights is kept (``grid`` and ``mixture``).
     cells, classes : int, optional
@@ -118,7 +121,7 @@ def solve(
         first = None if cells is None else whole("cells", cells, 4, 10**6)
         curves, counts, kept, path, estimate, code = grid_curves(*arrays, tol, first, classes, traced)
     if not traced:
-        curves, taus, code = _finite_part(curves, taus, int(code))
+        curves, taus, code = _finite_part(curves, taus, int(code), float(problem.label_variance))
         if throw and not Status(code).ok:
             raise SolveError(str(Status(code)))
         estimate = None if estimate is None else float(estimate)
@@ -166,20 +169,26 @@ def _even(name: str, value, default: int) -> int:
     return number + number % 2
 
 
-def _finite_part(curves, taus, code: int):
-    """The saved times before a failure; the whole curve without one."""
+def _finite_part(curves, taus, code: int, variance: float):
+    """The saved times before a failure; the whole curve without one. ``variance`` is that of the label."""
     error = np.asarray(curves["error"])
+    scale = max(error[0], variance)
     good = np.all([np.isfinite(np.asarray(curves[name])) for name in ("error", "m", "q", "norm")], axis=0)
-    bounded = good & (error < DIVERGENCE * error[0])
+    bounded = good & (error <= DIVERGENCE * scale)
     if np.all(bounded):
         return curves, taus, code
     size = int(np.argmin(bounded))
-    growing = not np.all(bounded[good]) or (size > 1 and error[size - 1] > 1e3 * error[0])
+    growing = not np.all(bounded[good]) or (size > 1 and error[size - 1] > 1e3 * scale)
     return (
         {name: curve[:size] for name, curve in curves.items()},
         taus[:size],
         DIVERGED if growing else MAX_STEPS,
     )
+
+
+def _least(problem: Problem):
+    """The least error against which accuracy is measured."""
+    return LEAST * problem.label_variance + 1e-300
 
 
 @eqx.filter_jit
@@ -193,15 +202,15 @@ def grid_pass(problem, taus, keep, rtol, coarse, cells, classes, forward=False):
 
 
 @eqx.filter_jit
-def _extrapolate(fine, coarse, tol):
+def _extrapolate(fine, coarse, tol, least):
     """Combine a solution with one of half the cells and classes and four times the time tolerance.
 
     The scheme is of second order in the cells: a third of the difference is left in the fine solution. It
-    is removed, and its largest relative size in the error is the estimate.
+    is removed, and its largest size relative to the error, or to ``least`` where that is more, is the estimate.
     """
     curves, bad = fine
     correction = {name: (curve - coarse[0][name]) / 3 for name, curve in curves.items()}
-    estimate = jnp.max(jnp.abs(correction["error"]) / curves["error"])
+    estimate = jnp.max(jnp.abs(correction["error"]) / jnp.maximum(curves["error"], least))
     if "tangent" in curves:  # of the error with respect to a parameter, relative to its largest value
         largest = jnp.max(jnp.abs(curves["tangent"]))
         apart = jnp.max(jnp.abs(correction["tangent"]))
@@ -231,7 +240,7 @@ def grid_curves(problem, taus, keep, tol, cells, classes, traced=False, one_pass
         # both have the same shapes and share one compilation
         fine = run(jnp.asarray(rtol), jnp.asarray(False), cells, classes)
         coarse = run(jnp.asarray(4 * rtol), jnp.asarray(True), cells, classes)
-        curves, estimate, code = _extrapolate(fine[::4], coarse[::4], jnp.asarray(tol))
+        curves, estimate, code = _extrapolate(fine[::4], coarse[::4], jnp.asarray(tol), _least(problem))
         stats, kept, path = fine[1:4]
         size = kept[2].shape[-1]
         counts = dict(stats, cells=cells * intervals, classes=size, passes=count)
@@ -268,7 +277,8 @@ def _mixture(problem, taus, keep, tol, classes, traced):
         return curves, counts, kept, (path,), None, jnp.where(bad, MAX_STEPS, UNESTIMATED)
     merged = run(jnp.asarray(8 * rtol), blend, jnp.asarray(True))[0]
     shaped = merged if linear else run(jnp.asarray(rtol), jnp.ones(()), jnp.asarray(False))[0]
-    apart = [jnp.max(jnp.abs(other["error"] / curves["error"] - 1)) for other in (merged, shaped)]
+    size = jnp.maximum(curves["error"], _least(problem))
+    apart = [jnp.max(jnp.abs(other["error"] - curves["error"]) / size) for other in (merged, shaped)]
     estimate = apart[0] if linear else 2 * (apart[0] + apart[1])
     code = jnp.where(bad, MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
     return curves, counts, kept, (path,), estimate, code

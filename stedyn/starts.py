@@ -111,8 +111,8 @@ def _group_of_ranks(order, share):
 def _moments_kept(w, owner, c, v, teacher, weight):
     """Starts moved a little, so that ``E[v c w]`` and ``E[v w^2]`` are exact although a class has one ``c`` and ``v``.
 
-    Each is shifted by a multiple of its teacher value, and distances from the mean of a class are scaled, by amounts that
-    vanish like the square of the width of the classes.
+    Each is shifted by a multiple of its teacher value, and distances from the mean of a class are scaled, by amounts
+    that vanish like the square of the width of the classes.
     """
     size = jnp.zeros(teacher.size).at[owner].add(1.0)
     mean = (jnp.zeros(teacher.size).at[owner].add(w) / size)[owner]
