@@ -58,14 +58,16 @@ def spectrum(limit: Limit, few: Limit, V: float) -> Spectrum:
 
     ``few`` is the same limit with fewer classes, for which the densities are followed.
     """
+    if limit.levels.size and float(limit.noise_var) == 0 and V <= 1e-9 * float(limit.rho):
+        return Spectrum(None, "without noise nothing moves once it has vanished")
     values, slopes = (np.array(x) for x in _coefficients(few, jnp.asarray(V)))
     if np.any(values[1:] < STILL):
         return Spectrum(None, FROZEN)
     decay = float(limit.decay(jnp.inf))
     if limit.levels.size == 0 and limit.latent_clip is None:
-        return Spectrum(_of_moments(few, values, slopes, decay))
+        return _of_moments(few, values, slopes, decay)
     if decay > 0 or limit.latent_clip is not None:
-        return Spectrum(_slowest(_of_densities(few, values, slopes, decay, np.ones(values.shape[1], bool))))
+        return _slowest(_of_densities(few, values, slopes, decay, np.ones(values.shape[1], bool)))
     every = np.array(_coefficients(limit, jnp.asarray(V))[0])
     outward, rates = _edge(limit, every)
     kept = _kept(limit, every[1], outward, rates, V - float(limit.noise_var))
@@ -79,11 +81,13 @@ def spectrum(limit: Limit, few: Limit, V: float) -> Spectrum:
     inside = (outward < 0) & ((edge >= np.min(rates[kept])) | (np.asarray(few.share) > FEW))
     if np.any(inside):
         found += _of_densities(few, values, slopes, decay, inside)
-    return Spectrum(_slowest(found))
+    return _slowest(found)
 
 
-def _slowest(values: list[complex]) -> complex:
-    return max(values, key=lambda value: value.real)
+def _slowest(values: list[complex]) -> Spectrum:
+    if not values:
+        return Spectrum(None, "none of its slowest modes changes the error")
+    return Spectrum(max(values, key=lambda value: value.real))
 
 
 def _leading(values, vectors, share_of_error) -> list[complex]:
@@ -91,7 +95,7 @@ def _leading(values, vectors, share_of_error) -> list[complex]:
     return [complex(x) for x, seen in zip(values, share_of_error(vectors), strict=True) if seen > VISIBLE]
 
 
-def _of_moments(limit: Limit, values, slopes, decay) -> complex:
+def _of_moments(limit: Limit, values, slopes, decay) -> Spectrum:
     """``M = <c w>, Q = <w^2>`` of every input variance: ``M' = a <c^2> - b M``, ``Q' = 2 a M - 2 b Q + D``."""
     group = np.asarray(limit.group)
     _, first = np.unique(group, return_index=True)
