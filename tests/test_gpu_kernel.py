@@ -186,7 +186,7 @@ def test_a_whole_simulation(monkeypatch):
     def advance(*args):
         return gpu.advance(*args, interpret=True)
 
-    monkeypatch.setattr(kernel, "programs", lambda _: kernel.Programs(advance, flips))
+    monkeypatch.setattr(kernel, "programs", lambda *_: kernel.Programs(advance, flips))
     found = simulate(R1, dim=64, seeds=2, taus=[0.1, 0.3])
     np.testing.assert_allclose(found.error, plain.error, rtol=1e-5)
     np.testing.assert_allclose(found.m, plain.m, rtol=1e-5)
