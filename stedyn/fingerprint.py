@@ -66,6 +66,10 @@ def fingerprint(name: str, value: Any) -> str:
 def is_library(value: Any) -> bool:
     """Whether a function, a class or a module belongs to Python, to stedyn or to a library it stands on."""
     module = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+    return _is_name_of_library(module)
+
+
+def _is_name_of_library(module: Any) -> bool:
     root = str(module).partition(".")[0]
     return root in _LIBRARIES or (root in sys.stdlib_module_names and root != "__main__")
 
@@ -96,18 +100,23 @@ def _parts(name: str, value: Any, above: tuple) -> Any:
         return type(value).__name__, parts(value.__func__)
     if isinstance(value, property):
         return "property", parts(value.fget)
-    if isinstance(value, types.ModuleType) or (hasattr(value, "__name__") and is_library(value)):
-        return getattr(value, "__module__", None), getattr(value, "__qualname__", value.__name__)
+    qualname = getattr(value, "__qualname__", getattr(value, "__name__", None))
+    if isinstance(value, types.ModuleType) or (qualname and is_library(value) and "<" not in qualname):
+        return getattr(value, "__module__", None), qualname or value.__name__  # but no <lambda>, no <locals>
     if isinstance(value, types.CodeType):
         return value.co_code.hex(), value.co_names, value.co_varnames, *(parts(c) for c in value.co_consts)
     if isinstance(value, types.FunctionType):
         held = [value.__defaults__, value.__kwdefaults__, *_cells(value)]
-        return "function", parts(value.__code__), *map(parts, held), *_globals(value, parts)
+        inside = _is_name_of_library(value.__globals__.get("__name__"))  # wherever it says that it is from
+        named = () if inside else _globals(value, parts)
+        return "function", parts(value.__code__), *map(parts, held), *named
     if isinstance(value, type):
         own = [(key, parts(vars(value)[key])) for key in sorted(vars(value)) if _is_own(key)]
         return "class", value.__name__, *map(parts, value.__bases__), *own
     if hasattr(value, "__wrapped__"):  # what jax.jit and functools.wraps return
         return "wrapped", parts(value.__wrapped__)
+    if type(value) is object:  # a mark without content
+        return "object"
     if hasattr(value, "__dict__"):
         return parts(type(value)), parts(vars(value))
     fail(name, "code whose content can be compared with that of another run",

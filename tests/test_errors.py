@@ -245,6 +245,11 @@ CODES = {
     "partial": [lambda: functools.partial(scaled, 1.0), lambda: functools.partial(scaled, 0.5)],
     "jit": [lambda: jax.jit(times(1.0)), lambda: jax.jit(times(0.5))],
     "library": [lambda: jnp.cos, lambda: jnp.cosh],
+    "made by a library": [
+        lambda: jax.nn.initializers.constant(1.0),
+        lambda: jax.nn.initializers.constant(0.5),
+    ],
+    "vmap": [lambda: jax.vmap(times(1.0)), lambda: jax.vmap(times(0.5))],
     "inner": [lambda: lambda tau: times(1.0)(tau), lambda: lambda tau: scaled(1.0, tau)],
     "class": [lambda: slope(1.0), lambda: slope(0.5)],
 }
