@@ -188,7 +188,9 @@ class Comparison:
             )
         lines += [str(pair) for pair in self.pairs]
         if not self.pairs:
-            lines.append(f"no plateau predicted to end, {len(self.plateaus_simulation)} in the mean simulated curve")
+            lines.append(
+                f"no plateau predicted to end, {len(self.plateaus_simulation)} in the mean simulated curve"
+            )
         if self.histogram is not None:
             lines.append(f"latent weights at tau = {self.ensemble.tau[-1]:g}: {self.histogram}")
         return "\n".join([*lines, self.verdict])
