@@ -137,7 +137,7 @@ def breakdown(dim: int, size: float) -> dict[str, float]:
     model, steps = model_of(R1, dim), max(20, int(size / dim))
     keys = jnp.zeros(1, jnp.uint32)
     teacher, start = (kernel.halves(jnp.full((1, dim), v, jnp.float32)) for v in (1.0, 0.1))
-    pairs = start[0].shape[1]
+    pairs, start = start[0].shape[1], kernel.encode(model, start)
 
     def part(level):
         def body(i, state):
@@ -150,7 +150,7 @@ def breakdown(dim: int, size: float) -> dict[str, float]:
                 total += kernel.fold(teacher[0] * x[0] + teacher[1] * x[1])
             if level >= 2:
                 codes = [model.inputs.code(half, None) for half in x]
-                products = kernel.terms(model, w, (None, None), codes)
+                products = kernel.terms(model, kernel.latent(model, w), (None, None), codes)
                 total += kernel.fold(products, bound_of(model)) * unit(model)
             if level == 3:
                 return kernel.step(model, kernel.Fixed(teacher, None), w, draws, now), ahead

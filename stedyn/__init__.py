@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .compare import Comparison, compare
     from .fixed_points import FixedPoint, fixed_point
     from .maps import RangeMap, range_map
-    from .plateau import Plateau, find_plateaus, small_lr_stairs
+    from .plateau import Plateau, find_plateaus
+    from .plateau_table import PlateauTable, plateau_table
     from .populations import Covariance, Start, Teacher
     from .problem import Problem, Run
     from .quantizers import Quantizer
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .simulate import Ensemble, simulate
     from .solution import Solution, SolveError
     from .solve import solve
+    from .stairs import small_lr_stairs
     from .sweep import sweep
 
 __version__ = "0.1.0"
@@ -39,6 +41,7 @@ __all__ = [
     "FixedPoint",
     "InputError",
     "Plateau",
+    "PlateauTable",
     "Problem",
     "Quantizer",
     "RangeMap",
@@ -53,6 +56,7 @@ __all__ = [
     "compare",
     "find_plateaus",
     "fixed_point",
+    "plateau_table",
     "range_map",
     "sensitivity",
     "simulate",
@@ -69,7 +73,8 @@ _HOME = {
     "compare": ("Comparison", "compare"),
     "fixed_points": ("FixedPoint", "fixed_point"),
     "maps": ("RangeMap", "range_map"),
-    "plateau": ("Plateau", "find_plateaus", "small_lr_stairs"),
+    "plateau": ("Plateau", "find_plateaus"),
+    "plateau_table": ("PlateauTable", "plateau_table"),
     "populations": ("Covariance", "Start", "Teacher"),
     "problem": ("Problem", "Run"),
     "quantizers": ("Quantizer",),
@@ -79,6 +84,7 @@ _HOME = {
     "simulate": ("Ensemble", "simulate"),
     "solution": ("Solution", "SolveError"),
     "solve": ("solve",),
+    "stairs": ("small_lr_stairs",),
     "sweep": ("sweep",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

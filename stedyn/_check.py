@@ -1,17 +1,44 @@
-"""Checks of user input: each failure is one sentence that says what, where and how to mend it."""
+"""Checks of user input: each failure is one sentence that says what, where and how to fix it."""
 
 from __future__ import annotations
 
+import difflib
+import functools
+import inspect
 import math
 import numbers
+import os
 import sys
-from typing import NoReturn
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, TypeVar, cast
 
 import numpy as np
 
 
 class InputError(ValueError):
-    """A fault of the input, said in one sentence; every other exception is a bug and shows its traceback."""
+    """A fault of the input, said in one sentence; every exception but this and `Failure` is a bug."""
+
+
+class UnknownKeyword(InputError, TypeError):
+    """A keyword argument that a function or a record does not take."""
+
+
+class Failure(Exception):
+    """A computation of valid input that could not be completed; the message says why."""
+
+
+#: What other programs and papers call some of the parameters.
+_OTHER_NAMES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("eta", "mu", "alpha", "learning_rate", "step_size"), ("lr", "lrs")),
+    **dict.fromkeys(("bit_width", "n_bits", "num_bits", "wl"), ("bits",)),
+    **dict.fromkeys(("bound", "clip", "max_val", "threshold"), ("range", "ranges")),
+    **dict.fromkeys(("sigma", "noise_std"), ("std", "noise_std")),
+    **dict.fromkeys(("d", "n", "dimension"), ("dim",)),
+}
+#: Types of the name of a file or a folder.
+PATH = (str, os.PathLike)
+_LONGEST = 200  # characters of a value in a message
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def is_traced(value) -> bool:
@@ -20,9 +47,86 @@ def is_traced(value) -> bool:
     return jax is not None and isinstance(value, jax.core.Tracer)
 
 
-def fail(name: str, expected: str, found, mend: str) -> NoReturn:
+def fail(name: str, expected: str, found, fix: str) -> NoReturn:
     """Raise the `InputError` of a bad argument."""
-    raise InputError(f"{name}: expected {expected}, found {found!r}; {mend}.")
+    shown = " ".join(repr(found).split())
+    if len(shown) > _LONGEST:
+        shown = f"{shown[:_LONGEST]}..."
+    raise InputError(f"{name}: expected {expected}, found {shown}; {fix}.")
+
+
+def check_known(what: str, name: Any, known: Iterable[str], error: type[InputError] = InputError) -> None:
+    """Refuse a name that is not known, with the known one that was probably meant."""
+    known = list(known)
+    if name in known:
+        return
+    close = [other for other in _OTHER_NAMES.get(name, ()) if other in known]
+    close = close or difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    fix = f"did you mean {close[0]!r}?" if close else "remove it."
+    raise error(f"unknown {what} {name!r}: expected one of {', '.join(known)}; {fix}")
+
+
+def check_keywords(owner: str, function: Callable, given: dict[str, Any]) -> None:
+    """Refuse keyword arguments that a function does not take; ``owner`` is its name for the message."""
+    if not given:
+        return
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    known = [p.name for p in parameters if p.name not in ("self", "cls")]
+    for name in given:
+        check_known(f"argument of {owner}", name, known, UnknownKeyword)
+
+
+def checked(**kinds: type | tuple[type, ...]) -> Callable[[_F], _F]:
+    """Decorator of a public function: arguments of these types, or None where it is the default, and no others.
+
+    What does not fit is an `InputError`, and what Python itself says well (a missing argument) a TypeError.
+    """
+
+    def decorate(function: _F) -> _F:
+        parameters = inspect.signature(function).parameters
+        owner = function.__qualname__.removesuffix(".__init__")
+
+        @functools.wraps(function)
+        def run(*args, **given):
+            check_keywords(owner, function, given)
+            for name, value in [*zip(parameters, args, strict=False), *given.items()]:
+                default = value is None and parameters[name].default is None
+                if name in kinds and not default and not isinstance(value, kinds[name]):
+                    optional = " or None" if parameters[name].default is None else ""
+                    fail(name, _names(kinds[name]) + optional, value, f"give one to {owner}")
+            return function(*args, **given)
+
+        return cast(_F, run)
+
+    return decorate
+
+
+def _names(kinds: type | tuple[type, ...]) -> str:
+    if kinds is PATH:
+        return "a path"
+    names = [kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,))]
+    return " or ".join(f"{'an' if name[0] in 'AEIOU' else 'a'} {name}" for name in names)
+
+
+def several(name: str, values: Any) -> tuple:
+    """The entries of a list, a tuple or an array."""
+    if (
+        isinstance(values, (str, bytes, dict))
+        or not isinstance(values, Iterable)
+        or getattr(values, "ndim", 1) == 0
+    ):
+        fail(name, "a list", values, f"write {name}=[...], also for one value")
+    return tuple(values)
+
+
+def array(name: str, values: Any) -> np.ndarray:
+    """Numbers as an array of floats, of any shape."""
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        fail(name, "numbers", values, "give a list or an array of them")
 
 
 def finite(name: str, value):
@@ -33,9 +137,16 @@ def finite(name: str, value):
         if value.ndim > 0:
             return _array(name, value)
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not _is_finite(value):
         fail(name, "a finite number", value, "give one")
     return float(value)
+
+
+def _is_finite(value: numbers.Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number too large for a float
+        return False
 
 
 def _array(name: str, value):
@@ -75,6 +186,6 @@ def whole(name: str, value, low: int, high: int | None = None) -> int:
 
 def choice(name: str, value, options) -> str:
     """One of a few words."""
-    if value not in options:
+    if not isinstance(value, (str, int, type(None))) or value not in options:  # no array: its == is one
         fail(name, "one of " + ", ".join(repr(o) for o in options), value, "choose one of these")
-    return value
+    return cast(str, value)

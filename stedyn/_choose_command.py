@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ._check import InputError
 from ._options import build_problem, check_outputs, takes_problem
 
 Bits = Annotated[
@@ -61,7 +62,7 @@ def choose(
 ) -> int:
     """The best range for every bit width, beside calibration rules with their predicted outcome."""
     if layer is None and tensor is not None:
-        raise ValueError("--tensor: expected --layer FILE with it, found none; name the file.")
+        raise InputError("--tensor: expected --layer FILE with it, found none; name the file.")
     if layer is not None:
         flags = flags | {"set_": [*_teacher(layer, tensor, normalise), *(flags["set_"] or ())]}
     problem = build_problem(flags)

@@ -49,8 +49,8 @@ def read_samples(path: Path, name: str) -> np.ndarray:
     try:
         return _read_npy(path, name) if path.suffix == ".npy" else _one_line(read_csv(path, name), path, name)
     except FileNotFoundError:
-        mend = "check the name; it is relative to the folder of the problem file"
-        fail(name, "a file that exists", str(path), mend)
+        fix = "check the name; it is relative to the folder of the problem file"
+        fail(name, "a file that exists", str(path), fix)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
         fail(name, "a file that can be read", f"{path} ({reason})", "check it")

@@ -63,8 +63,8 @@ def _lattice(step: float, lowest: float, count: int, rounding: str, library: str
         kind = "twos-complement"
     else:
         bounds = f"{count} from {lowest * step:g} to {(lowest + count - 1) * step:g}"
-        mend = "list the levels with Quantizer(kind='levels', levels=[...]) if there are two or more"
-        fail(library, "symmetric or two's complement levels", bounds, mend)
+        fix = "list the levels with Quantizer(kind='levels', levels=[...]) if there are two or more"
+        fail(library, "symmetric or two's complement levels", bounds, fix)
     return Quantizer(bits, -lowest * step, kind=kind, rounding=rounding)
 
 

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ._check import InputError
+
 #: What a command computes when it is given no problem file: setting R1.
 DEFAULT_TABLES: dict[str, dict[str, Any]] = {
     "teacher": {"kind": "constant", "value": 1.0},
@@ -148,8 +150,8 @@ def takes_problem(command: Callable[..., Any] | None = None, *, without: tuple[s
     return run
 
 
-def build_problem(flags: dict[str, Any]):
-    """The problem of the file, or R1, with the flags laid over it; x64 is switched on first.
+def build_problem(flags: dict[str, Any], default: dict[str, dict[str, Any]] = DEFAULT_TABLES):
+    """The problem of the file, or the default one (R1), with the flags laid over it; x64 is switched on first.
 
     Raises
     ------
@@ -163,13 +165,13 @@ def build_problem(flags: dict[str, Any]):
     from .files import problem_from_dict, read_tables
 
     path, source = flags["problem"], None
-    tables = DEFAULT_TABLES
+    tables = default
     if path is not None:
         tables, source = read_tables(path), str(path)
         try:
             checked_tables(tables)
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from None
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
     given = {name: flags[name] for name in _FLAGS if flags[name] is not None}
     of_weights = {_FLAGS[name][1] for name in given if _FLAGS[name][0] == "weights"}
     if of_weights and of_weights <= {"ste", "latent_clip"} and "weights" not in tables:
@@ -194,18 +196,18 @@ def check_outputs(out: Path | None, plot: Path | None) -> None:
     if plot is not None:
         if plot.suffix.lower() not in FIGURE_FORMATS:
             formats = ", ".join(FIGURE_FORMATS)
-            raise ValueError(f"--plot: expected a file ending in {formats}, found {str(plot)!r}; rename it.")
+            raise InputError(f"--plot: expected a file ending in {formats}, found {str(plot)!r}; rename it.")
         if plot.is_dir():
-            raise ValueError(f"--plot: expected a file, found the folder {str(plot)!r}; add a file name.")
+            raise InputError(f"--plot: expected a file, found the folder {str(plot)!r}; add a file name.")
         if not plot.parent.is_dir():
-            raise ValueError(
+            raise InputError(
                 f"--plot: expected a file in a folder that exists, found {str(plot)!r}; make it."
             )
         _check_writable("--plot", plot.parent)
     if out is not None:
         nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
         if not nearest.is_dir():
-            raise ValueError(f"--out: expected a folder, found the file {str(nearest)!r}; name another.")
+            raise InputError(f"--out: expected a folder, found the file {str(nearest)!r}; name another.")
         _check_writable("--out", nearest)
 
 
@@ -214,7 +216,7 @@ def _check_writable(flag: str, folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(
+        raise InputError(
             f"{flag}: expected a folder that can be written, found {str(folder)!r} ({error.strerror}); "
             "name another."
         ) from None

@@ -6,20 +6,18 @@ import dataclasses
 from typing import NamedTuple
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 
 from ._check import fail
-from .limit import derive
 from .objectives import Objective
 from .problem import Problem, Run
-from .quantizers import Quantizer, as_arrays
+from .quantizers import Quantizer
 from .solution import Solution
 from .solve import solve
-from .stationary import largest_error
+from .stationary import final_error, has_fixed_point
 
-#: Classes of a teacher in fixed points; and cells of a scan, over all intervals between thresholds.
-CLASSES, SCAN_CELLS = 256, 240
+#: Cells of a scan, over all intervals between thresholds.
+SCAN_CELLS = 240
 #: Saved times of a curve from which times are read.
 LEAST_POINTS = 101
 #: Tolerance of a curve that is only described.
@@ -39,26 +37,11 @@ def with_quantizer(problem: Problem, quantizer: Quantizer, lr=None, run: Run | N
     return dataclasses.replace(problem, weights=quantizer, rule=rule, run=run or problem.run)
 
 
-def has_fixed_point(problem: Problem, any_range: bool = False) -> bool:
-    """Whether the end of the curve is given by `stedyn.stationary` (see `stedyn.fixed_point` for what has none).
-
-    With ``any_range``, for every range of the weights.
-    """
-    absorbs = problem.ste == "clipped" if any_range else problem.absorbs
-    return not absorbs and 0 < float(problem.rule.rate(jnp.inf)) < np.inf
-
-
 def need_fixed_point(name: str, asked: str, problem: Problem, any_range: bool = False) -> None:
     """Refuse the quantity ``asked``, a final error, of a problem without a fixed point."""
     if not has_fixed_point(problem, any_range):
         fail(name, "a problem with a fixed point for 'final-error'", asked,
              "use error-at=TAU with the end of the run")  # fmt: skip
-
-
-@eqx.filter_jit
-def _largest(problem: Problem, coarse):
-    alike = problem.covariance.kind == "identity"
-    return largest_error(derive(problem, CLASSES if alike else CLASSES // 4, coarse))
 
 
 class Predictor:
@@ -82,7 +65,7 @@ class Predictor:
         """Error of the fixed point; None if there is none."""
         if not self.stationary:
             return None
-        return float(_largest(as_arrays(self.at(width, lr)), jnp.asarray(coarse)))
+        return final_error(self.at(width, lr), coarse)
 
     def scan(self, width: float, lr: float) -> Outcome:
         """The outcome by the law of the scan."""
@@ -116,7 +99,7 @@ class Predictor:
             merged = self.fixed_error(width, lr, coarse=True)
             return abs((merged or 0.0) - best) / (3 * best)
         curve = self._solve(width, lr, tol=self.tol)
-        tau, error, claim = np.asarray(curve.tau), np.asarray(curve.error), float(curve.error_estimate or 0.0)
+        (tau, error), claim = curve.dense, float(curve.error_estimate or 0.0)
         shifted = [self.objective.measure(tau, error * (1 + sign * claim)) for sign in (-1, 1)]
         spread = max((abs(value / best - 1) for value in shifted if np.isfinite(value)), default=claim)
         return float(max(claim, spread))
@@ -130,15 +113,15 @@ class Predictor:
         return solve(self.at(width, lr, self.run), law="grid", tol=tol, cells=cells, throw=False)
 
     def _outcome(self, width: float, lr: float, *, tol: float, cells: int | None = None) -> Outcome:
-        bounded = self.objective.kind == "plateau-length" and self.max_error < np.inf
-        final = self.fixed_error(width, lr) if bounded else None
-        if final is not None and final > self.max_error:
+        flat = self.objective.kind == "plateau-length"
+        bounded = flat and self.max_error < np.inf
+        final = self.fixed_error(width, lr) if flat else None
+        if bounded and final is not None and final > self.max_error:
             return Outcome(np.inf, final)
         curve = self._solve(width, lr, tol=tol, cells=cells)
         if not curve.status.ok:
             return Outcome(np.inf, np.inf)
-        tau, error = np.asarray(curve.tau), np.asarray(curve.error)
-        end = float(error[-1]) if final is None else final
+        end = curve.final_error if final is None else final
         if bounded and end > self.max_error:
             return Outcome(np.inf, end)
-        return Outcome(self.objective.measure(tau, error), end)
+        return Outcome(self.objective.measure(*curve.dense, final), end)

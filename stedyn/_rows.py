@@ -10,12 +10,15 @@ import dataclasses
 import hashlib
 import json
 import tomllib
+import traceback
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import __version__
-from ._check import choice, whole
+from ._check import Failure, InputError, choice, whole
 from ._tables import TABLES, known_keys, set_value
+from .fingerprint import fingerprint, is_library
 from .report import to_json, write_json
 
 #: What can be computed, and the columns and options that go with it.
@@ -33,7 +36,8 @@ _LAWS = ("auto", "grid", "mixture", "fluid")
 class Row:
     """One row: its number from 1, its cells as given, and everything that its result depends on.
 
-    ``job`` is plain (tables, numbers, strings), so that it can be sent to any machine.
+    ``job`` is plain (tables, numbers, strings), so that it can be sent to any machine. Rows with equal jobs share
+    one result, wherever they stand.
     """
 
     number: int
@@ -43,11 +47,23 @@ class Row:
     @property
     def key(self) -> str:
         """Hash of the job."""
-        return hashlib.sha256(to_json(self.job).encode()).hexdigest()[:12]
+        return hashlib.sha256(to_json(self.job).encode()).hexdigest()[:16]
 
     def file(self, out: Path) -> Path:
         """Where its result is kept."""
-        return out / f"{self.number:05d}-{self.key}.json"
+        return out / f"{self.key}.json"
+
+    def log(self, out: Path) -> Path:
+        """Where the traceback of a bug is kept."""
+        return out / f"{self.key}.traceback.txt"
+
+
+class Outcome(NamedTuple):
+    """What came of a job: its record, or else why not, in one sentence; of a bug also the traceback."""
+
+    record: dict[str, Any] | None
+    failure: str | None = None
+    traceback: str | None = None
 
 
 def read_cells(path: Path) -> list[dict[str, Any]]:
@@ -63,10 +79,10 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, comment="#", skipinitialspace=True)
     except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file; check the name.") from None
+        raise InputError(f"{path}: there is no such file; check the name.") from None
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path}: cannot be read as a table ({reason}); give a CSV file.") from None
+        raise InputError(f"{path}: cannot be read as a table ({reason}); give a CSV file.") from None
     names = [str(name).strip() for name in frame.columns]
     rows = [dict(zip(names, map(str.strip, values), strict=True)) for values in frame.to_numpy().tolist()]
     return [{name: _value(text) for name, text in row.items() if text} for row in rows]
@@ -88,13 +104,13 @@ def check_rows(source: str, rows: list[dict[str, Any]], tables: dict[str, Any], 
         At the first fault: one sentence with the source, the row and the column.
     """
     if not rows:
-        raise ValueError(f"{source}: expected at least one row, found none; add one.")
+        raise InputError(f"{source}: expected at least one row, found none; add one.")
     checked = []
     for number, cells in enumerate(rows, 1):
         try:
             checked.append(Row(number, cells, _job(cells, tables, folder, what)))
-        except ValueError as error:
-            raise ValueError(f"{source}, row {number}: {error}") from None
+        except InputError as error:
+            raise InputError(f"{source}, row {number}: {error}") from None
     return checked
 
 
@@ -109,10 +125,10 @@ def _job(cells: dict[str, Any], tables: dict[str, Any], folder: Path, what: str)
         if name == "what" or name in options:
             continue
         if name in _DEFAULTS:
-            raise ValueError(f"{name}: does not go with what = {what!r}; leave the cell empty.")
+            raise InputError(f"{name}: does not go with what = {what!r}; leave the cell empty.")
         if not dot or table not in TABLES or key not in known_keys(table):
             known = ", ".join(["what", *_DEFAULTS])
-            raise ValueError(
+            raise InputError(
                 f"unknown column {name!r}: expected TABLE.KEY of a problem file or one of {known}; rename it."
             )
         tables = set_value(tables, table, key, cells[name])
@@ -128,22 +144,38 @@ def _job(cells: dict[str, Any], tables: dict[str, Any], folder: Path, what: str)
     for name, content in plain.items():
         if "path" in content:  # the machine that computes need not have the file
             plain[name] = {"kind": content["kind"], "values": getattr(problem, name).data.values.tolist()}
-    return {"what": what, "problem": plain, **options, "version": __version__}
+    job = {"what": what, "problem": plain, **options, "versions": _versions()}
+    if not is_library(type(problem.rule)):  # entered in RULES: its kind does not tell what it does
+        job["code"] = fingerprint("rule", type(problem.rule))
+    return job
 
 
-def compute(job: dict[str, Any], threads: int) -> tuple[bool, Any]:
-    """The result of a job: whether it succeeded, and its record or one sentence. It raises nothing."""
+def _versions() -> dict[str, str]:
+    """Versions of what computes: stedyn and the libraries that make the numbers."""
+    return {"stedyn": __version__} | {name: metadata.version(name) for name in ("jax", "diffrax")}
+
+
+def compute(job: dict[str, Any], threads: int) -> Outcome:
+    """The outcome of a job. It raises nothing: a bug is an outcome, too, with its traceback."""
     import jax
 
     jax.config.update("jax_enable_x64", True)
     from .files import problem_from_dict
 
     try:
-        return True, _COMPUTE[job["what"]](problem_from_dict(job["problem"]), job, threads)
+        return Outcome(_COMPUTE[job["what"]](problem_from_dict(job["problem"]), job, threads))
+    except (InputError, Failure) as error:
+        return Outcome(None, str(error))
     except Exception as error:
-        name = "" if isinstance(error, (ValueError, ArithmeticError)) else f"{type(error).__name__}: "
-        lines = str(error).strip().splitlines()
-        return False, name + (lines[0] if lines else "it says no more")
+        return bug(error)
+
+
+def bug(error: Exception) -> Outcome:
+    """The outcome of an exception that is no fault of the input."""
+    lines = str(error).strip().splitlines() or ["it says no more"]
+    return Outcome(
+        None, f"bug: {type(error).__name__}: {lines[0]}", "".join(traceback.format_exception(error))
+    )
 
 
 def _predict(problem, job, threads):
@@ -175,7 +207,8 @@ def _fixed_point(problem, job, threads):
     from .fixed_points import fixed_point
     from .solve import solve
 
-    return fixed_point(problem, solution=solve(problem, throw=False)).to_dict()
+    found = fixed_point(problem)  # refuses what has none before a curve is solved
+    return found.beside(solve(problem, throw=False)).to_dict()
 
 
 _COMPUTE = {
@@ -204,10 +237,12 @@ def _checksum(content: dict[str, Any]) -> str:
 
 
 def summary(record: dict[str, Any]) -> dict[str, Any]:
-    """The single values of a record, and of its curves the last."""
+    """The single values of a record, of its curves the last, of its plateaus the first and the longest."""
     found: dict[str, Any] = {}
     for name, value in record.items():
-        if isinstance(value, dict):
+        if name == "plateaus":
+            found |= _plateaus(value)
+        elif isinstance(value, dict):
             found |= {f"{name}.{key}": item for key, item in value.items()}
         elif isinstance(value, (list, tuple)):
             if name in ("error_mean", "error_std"):
@@ -215,3 +250,14 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
         else:
             found[name] = value
     return found
+
+
+def _plateaus(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Their number, whether the last is open, and the first and the longest of those that end."""
+    ended = [plateau for plateau in found if plateau["length"] is not None]
+    line: dict[str, Any] = {"plateaus": len(found), "open_plateau": len(ended) < len(found)}
+    chosen = {"first_plateau": ended[:1], "longest_plateau": sorted(ended, key=lambda p: -p["length"])[:1]}
+    for name, plateaus in chosen.items():
+        for key in ("escape", "length", "height"):
+            line[f"{name}.{key}"] = plateaus[0][key] if plateaus else None
+    return line

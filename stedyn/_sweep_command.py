@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ._check import InputError
 from ._options import Stopped, check_outputs
 
 Table = Annotated[Path, typer.Argument(metavar="TABLE.csv", help="One problem in each row.")]
@@ -36,10 +37,10 @@ def sweep(
     seeds, seed. An empty cell leaves the value of PROBLEM.toml.
     """
     if scheduler is not None and workers is not None:
-        raise ValueError("--workers: expected none with --scheduler, which has its own; leave one out.")
+        raise InputError("--workers: expected none with --scheduler, which has its own; leave one out.")
     check_outputs(out, None)
     if (out / "sweep.csv").exists() and table.exists() and table.samefile(out / "sweep.csv"):
-        raise ValueError(f"--out: would overwrite the table {table}; name another folder.")
+        raise InputError(f"--out: would overwrite the table {table}; name another folder.")
     import jax
 
     jax.config.update("jax_enable_x64", True)
@@ -70,9 +71,9 @@ def _client(address: str):
     try:
         from distributed import Client
     except ImportError:
-        raise ValueError("--scheduler: needs Dask; install it with pip install 'stedyn[dask]'.") from None
+        raise InputError("--scheduler: needs Dask; install it with pip install 'stedyn[dask]'.") from None
     try:
         return Client(address, timeout=10)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ValueError(f"--scheduler: no answer from {address!r} ({reason}); check the address.") from None
+        raise InputError(f"--scheduler: no answer from {address!r} ({reason}); check the address.") from None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 import tomllib
 from collections.abc import Iterable
 from typing import Any
 
-from ._check import choice, fail
+from ._check import InputError, check_known, choice, fail
 from .quantizers import KINDS
 from .rules import RULES
 
@@ -40,13 +39,6 @@ _DEFAULT_KIND = {
     "inputs": "mid-rise",
     "rule": "sgd",
     "covariance": "identity",
-}
-#: What other programs and papers call some of the keys.
-_OTHER_NAMES = {
-    **dict.fromkeys(("eta", "mu", "alpha", "learning_rate", "step_size"), "lr"),
-    **dict.fromkeys(("bit_width", "n_bits", "num_bits", "wl"), "bits"),
-    **dict.fromkeys(("bound", "clip", "max_val", "threshold"), "range"),
-    **dict.fromkeys(("sigma", "noise_std"), "std"),
 }
 TABLES = ("teacher", "start", "noise", "weights", "inputs", "rule", "covariance", "run")
 
@@ -83,7 +75,7 @@ def checked_tables(tables: Any) -> dict[str, dict[str, Any]]:
     if not isinstance(tables, dict):
         fail("problem", "tables", tables, "give a dictionary of dictionaries")
     for table, content in tables.items():
-        _check_known("table", table, TABLES)
+        check_known("table", table, TABLES)
         if not isinstance(content, dict):
             fail(table, "a table", content, f"write [{table}] and its keys below it")
     return {table: _checked(table, dict(tables.get(table, {}))) for table in TABLES}
@@ -91,7 +83,7 @@ def checked_tables(tables: Any) -> dict[str, dict[str, Any]]:
 
 def _checked(table: str, content: dict[str, Any]) -> dict[str, Any]:
     for key in content:
-        _check_known(f"key of [{table}]", key, known_keys(table))
+        check_known(f"key of [{table}]", key, known_keys(table))
     if table not in _DEFAULT_KIND:
         return content
     kinds: Iterable[Any] = RULES if table == "rule" else _KEYS[table]
@@ -100,21 +92,10 @@ def _checked(table: str, content: dict[str, Any]) -> dict[str, Any]:
     for key in content:
         if key != "kind" and key not in allowed:
             takes = ", ".join(allowed) or "no other key"
-            raise ValueError(
+            raise InputError(
                 f"{table}.{key}: does not go with kind = {kind!r}, which takes {takes}; remove it."
             )
     return content
-
-
-def _check_known(what: str, name: Any, known: Iterable[str]) -> None:
-    known = list(known)
-    if name in known:
-        return
-    close = [_OTHER_NAMES.get(name, "")] if _OTHER_NAMES.get(name) in known else None
-    close = close or difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    mend = f"did you mean {close[0]!r}?" if close else "remove it"
-    end = "" if mend.endswith("?") else "."
-    raise ValueError(f"unknown {what} {name!r}: expected one of {', '.join(known)}; {mend}{end}")
 
 
 def set_value(tables: dict[str, Any], table: str, key: str, value: Any) -> dict[str, Any]:
@@ -154,8 +135,8 @@ def set_key(tables: dict[str, Any], assignment: str) -> dict[str, Any]:
     if match is None:
         fail("--set", "TABLE.KEY=VALUE", assignment, "write for example --set rule.lr=0.1")
     table, key, text = match.groups()
-    _check_known("table", table, TABLES)
-    _check_known(f"key of [{table}]", key, known_keys(table))
+    check_known("table", table, TABLES)
+    check_known(f"key of [{table}]", key, known_keys(table))
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

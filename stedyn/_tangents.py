@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._check import fail
+from .dense import Steps, between, extrapolated
 from .limit import check_closes
 from .objectives import Objective
 from .plateau import find_plateaus
 from .problem import Problem, Run
 from .quantizers import as_arrays
-from .refinement import grid_curves, grid_pass
+from .refinement import LEAST, grid_curves, grid_pass
 from .solution import Status
 
 #: Parameters, and where a problem has them.
@@ -29,8 +30,8 @@ TO: dict[str, Callable] = {
 STEP = 1e-3
 #: A second difference above this part of the value is a jump.
 JUMP = 1e-3
-#: Saved times of a curve from which a time is read: a plateau of a tenth of the run then has 80.
-POINTS = 801
+#: Saved times of a curve, at which its error is estimated.
+POINTS = 201
 
 
 def moved(problem: Problem, to: str, value) -> Problem:
@@ -40,15 +41,20 @@ def moved(problem: Problem, to: str, value) -> Problem:
 
 @eqx.filter_jit
 def _tangent_pass(problem, taus, keep, rtol, coarse, mesh, to):
-    """A pass of the grid law (see `grid_pass`) with the error curve and its tangent."""
+    """A pass of the grid law (see `grid_pass`): the error curve and its tangent, and those of the steps."""
 
     def run(value):
-        curves, stats, kept, bad = grid_pass(moved(problem, to, value), taus, keep, rtol, coarse, mesh, True)
-        return curves["error"], (stats, kept, bad)
+        curves, stats, kept, steps, bad = grid_pass(
+            moved(problem, to, value), taus, keep, rtol, coarse, mesh, True
+        )
+        return (curves["error"], steps), (stats, kept, bad)
 
     value = TO[to](problem)
-    error, tangent, (stats, kept, bad) = jax.jvp(run, (value,), (jnp.ones_like(value),), has_aux=True)
-    return {"error": error, "tangent": tangent}, stats, kept, bad
+    (error, steps), (tangent, moves), (stats, kept, bad) = jax.jvp(
+        run, (value,), (jnp.ones_like(value),), has_aux=True
+    )
+    moves = moves._replace(tau=steps.tau)  # the steps stay where they are
+    return {"error": error, "tangent": tangent}, stats, kept, (steps, moves), bad
 
 
 def of_curve(
@@ -61,13 +67,12 @@ def of_curve(
     run = Run(problem.run.tau, max(POINTS, problem.run.points))
     if goal is not None and goal.kind == "error-at":
         run = Run(goal.number, 3)
-    tau = run.taus
 
     def one_pass(*args):
         return _tangent_pass(*args, to)
 
-    curves, _, _, estimate, code = grid_curves(
-        as_arrays(problem), jnp.asarray(tau), jnp.zeros(0), tol, None, None, one_pass=one_pass
+    curves, _, _, steps, estimate, code = grid_curves(
+        as_arrays(problem), jnp.asarray(run.taus), jnp.zeros(0), tol, None, None, one_pass=one_pass
     )
     error, tangent = np.asarray(curves["error"]), np.asarray(curves["tangent"])
     status = Status(int(code))
@@ -76,8 +81,9 @@ def of_curve(
             "of", f"a curve that can be followed to tau = {run.tau:g}", str(status), "shorten run or lower lr"
         )
     step = STEP * parameter or STEP
-    relative = step * tangent / np.maximum(error, 1e-300)
-    low, middle, high = (_read(goal, tau, error * np.exp(k * relative)) for k in (-1, 0, 1))
+    least = LEAST * float(problem.label_variance) + 1e-300
+    curve, slope = (extrapolated(*(one.within(run.tau) for one in pair)) for pair in zip(*steps, strict=True))
+    low, middle, high = (_read(goal, *between(_shifted(curve, slope, k * step, least))) for k in (-1, 0, 1))
     if low is None and middle is None and high is None:
         reached = goal is not None and goal.kind == "time-to"
         wanted = "an error that is reached" if reached else "a curve with a plateau"
@@ -94,6 +100,14 @@ def of_curve(
     return middle.value, (high.value - low.value) / (2 * step), float(estimate)
 
 
+def _shifted(curve: Steps, tangent: Steps, step: float, least: float) -> Steps:
+    """``error exp(step tangent / error)``: the steps of the curve with a parameter moved by ``step``."""
+    error = np.maximum(curve.error, least)
+    relative = step * tangent.error / error
+    bend = step * (tangent.slope - tangent.error * curve.slope / error)
+    return Steps(curve.tau, error * np.exp(relative), (curve.slope + bend) * np.exp(relative))
+
+
 class _Reading(NamedTuple):
     """A value, and where it is read: which plateau of how many."""
 
@@ -106,9 +120,10 @@ def _read(goal: Objective | None, tau, error) -> _Reading | None:
     if goal is not None and goal.kind != "plateau-length":
         value = goal.measure(tau, error)
         return _Reading(value, (0, 0)) if np.isfinite(value) else None
-    plateaus = find_plateaus(tau, error)
-    if not plateaus:
+    found = [(p.length, p.escape) for p in find_plateaus(tau, error, 0.0)]
+    closed = [(length, escape) for length, escape in found if length is not None and escape is not None]
+    if not closed:
         return None
-    k = max(range(len(plateaus)), key=lambda i: plateaus[i].length)
-    longest = plateaus[k]
-    return _Reading(longest.escape if goal is None else longest.length, (k, len(plateaus)))
+    k = max(range(len(closed)), key=lambda i: closed[i][0])
+    length, escape = closed[k]
+    return _Reading(escape if goal is None else length, (k, len(found)))

@@ -48,8 +48,8 @@ class WeightLaw(Protocol):
     def largest(self, count: int) -> float:
         """The largest ``|w|`` (of ``count`` draws, in the median, if the law has no end)."""
 
-    def percentile(self, percentile: float) -> float:
-        """The percentile of ``|w|``."""
+    def percentile(self, percentile: float, count: int) -> float:
+        """The percentile of ``|w|`` (of ``count`` draws, in the median, if the law has no end)."""
 
     def cdf(self, sizes: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """``P(|w| <= size)``."""
@@ -80,11 +80,17 @@ class GaussianLaw:
         return abs(self.mean) + 9 * self.std
 
     def largest(self, count: int) -> float:
-        """The size ``x`` with ``P(|w| <= x)^count = 1/2``."""
-        return self._exceeded(-np.expm1(-np.log(2) / count))
+        return self._ordered(1, count)
 
-    def percentile(self, percentile: float) -> float:
-        return self._exceeded(1 - percentile / 100)
+    def percentile(self, percentile: float, count: int) -> float:
+        """Interpolated between the medians of the two order statistics around it."""
+        place = (count - 1) * (1 - percentile / 100)
+        larger, smaller = (self._ordered(k, count) for k in (int(place) + 1, min(int(place) + 2, count)))
+        return larger + (place - int(place)) * (smaller - larger)
+
+    def _ordered(self, k: int, count: int) -> float:
+        """Median of the ``k``-th largest of ``count`` draws: a share ``Beta(k, count - k + 1)`` lies above it."""
+        return self._exceeded(float(special.betaincinv(k, count - k + 1, 0.5)))
 
     def _exceeded(self, share: float) -> float:
         """The size that ``|w|`` exceeds with probability ``share``."""
@@ -127,7 +133,7 @@ class SampleLaw:
     def largest(self, count: int) -> float:
         return self.reach
 
-    def percentile(self, percentile: float) -> float:
+    def percentile(self, percentile: float, count: int) -> float:
         """Interpolated between the two order statistics around it."""
         return float(np.percentile(self.sizes, percentile))
 
@@ -153,7 +159,10 @@ def weight_law(weights: Teacher | Start | ArrayLike) -> WeightLaw:
     """
     if isinstance(weights, (Teacher, Start)):
         return _of_record(weights)
-    values = np.asarray(weights)
+    try:
+        values = np.asarray(weights)
+    except ValueError:  # rows of different lengths
+        fail("weights", "an array of numbers", weights, "give rows of one length")
     if values.dtype.kind not in "fiu" or values.size == 0:
         found = f"{values.dtype} of shape {values.shape}"
         fail("weights", "a teacher, a start or an array of numbers", found, "give one of these")

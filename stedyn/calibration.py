@@ -17,6 +17,11 @@ lsq          step ``= 2 E|w| / sqrt(Qp)``, ``Qp`` the highest level in steps
 Max, percentile, k-sigma and kl name a threshold and the range is that threshold, as in the libraries:
 whether it is then the outermost level or the edge of the outermost bin is the convention of the
 quantizer. Mse, aciq and lsq name levels, which are the same in both conventions.
+
+All rules see the same weights. Measured ones are the sample. A Gaussian teacher or start stands for ``count`` draws
+from it, 4096 unless another number is given: what depends on single draws (max, percentile, the end of kl's
+histogram) takes the median of each order statistic, and what depends on averages takes those of the law, from which
+the averages of the draws differ by chance alone.
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from ._check import choice, fail, positive, whole
+from ._check import checked, choice, fail, positive, whole
 from ._libraries import Grid, grid
 from ._weight_law import WeightLaw, weight_law
 from .problem import Start, Teacher
@@ -44,7 +49,7 @@ _BLOCK = 2**20
 class Options:
     """The numbers that the rules leave open.
 
-    ``count`` draws decide the largest of a law without end; ``percentile`` and ``k`` are those of the
+    A Gaussian stands for ``count`` draws from it, in the median; ``percentile`` and ``k`` are those of the
     rules; ``bins`` is the number of bins of the histogram of kl.
     """
 
@@ -61,6 +66,7 @@ class Options:
             fail("percentile", "a number between 0 and 100", self.percentile, "use the rule 'max' for 100")
 
 
+@checked(quantizer=Quantizer)
 def calibrated_range(
     weights: Teacher | Start | ArrayLike, quantizer: Quantizer, rule: str, **options
 ) -> float:
@@ -100,6 +106,7 @@ def calibrated_range(
     return _checked(rule, CALIBRATIONS[rule](weight_law(weights), quantizer, _options(options)))
 
 
+@checked(quantizer=Quantizer)
 def calibrated_ranges(
     weights: Teacher | Start | ArrayLike, quantizer: Quantizer, **options
 ) -> dict[str, float]:
@@ -108,6 +115,7 @@ def calibrated_ranges(
     return {rule: _checked(rule, function(law, quantizer, chosen)) for rule, function in CALIBRATIONS.items()}
 
 
+@checked(quantizer=Quantizer)
 def rounding_error(weights: Teacher | Start | ArrayLike, quantizer: Quantizer) -> float:
     """``E[(w - Q(w))^2]``, over the weights and stochastic rounding.
 
@@ -131,22 +139,21 @@ def _checked(rule: str, width: float) -> float:
 
 
 def _max(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
-    """``R = max |w|``.
+    """``R = max |w|``; of a Gaussian the median of the largest of ``count`` draws, ``P(|w| <= R)^count = 1/2``.
 
-    A Gaussian has no largest weight: it is the median of the largest of ``count`` draws, the ``x`` with
-    ``P(|w| <= x)^count = 1/2``. Wu et al., arXiv 2004.09602 (2020).
+    Wu et al., arXiv 2004.09602 (2020).
     """
     grid(quantizer)
     return law.largest(options.count)
 
 
 def _percentile(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
-    """``P(|w| <= R) = percentile / 100``; of values, between two order statistics if need be.
+    """``P(|w| <= R) = percentile / 100`` over the values, between two of them if need be.
 
-    Wu et al., arXiv 2004.09602 (2020).
+    Of a Gaussian the values are the medians of ``count`` ordered draws. Wu et al., arXiv 2004.09602 (2020).
     """
     grid(quantizer)
-    return law.percentile(options.percentile)
+    return law.percentile(options.percentile, options.count)
 
 
 def _k_sigma(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:

@@ -19,7 +19,9 @@ class Simulated:
     """Simulated value of an objective: mean and standard error over seeds.
 
     ``difference`` is that to the chosen range, run by run with the same keys, and ``verdict`` says what it means:
-    ``lower``, ``higher`` or ``equal`` within the standard error. None and ``""`` for the chosen range itself.
+    ``lower``, ``higher``, ``equal`` within the standard error (each range tested by itself at the level 5 %), or
+    ``undecided`` where a run has no number or neither range reaches the objective in all runs. None and ``""`` for the
+    chosen range itself.
     """
 
     value: float
@@ -48,8 +50,8 @@ class Choice:
         ``{0.5: ..., 0.9: ..., 1.1: ..., 1.5: ...}``: the objective at these multiples of the range, over its value
         here.
     plateau_length, time_to_target, fixed_point
-        Longest plateau of the curve, time to the wanted error (None if none was given or it is not reached), and error
-        of the fixed point (None if there is none).
+        Longest plateau of the curve (None if one is not over within the run), time to the wanted error (None if none
+        was given or it is not reached), and error of the fixed point (None if there is none).
     edges
         The range in both edge conventions: ``{"level": ..., "bin": ...}``.
     rivals

@@ -1,4 +1,4 @@
-"""Classes of coordinates: teacher values, input variances and starts, in finitely many groups with their shares."""
+"""Classes of coordinates: teacher values and input variances, in finitely many groups with their shares."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from scipy.special import ndtr, ndtri
 
 from .moments import input_moments
-from .populations import Covariance, Start, Teacher
+from .populations import Covariance, Teacher
 from .problem import Problem
 from .quantizers import Quantizer
 
@@ -245,16 +245,6 @@ def merge_pairs(bins, coarse):
         jnp.where(coarse, jnp.repeat(common, 2), mean),
         jnp.where(coarse, jnp.repeat(square - common**2, 2), var),
     )
-
-
-def start_classes(start: Start, n: int, coarse=False):
-    """Share, mean and variance of the ``J <= n`` start classes of the mixture law."""
-    if start.kind == "constant":
-        return jnp.ones(1), jnp.reshape(jnp.asarray(start.mean) * 1.0, (1,)), jnp.zeros(1)
-    if start.data is not None:
-        return merge_pairs(sample_bins(start.data.values, n), coarse)
-    share, mean, var = merge_pairs(gaussian_bins(n), coarse)
-    return share, start.mean + start.std * mean, start.std**2 * var
 
 
 def variance_classes(covariance: Covariance, n: int, coarse=False):

@@ -1,7 +1,8 @@
-"""The command line: ``stedyn predict | simulate | compare | fixed-point | choose | layers | sweep``.
+"""The command line: ``stedyn predict | simulate | compare | fixed-point | plateaus | choose | layers | sweep``.
 
 Results go to standard output, everything else to standard error. A fault of the input is one sentence
-and exit code 2; a computation that failed is exit code 1; an interrupt is 130. Imports that take time are
+and exit code 2; a computation that failed is exit code 1; an interrupt is 130. Any other exception is a bug of
+stedyn, or of a rule of the user's own: it keeps its traceback, and the exit code is 1. Imports that take time are
 made inside the commands, so that help and faults are answered at once. No annotation is postponed:
 typer reads them.
 """
@@ -15,9 +16,11 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
+from ._check import Failure, InputError
 from ._choose_command import choose, layers
 from ._options import Stopped, build_problem, check_outputs, takes_problem
 from ._sweep_command import sweep
+from .plateaus_command import plateaus
 from .report import describe, to_json, write_csv, write_figure, write_json
 
 app = typer.Typer(
@@ -65,7 +68,11 @@ def predict(
     out: Out = None,
     plot: Plot = None,
 ) -> int:
-    """The learning curve of the limit, its plateaus and its minimum."""
+    """The learning curve of the limit, its plateaus and its minimum.
+
+    A plateau starts where nine tenths of the drop before it are done (or at 0), ends where a tenth of its own drop is
+    done, and escapes at half; drops are found by slopes (docs/plateaus.md).
+    """
     problem = _prepare(flags, out, plot)
     from .solve import solve
 
@@ -120,7 +127,11 @@ def compare(
     out: Out = None,
     plot: Plot = None,
 ) -> int:
-    """Prediction and simulation side by side, with a verdict and a figure."""
+    """Prediction and simulation side by side, with a verdict and a figure.
+
+    A plateau starts where nine tenths of the drop before it are done (or at 0), ends where a tenth of its own drop is
+    done, and escapes at half; drops are found by slopes (docs/plateaus.md).
+    """
     if plot is None and out is None and not json:
         plot = Path("stedyn-compare.png")
     problem = _prepare(flags, out, plot)
@@ -157,7 +168,7 @@ def fixed_point(flags: dict, json: Json = False, out: Out = None) -> int:
     return 0
 
 
-for command in (choose, layers, sweep):
+for command in (plateaus, choose, layers, sweep):
     app.command()(command)
 
 
@@ -242,12 +253,12 @@ def main(argv: list[str] | None = None) -> int:
         code = 130
     except Stopped as stopped:
         return _complain(str(stopped), 130)
-    except ValueError as error:
+    except InputError as error:
         return _complain(str(error), 2)
-    except FloatingPointError as error:
+    except Failure as error:
         return _complain(str(error), 1)
     except OSError as error:
-        return _complain(f"cannot write {error.filename} ({error.strerror}).", 1)
+        return _complain(f"cannot write {error.filename or 'a file'} ({error.strerror or error}).", 1)
     except Exception as error:
         if not hasattr(error, "format_message"):  # what typer raises for a fault of usage has one
             raise
@@ -259,13 +270,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _repeated(argv: list[str]) -> list[str]:
     """``--bits 2 3 4`` as ``--bits 2 --bits 3 --bits 4``, for the options that take several numbers."""
-    if not argv or argv[0] not in ("choose", "layers"):
+    if not argv or argv[0] not in ("plateaus", "choose", "layers"):
         return list(argv)
     out: list[str] = []
     option, count = "", 0
+    several = ("--bits", "--lrs", "--ranges") if argv[0] == "plateaus" else ("--bits", "--lrs")
     for word in argv:
         number = word.replace(".", "", 1).replace("e-", "", 1).isdigit()
-        if word in ("--bits", "--lrs"):
+        if word in several:
             option, count = word, 0
             continue
         if option and (number or count == 0):

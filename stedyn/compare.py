@@ -3,59 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
-from scipy.special import chdtrc, stdtr, stdtrit
+from scipy import stats
 
-from ._check import fail
-from .limit import derive
-from .plateau import Plateau, find_plateaus, simulated_times
-from .quantizers import as_arrays
+from ._check import checked, fail
+from .gaps import Gaps, curve_parts, measure_gaps
+from .histogram import Histogram, weight_histogram
+from .pairs import PlateauPair, pair_plateaus
+from .plateau import Plateau, find_plateaus
+from .populations import Samples
+from .problem import Problem
 from .simulate import Ensemble
 from .solution import Solution
+from .verdict import LEVEL, POWER, Part, Verdict, judge, least_p
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: The curve is tested in this many stretches of time, at this level for all of them together.
-BLOCKS, LEVEL = 5, 0.01
-#: Largest number of bins of the latent-weight histogram.
-BINS = 40
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Histogram:
-    """Latent weights of all seeds at the last time, against the predicted density.
-
-    ``edges (B+1,)``, ``observed`` and ``expected (B,)`` counts; ``chi2`` is Pearson's statistic with
-    ``dof`` degrees of freedom and ``distance`` the largest difference of the distribution functions.
-    Weights of one seed share the path of their residual variance, which adds a few units to ``chi2``.
-    """
-
-    edges: Float[np.ndarray, " B+1"]
-    observed: Float[np.ndarray, " B"]
-    expected: Float[np.ndarray, " B"]
-    chi2: float
-    dof: int
-    p_value: float
-    distance: float
-
-
-@dataclasses.dataclass(frozen=True)
-class PlateauPair:
-    """A predicted plateau beside the simulated one: mean and standard error over the seeds that escape.
-
-    Seeds are timed by the errors of the predicted plateau (`stedyn.plateau.simulated_times`).
-    """
-
-    theory: Plateau
-    length: float | None
-    length_sem: float | None
-    escape: float | None
-    escape_sem: float | None
-    seeds: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,218 +31,246 @@ class Comparison:
 
     Attributes
     ----------
-    tau, gap : (T,)
-        Saved times of the simulation and ``mean simulated error - predicted error``.
-    gap_in_standard_errors : (T,) or None
-        The gap over the standard error of the mean of the seeds; None for a single seed.
-    block_p : (BLOCKS,) or None
-        Two-sided p-values of the mean relative gap in successive stretches of the curve (Student's t over
-        the seeds).
+    gaps : Gaps
+        The gaps at the times that both have saved; `tau`, `gap` and `gap_in_standard_errors` are taken from it.
     plateaus_theory, plateaus_simulation : list of Plateau
         Of the predicted and of the mean simulated curve.
     pairs : list of PlateauPair
     histogram : Histogram or None
         None without a predicted density at the last time.
-    verdict : str
+    judgement : Verdict
+        The verdict over all of these (``docs/verdicts.md``); `verdict` is its sentence.
     """
 
     solution: Solution
     ensemble: Ensemble
-    tau: Float[np.ndarray, " T"]
-    theory: Float[np.ndarray, " T"]
-    gap: Float[np.ndarray, " T"]
-    gap_in_standard_errors: Float[np.ndarray, " T"] | None
-    block_p: Float[np.ndarray, " B"] | None
+    gaps: Gaps
     plateaus_theory: list[Plateau]
     plateaus_simulation: list[Plateau]
     pairs: list[PlateauPair]
     histogram: Histogram | None
-    verdict: str
+    judgement: Verdict
+
+    @property
+    def tau(self) -> Float[np.ndarray, " T"]:
+        """Times that both have saved."""
+        return self.gaps.tau
+
+    @property
+    def theory(self) -> Float[np.ndarray, " T"]:
+        """Predicted error at these times."""
+        return self.gaps.theory
+
+    @property
+    def gap(self) -> Float[np.ndarray, " T"]:
+        """Mean simulated error - predicted error."""
+        return self.gaps.mean
+
+    @property
+    def gap_in_standard_errors(self) -> Float[np.ndarray, " T"] | None:
+        """The gap over the standard error of the mean of the seeds; None for a single seed."""
+        return self.gaps.in_errors
+
+    @property
+    def relative_gap(self) -> tuple[float, float | None]:
+        """The gap over the prediction, averaged over the curve, and its standard error; nan without common times."""
+        if self.tau.size == 0:
+            return float("nan"), None
+        each = self.gaps.relative.mean(axis=1)
+        return float(each.mean()), float(stats.sem(each)) if each.size > 1 else None
+
+    @property
+    def agreement(self) -> str:
+        """``"agree"``, ``"differ"`` or ``"undecided"``."""
+        return self.judgement.agreement
+
+    @property
+    def p_value(self) -> float | None:
+        """p-value of curve, plateaus and histogram together, None where nothing could be tested."""
+        return self.judgement.p_value
+
+    @property
+    def detectable_gap(self) -> float | None:
+        """Smallest constant relative gap of the curve that is found with probability ``POWER``."""
+        return self.judgement.detectable_gap
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a saved time: prediction, mean, standard error and gap."""
+        """One row a time that both have saved: prediction, mean, gap; with several seeds its standard error."""
         import pandas as pd
 
         frame = {
             "tau": self.tau,
             "error_theory": self.theory,
-            "error_mean": self.ensemble.error_mean,
-            "error_sem": self.ensemble.error_sem,
+            "error_mean": self.ensemble.error_mean[self.gaps.common],
             "gap": self.gap,
         }
         if self.gap_in_standard_errors is not None:
+            frame["error_sem"] = self.ensemble.error_sem[self.gaps.common]
             frame["gap_in_standard_errors"] = self.gap_in_standard_errors
         return pd.DataFrame(frame)
 
     def to_dict(self) -> dict:
-        """What `Solution.to_dict` and `Ensemble.to_dict` hold, the gaps, both lists of plateaus, verdict."""
-        gaps = self.gap_in_standard_errors
-        fit = self.histogram
-        return (
-            self.solution.to_dict()
-            | self.ensemble.to_dict()
-            | {
-                "gap": self.gap.tolist(),
-                "gap_in_standard_errors": None if gaps is None else gaps.tolist(),
-                "plateaus_theory": [p.to_dict() for p in self.plateaus_theory],
-                "plateaus_simulation": [p.to_dict() for p in self.plateaus_simulation],
-                "histogram": None
-                if fit is None
-                else {"chi2": fit.chi2, "dof": fit.dof, "p_value": fit.p_value, "distance": fit.distance},
-                "verdict": self.verdict,
+        """What `Solution.to_dict` and `Ensemble.to_dict` hold, at common times; gaps, plateaus and the verdict."""
+        gaps, judged = self.gap_in_standard_errors, self.judgement
+        record = self.solution.to_dict() | self.ensemble.to_dict()
+        if self.tau.size != len(record["error"]) or self.tau.size != len(record["error_mean"]):
+            curves = {name: getattr(self.solution, name) for name in ("m", "q")}
+            record |= {
+                name: np.interp(self.tau, self.solution.tau, curve).tolist() for name, curve in curves.items()
             }
-        )
+            record |= {"tau": self.tau.tolist(), "error": self.theory.tolist()}
+            for name in ("error_mean", "error_std"):
+                record[name] = getattr(self.ensemble, name)[self.gaps.common].tolist()
+        return record | {
+            "gap": self.gap.tolist(),
+            "gap_in_standard_errors": None if gaps is None else gaps.tolist(),
+            "relative_gap": self.relative_gap[0],
+            "relative_gap_sem": self.relative_gap[1],
+            "plateaus_theory": [p.to_dict() for p in self.plateaus_theory],
+            "plateaus_simulation": [p.to_dict() for p in self.plateaus_simulation],
+            "histogram": None if self.histogram is None else self.histogram.to_dict(),
+            "agreement": self.agreement,
+            "p_value": self.p_value,
+            "level": LEVEL,
+            "detectable_gap": self.detectable_gap,
+            "parts": {part.name: _part(part) for part in judged.parts},
+            "differing": list(judged.differing),
+            "verdict": self.verdict,
+        }
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in words: level, parts with their p-values and degrees of freedom, detectable gap."""
+        judged, reached = self.judgement, f"level {LEVEL:g}"
+        parts = "; ".join(str(part) for part in judged.parts if part.p_value is not None)
+        if self.p_value is not None:
+            reached = f"p = {self.p_value:.2g} for all parts together, {reached}"
+        opening = {
+            "agree": f"Theory and simulation agree ({reached})",
+            "differ": f"Theory and simulation differ in {_listed(judged.differing)} ({reached})",
+            "undecided": f"Undecided ({reached}): {judged.reason}",
+        }[self.agreement]
+        sentences = [f"{opening}.", *([f"{parts[0].upper()}{parts[1:]}."] if parts else [])]
+        mean, sem = self.relative_gap
+        if self.tau.size:
+            average = f"{mean:+.2%}" + ("" if sem is None else f" +- {sem:.2%}")
+            sentences.append(f"The relative gap averages {average} over {self.tau.size} times.")
+        if self.detectable_gap is not None:
+            sentences.append(
+                f"A constant relative gap of {self.detectable_gap:.2%} would have been found in {POWER:.0%} of such "
+                "comparisons, a smaller one less often."
+            )
+        estimate = self.solution.error_estimate
+        claim = "no accuracy" if estimate is None else f"a relative accuracy of {float(estimate):.1e}"
+        sentences.append(f"The law claims {claim} for its curve.")
+        if self.agreement == "differ":
+            if estimate is not None and abs(mean) <= float(estimate):
+                sentences.append("The gap is no larger than that: solve with a smaller tol first.")
+            sentences.append(
+                "A finite-size bias shrinks with d: repeat with a larger dim to tell it from a fault."
+            )
+        return " ".join(sentences)
 
     def __str__(self):
         frame = self.to_pandas()
-        rows = frame.iloc[np.unique(np.linspace(0, len(frame) - 1, 9).round().astype(int))]
-        lines = [rows.to_string(index=False, float_format=lambda x: f"{x:.4g}")]
-        for pair in self.pairs:
-            seen = "not seen in the simulation"
-            if pair.length is not None:
-                seen = (
-                    f"simulation {_pm(pair.length, pair.length_sem)}, escape {_pm(pair.escape, pair.escape_sem)} "
-                    f"({pair.seeds} seeds)"
-                )
-            lines.append(f"plateau length {pair.theory.length:.4g}, escape {pair.theory.escape:.4g}; {seen}")
-        if not self.pairs:
-            lines.append(f"no plateau predicted, {len(self.plateaus_simulation)} in the mean simulated curve")
-        if (fit := self.histogram) is not None:
+        lines = []
+        if len(frame):
+            rows = frame.iloc[np.unique(np.linspace(0, len(frame) - 1, 9).round().astype(int))]
+            lines.append(rows.to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+        z = self.gap_in_standard_errors
+        if z is not None and z.size and np.all(np.isfinite(z)):
+            worst = int(np.argmax(np.abs(z)))
+            bound = stats.t.isf(LEVEL / (2 * z.size), self.ensemble.seeds - 1)
             lines.append(
-                f"latent weights at tau = {self.tau[-1]:g}: chi2/dof = {fit.chi2 / fit.dof:.2f} on {fit.dof} bins "
-                f"(p = {fit.p_value:.2g}), largest difference of the distribution functions {fit.distance:.4f}"
+                f"largest of all {z.size} gaps: {z[worst]:.2g} standard errors at tau = {self.tau[worst]:.4g}; "
+                f"the largest of so many, for a right theory and {self.ensemble.seeds} seeds, is below {bound:.2g} in "
+                f"at least {1 - LEVEL:.0%} of comparisons"
             )
+        lines += [str(pair) for pair in self.pairs]
+        if not self.pairs:
+            lines.append(
+                f"no plateau predicted to end, {len(self.plateaus_simulation)} in the mean simulated curve"
+            )
+        if self.histogram is not None:
+            lines.append(f"latent weights at tau = {self.ensemble.tau[-1]:g}: {self.histogram}")
         return "\n".join([*lines, self.verdict])
 
 
-def _pm(value, sem):
-    return f"{value:.4g}" if sem is None else f"{value:.4g} +- {sem:.2g}"
-
-
+@checked(solution=Solution, ensemble=Ensemble)
 def compare(solution: Solution, ensemble: Ensemble) -> Comparison:
-    """Compare a predicted and a simulated curve of one problem.
+    """Compare a predicted and a simulated curve of one problem, at the times that both have saved.
 
-    The gap is judged by its standard error and nothing else: the relative gap is averaged over each of
-    ``BLOCKS`` stretches of the curve and tested with Student's t over the seeds, at ``LEVEL`` for all
-    stretches together. The error that the law claims for itself is named, not forgiven.
+    One verdict over curve, plateaus and histogram, by the spread over seeds and nothing else: of comparisons with a
+    right theory at most the share ``LEVEL`` ends in "differ" (``docs/verdicts.md``). The error that the law claims for
+    itself is named, not forgiven.
 
     Raises
     ------
-    ValueError
-        If the simulation ends after the solution.
+    InputError
+        If the two are of different problems, or if the simulation ends after the solution.
     """
-    tau = np.asarray(ensemble.tau)
-    horizon = float(solution.tau[-1])
-    if tau[-1] > horizon * (1 + 1e-9) + 1.0 / ensemble.dim:
+    _check_same(solution, ensemble)
+    horizon, seeds = float(solution.tau[-1]), ensemble.seeds
+    if ensemble.tau[-1] > horizon * (1 + 1e-9) + 1.0 / ensemble.dim:
         fail(
             "ensemble",
             f"a simulation that ends by tau = {horizon:g}",
-            float(tau[-1]),
+            float(ensemble.tau[-1]),
             "solve for a longer run",
         )
-    theory = np.interp(tau, np.asarray(solution.tau), np.asarray(solution.error))
-    gap = ensemble.error_mean - theory
-    in_errors = block_p = None
-    if ensemble.seeds > 1:
-        # one weight of one seed is the least an ensemble resolves, also where all seeds are equal
-        resolved = np.max(theory) / (ensemble.dim * ensemble.seeds)
-        in_errors = gap / np.maximum(ensemble.error_sem, resolved)
-        size = np.maximum(theory, resolved)
-        relative, least = (ensemble.error - theory) / size, resolved / size
-        blocks = zip(*(np.array_split(x, BLOCKS, axis=-1) for x in (relative, least)), strict=True)
-        block_p = np.array([_p_value(block.mean(axis=1), small.mean()) for block, small in blocks])
-    predicted = solution.plateaus()
-    noise = ensemble.error_std / np.maximum(ensemble.error_mean, 1e-300)
-    simulated = find_plateaus(
-        tau, ensemble.error_mean, noise / np.sqrt(ensemble.seeds) if ensemble.seeds > 1 else None
-    )
-    return Comparison(
-        solution,
-        ensemble,
-        tau,
-        theory,
-        gap,
-        in_errors,
-        block_p,
-        predicted,
-        simulated,
-        [
-            _pair(*both, tau, theory, ensemble.error)
-            for both in zip(predicted, [None, *predicted], strict=False)
-        ],
-        _histogram(solution, ensemble),
-        _verdict(solution, ensemble, theory, gap, in_errors, block_p),
-    )
+    gaps = measure_gaps(solution, ensemble)
+    predicted, simulated = solution.plateaus(), []
+    if np.all(np.isfinite(ensemble.error)):
+        noise = ensemble.error_sem / np.maximum(ensemble.error_mean, 1e-300)
+        simulated = find_plateaus(ensemble.tau, ensemble.error_mean, noise if seeds > 1 else None)
+    pairs = pair_plateaus(predicted, gaps.tau, gaps.theory, ensemble.error[:, gaps.common], ensemble.dim)
+    histogram = weight_histogram(solution, ensemble)
+    others = []
+    if tested := [pair.p_value for pair in pairs if pair.p_value is not None]:
+        others.append(Part("plateaus", least_p(tested)))
+    if histogram is not None and histogram.p_value is not None:
+        others.append(Part("histogram", histogram.p_value, histogram.dof))
+    curve, times, detectable = curve_parts(gaps, solution, ensemble, 1 + len(others))
+    judgement = judge([curve, *others], times, detectable)
+    return Comparison(solution, ensemble, gaps, predicted, simulated, pairs, histogram, judgement)
 
 
-def _sem(values) -> float:
-    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
+def _check_same(solution: Solution, ensemble: Ensemble):
+    """Refuse what is not a solution and an ensemble of one problem; saved times may differ."""
+    for name, given, kind in (("solution", solution, Solution), ("ensemble", ensemble, Ensemble)):
+        if not isinstance(given, kind):
+            fail(name, f"what stedyn.{_MAKERS[kind]} returns", type(given).__name__, "give one")
+    for field in dataclasses.fields(Problem):
+        one, other = (getattr(record.problem, field.name) for record in (solution, ensemble))
+        if field.name != "run" and not _same(one, other):
+            fail("ensemble", f"a simulation of the problem that was solved, {field.name} {one!r}", other,
+                 "simulate and solve one problem")  # fmt: skip
 
 
-def _p_value(values, least: float) -> float:
-    """Two-sided p-value of a mean of zero, whose standard error is ``least`` at least."""
-    return float(2 * stdtr(values.size - 1, -abs(np.mean(values)) / max(_sem(values), least)))
+_MAKERS = {Solution: "solve", Ensemble: "simulate"}
 
 
-def _pair(plateau: Plateau, before: Plateau | None, tau, predicted, simulated) -> PlateauPair:
-    """A predicted plateau, and the one before it, in the curves (S, T) of all seeds."""
-    each = [simulated_times(plateau, before, tau, predicted, error) for error in simulated]
-    found = np.array([times for times in each if times is not None])
-    if not found.size:
-        return PlateauPair(plateau, None, None, None, None, 0)
-    length, escape = (float(x) for x in found.mean(axis=0))
-    sems = [_sem(x) for x in found.T] if len(found) > 1 else [None, None]
-    return PlateauPair(plateau, length, sems[0], escape, sems[1], len(found))
+def _same(one, other) -> bool:
+    """Whether two parts of a problem hold the same numbers, be they floats or arrays."""
+    leaves, shape = jax.tree.flatten(one, is_leaf=lambda leaf: isinstance(leaf, Samples))
+    others, other_shape = jax.tree.flatten(other, is_leaf=lambda leaf: isinstance(leaf, Samples))
+    if shape != other_shape:  # type: ignore[operator]
+        return False
+    for a, b in zip(leaves, others, strict=True):
+        if isinstance(a, Samples) != isinstance(b, Samples):
+            return False
+        x, y = (np.asarray(leaf.values if isinstance(leaf, Samples) else leaf) for leaf in (a, b))
+        if x.shape != y.shape or x.dtype.kind != y.dtype.kind:
+            return False
+        if not (np.allclose(x, y, rtol=1e-6, atol=0.0) if x.dtype.kind in "fiub" else np.array_equal(x, y)):
+            return False
+    return True
 
 
-def _histogram(solution: Solution, ensemble: Ensemble) -> Histogram | None:
-    """Chi-squared of the weights in bins of equal predicted probability, no narrower than a few steps."""
-    densities = solution.densities
-    if densities is None or abs(float(densities.tau[-1]) - float(ensemble.tau[-1])) > 1.0 / ensemble.dim:
-        return None
-    last = len(densities.tau) - 1
-    weights = np.sort(np.asarray(ensemble.weights, dtype=float).ravel())
-    cdf = densities.cdf(last, np.asarray(densities.edges))
-    inner = np.interp(np.linspace(0, 1, BINS + 1)[1:-1], cdf, np.asarray(densities.edges))
-    problem = as_arrays(solution.problem)
-    limit = derive(problem, 2)
-    diffusion = limit.coefficients(float(solution.error[-1]), float(solution.tau[-1])).D
-    step = np.sqrt(float(np.max(diffusion)) / ensemble.dim)
-    kept = [inner[0]]
-    for edge in inner[1:]:
-        if edge - kept[-1] > 4 * step:
-            kept.append(edge)
-    edges = np.concatenate([[-np.inf], kept, [np.inf]])
-    expected = np.diff(densities.cdf(last, edges)) * weights.size
-    observed = np.diff(np.searchsorted(weights, edges[1:-1], side="left"), prepend=0, append=weights.size)
-    big = expected >= 5
-    if big.sum() < 2:
-        return None
-    chi2 = float(np.sum((observed[big] - expected[big]) ** 2 / expected[big]))
-    dof = int(big.sum() - 1)
-    empirical = np.arange(1, weights.size + 1) / weights.size
-    predicted = densities.cdf(last, weights)
-    distance = float(max(np.max(empirical - predicted), np.max(predicted - empirical + 1 / weights.size)))
-    edges[0], edges[-1] = min(weights[0], edges[1]), max(weights[-1], edges[-2])
-    return Histogram(edges, observed, expected, chi2, dof, float(chdtrc(dof, chi2)), distance)
+def _part(part: Part) -> dict[str, Any]:
+    found: dict[str, Any] = {"p_value": part.p_value, "dof": part.dof}
+    return found | ({"reason": part.reason} if part.reason else {})
 
 
-def _verdict(solution, ensemble, theory, gap, in_errors, block_p) -> str:
-    worst = int(np.argmax(np.abs(gap) / np.maximum(theory, 1e-300)))
-    relative = abs(gap[worst]) / max(theory[worst], 1e-300)
-    where = f"the largest relative gap is {relative:.2%} at tau = {ensemble.tau[worst]:.4g}"
-    estimate = solution.error_estimate
-    claim = "the law claims no accuracy" if estimate is None else f"the law claims {float(estimate):.1e}"
-    if block_p is None:
-        return f"Undecided: one seed has no standard error ({where}; {claim}); run at least two."
-    p = min(1.0, BLOCKS * float(np.min(block_p)))
-    share = float(np.mean(np.abs(in_errors) <= stdtrit(ensemble.seeds - 1, 0.975)))
-    detail = (
-        f"{where}; {share:.0%} of the curve lies within the 95% interval of {ensemble.seeds} seeds; {claim}"
-    )
-    if p >= LEVEL:
-        return f"Theory and simulation agree within the standard error (p = {p:.2g}): {detail}."
-    return (
-        f"Theory and simulation differ beyond the standard error (p = {p:.1g}) at d = {ensemble.dim}: {detail}. "
-        "A finite-size bias shrinks with d: repeat with a larger dim to tell it from a fault."
-    )
+def _listed(names) -> str:
+    return ", ".join(names[:-2] + (" and ".join(names[-2:]),))

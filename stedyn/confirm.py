@@ -5,22 +5,25 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy.special import stdtr
+from scipy import stats
 from tqdm import tqdm
 
+from ._check import InputError, checked
 from ._predict import with_quantizer
 from .choices import Baseline, Choice, Choices, Simulated
 from .objectives import Objective
 from .problem import Problem, Run
 from .ranges import template
 from .simulate import Ensemble, simulate
+from .verdict import mean_test
 
-#: A difference counts beyond this two-sided p-value of Student's t over the seeds.
+#: A difference counts below this p-value of Student's t over the seeds, each range by itself.
 LEVEL = 0.05
 #: The final error is averaged over this last part of the saved times.
 TAIL = 0.25
 
 
+@checked(choices=Choices)
 def confirm(
     choices: Choices, *, dim: int = 3000, seeds: int = 8, seed: int = 0, progress: bool = False
 ) -> Choices:
@@ -42,7 +45,7 @@ def confirm(
         If there are fewer than two seeds.
     """
     if seeds < 2:
-        raise ValueError(f"seeds: expected at least 2, to have a standard error, found {seeds}; run more.")
+        raise InputError(f"seeds: expected at least 2, to have a standard error, found {seeds}; run more.")
     found: dict[tuple[int, float], np.ndarray] = {}
     entries = [*choices.choices, *choices.baselines]
     rates = {choice.bits: choice.lr for choice in choices.choices}
@@ -82,16 +85,19 @@ def _values(goal: Objective, ensemble: Ensemble) -> np.ndarray:
 
 
 def _simulated(values: np.ndarray, best: np.ndarray | None) -> Simulated:
-    root, mean = np.sqrt(values.size), float(values.mean())
-    if not np.all(np.isfinite(values)):  # some runs never reach it
-        return Simulated(np.inf, np.inf, verdict="" if best is None else "higher")
-    sem = float(values.std(ddof=1) / root)
+    finite = bool(np.all(np.isfinite(values)))
+    mean, sem = (float(values.mean()), float(stats.sem(values))) if finite else (np.inf, np.inf)
+    if np.any(np.isnan(values)):
+        mean = sem = np.nan
     if best is None:
         return Simulated(mean, sem)
-    if not np.all(np.isfinite(best)):
-        return Simulated(mean, sem, verdict="lower")
+    best_finite = bool(np.all(np.isfinite(best)))
+    if np.any(np.isnan([values, best])) or not (finite or best_finite):
+        return Simulated(mean, sem, verdict="undecided")
+    if not (finite and best_finite):  # some runs of one of the two never reach it
+        return Simulated(mean, sem, verdict="lower" if finite else "higher")
     apart = values - best
-    gap, error = float(apart.mean()), float(apart.std(ddof=1) / root)
-    p = 2 * stdtr(values.size - 1, -abs(gap) / error) if error > 0 else float(gap == 0)
-    verdict = "equal" if p >= LEVEL else "higher" if gap > 0 else "lower"
-    return Simulated(mean, sem, gap, error, verdict)
+    gap, test = float(apart.mean()), mean_test(apart[:, None])
+    equal = test is None or test.p_value >= LEVEL
+    verdict = "equal" if equal else "higher" if gap > 0 else "lower"
+    return Simulated(mean, sem, gap, float(stats.sem(apart)), verdict)

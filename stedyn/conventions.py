@@ -26,7 +26,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from ._check import choice, fail
+from ._check import checked, choice, fail
 from ._libraries import READERS, WRITERS, grid
 from .quantizers import Quantizer
 
@@ -41,6 +41,7 @@ TIES = {
 }
 
 
+@checked(quantizer=Quantizer)
 def both_edges(quantizer: Quantizer) -> dict[str, float]:
     """The range of the same levels in both edge conventions.
 
@@ -65,6 +66,7 @@ def both_edges(quantizer: Quantizer) -> dict[str, float]:
     return {"level": lattice.level * lattice.step, "bin": lattice.bin * lattice.step}
 
 
+@checked(quantizer=Quantizer)
 def library_names(quantizer: Quantizer) -> dict[str, dict[str, Any] | str]:
     """The parameters with which every library has these levels and thresholds.
 

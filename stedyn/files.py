@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ._check import fail
+from ._check import PATH, InputError, checked, fail
 from ._io import SAMPLE_SUFFIXES, read_samples, write_atomic
 from ._tables import checked_tables, rule_parameters
 from .layers import input_variances, load_weights
@@ -29,6 +29,7 @@ from .quantizers import Quantizer
 from .rules import RULES, SCHEDULES, Rule, Schedule
 
 
+@checked(path=PATH)
 def load_problem(path: str | os.PathLike) -> Problem:
     """Read a problem from a TOML file.
 
@@ -36,7 +37,7 @@ def load_problem(path: str | os.PathLike) -> Problem:
     ------
     ValueError
         If the file is missing, is not TOML, or describes no valid problem: one sentence that names
-        the file, the table and the key, what was expected, and how to mend it.
+        the file, the table and the key, what was expected, and how to fix it.
     """
     return problem_from_dict(read_tables(path), folder=Path(path).parent, source=str(path))
 
@@ -46,13 +47,14 @@ def read_tables(path: str | os.PathLike) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file; check the name.") from None
+        raise InputError(f"{path}: there is no such file; check the name.") from None
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); name a problem file.") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name a problem file.") from None
     except ValueError as error:  # faults of TOML, and bytes that are not UTF-8
-        raise ValueError(f"{path}: not valid TOML ({error}); correct it there.") from None
+        raise InputError(f"{path}: not valid TOML ({error}); correct it there.") from None
 
 
+@checked(folder=PATH, source=str)
 def problem_from_dict(
     tables: dict[str, Any], *, folder: str | os.PathLike = ".", source: str | None = None
 ) -> Problem:
@@ -71,7 +73,7 @@ def problem_from_dict(
     Raises
     ------
     ValueError
-        One sentence: table and key, what was expected, what was found, how to mend it.
+        One sentence: table and key, what was expected, what was found, how to fix it.
 
     Examples
     --------
@@ -83,7 +85,7 @@ def problem_from_dict(
         weights, run = checked["weights"], checked["run"]
         ste, latent_clip = weights.pop("ste", "identity"), weights.pop("latent_clip", None)
         if "taus" in run and len(run) > 1:
-            raise ValueError("run.taus: already sets the saved times; remove run.tau and run.points.")
+            raise InputError("run.taus: already sets the saved times; remove run.tau and run.points.")
         with _named("run."):
             horizon = Run(**run)
         return Problem(
@@ -102,11 +104,11 @@ def problem_from_dict(
 
 @contextmanager
 def _named(prefix: str) -> Iterator[None]:
-    """Put the name of a table or file before the message of a ValueError raised inside."""
+    """Put the name of a table or file before the message of an InputError raised inside."""
     try:
         yield
-    except ValueError as error:
-        raise ValueError(f"{prefix}{error}") from None
+    except InputError as error:
+        raise InputError(f"{prefix}{error}") from None
 
 
 def _law(law: Any, table: str, content: dict[str, Any], folder: str | os.PathLike):
@@ -160,6 +162,7 @@ def _rule(content: dict[str, Any]) -> Rule:
         return RULES[kind](**content)
 
 
+@checked(problem=Problem)
 def problem_to_dict(problem: Problem) -> dict[str, Any]:
     """The tables of a problem, in plain Python numbers, strings and lists.
 
@@ -185,7 +188,7 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
             "latent_clip": problem.latent_clip,
         },
         "inputs": _quantizer_table(problem.inputs),
-        "rule": {key: _rule_value(rule, key) for key in rule_parameters(rule.kind)},
+        "rule": _rule_table(rule),
         "covariance": _samples(covariance.data)
         or {"exponent": covariance.exponent, "scale": covariance.scale},
         "run": {"tau": run.tau, "points": run.points} if run.explicit is None else {"taus": run.explicit},
@@ -205,6 +208,14 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
     if covariance.kind == "identity":
         del plain["covariance"]
     return plain
+
+
+def _rule_table(rule: Rule) -> dict[str, Any]:
+    if RULES.get(rule.kind) is not type(rule):
+        fail("rule", f"one of the kinds {', '.join(RULES)}", f"the class {type(rule).__name__}",
+             "a rule defined in Python cannot be written to a problem file: keep the program that makes it, or enter "
+             "the class in stedyn.rules.RULES under a kind of its own")  # fmt: skip
+    return {key: _rule_value(rule, key) for key in rule_parameters(rule.kind)}
 
 
 def _rule_value(rule: Rule, key: str) -> Any:
@@ -253,6 +264,7 @@ def _plain(name: str, value: Any) -> Any:
     return value
 
 
+@checked(problem=Problem, path=PATH)
 def save_problem(problem: Problem, path: str | os.PathLike) -> Path:
     """Write a problem as TOML, and samples that are in no file as ``.npy`` beside it.
 
@@ -288,5 +300,5 @@ def _keep(data: Samples, path: Path, table: str) -> str:
 def _holds(path: Path, values: Any) -> bool:
     try:
         return np.array_equal(read_samples(path, "path"), np.asarray(values))
-    except ValueError:
+    except InputError:
         return False

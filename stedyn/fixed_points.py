@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.optimize import minimize_scalar
 
+from ._check import InputError, checked, whole
 from .limit import Limit, derive
 from .problem import Problem
 from .quantizers import as_arrays
 from .rules.symmetry import check_centred
+from .stability import FROZEN, Spectrum, spectrum
 from .stationary import root, scan, stationary_error
 
 if TYPE_CHECKING:
     from .solution import Solution
 
-_SENTENCES = (
-    "The fixed point is stable.",
-    "The fixed point is unstable: a small excess error grows.",
-    "The error vanishes: the weights settle on levels that fit the teacher exactly.",
-)
-STABLE, UNSTABLE, VANISHING = range(3)
+#: Residual variances at which the equation is evaluated to find all its roots.
+POINTS = 401
+#: A curve whose error differs by this part of the larger one is not at its fixed point.
+AWAY = 0.02
+#: Teacher classes whose densities are followed for the stability.
+FOLLOWED = 64
+
+
+class Searched(NamedTuple):
+    """Where fixed points were looked for: errors from ``low`` to ``high``, ``points`` values of ``V`` in equal ratios.
+
+    Pairs between two of them were looked for by minimizing the gap of the equation. See ``docs/fixed-points.md`` for
+    what may lie outside.
+    """
+
+    low: float
+    high: float
+    points: int
 
 
 class FixedPoint(eqx.Module):
@@ -44,17 +59,27 @@ class FixedPoint(eqx.Module):
     saturated_fraction : float
         Probability of the teacher values with ``|a c| >= b max|psi|``: their weights leave the range.
     slope : float
-        ``d error / d V`` of the stationary law. The fixed point is stable against slow perturbations of
-        ``V`` if it is below 1 (for a linear ``psi`` that is exact).
+        ``d error / d V`` of the stationary law; a fixed point with a slope above 1 is unstable.
     stable : bool
+        Whether a small change of the densities dies out.
+    relaxation_time : float or None
+        A small change of the error shrinks by a factor e in this time (``tau = steps / d``) in the end:
+        ``-1 / Re(leading eigenvalue)`` of the linearized limit. None if it does not die out exponentially; ``status``
+        says why.
+    oscillates : bool
+        Whether that eigenvalue is complex, with the ``period`` (float or None) in ``tau``.
     lr_ceiling : float or None
         Largest lr with a fixed point, ``2 / k2`` for SGD with a linear ``psi``; None if ``psi`` is bounded,
         when no such ceiling applies.
     others : tuple of float
         Errors of further fixed points, if the equation has several; the reported one has the largest error.
+    searched : Searched
+        Where they were looked for.
     minimum : tuple of float or None
         ``(tau, error)`` where the curve of a given solution is lowest, if that lies below the fixed point.
-    code : int
+    horizon : tuple or None
+        ``(tau, error)`` at the end of a given solution.
+    status : str
     """
 
     error: float
@@ -63,34 +88,41 @@ class FixedPoint(eqx.Module):
     saturated_fraction: float
     slope: float
     stable: bool
+    relaxation_time: float | None
+    oscillates: bool
+    period: float | None
     lr_ceiling: float | None
     others: tuple[float, ...]
+    searched: Searched
     minimum: tuple[float, float] | None
-    code: int
+    horizon: tuple[float, float] | None
+    outcome: str
 
     @property
     def status(self) -> str:
-        return _SENTENCES[self.code]
+        """What a curve does at the fixed point, in a sentence or two."""
+        if self.horizon is None or abs(self.horizon[1] - self.error) <= AWAY * max(
+            self.error, self.horizon[1]
+        ):
+            return self.outcome
+        tau, error = self.horizon
+        return f"{self.outcome} At the horizon tau = {tau:.4g} the curve is not there but at {error:.4g}."
 
     def beside(self, solution: Solution) -> FixedPoint:
-        """The same with the minimum of a solution of the problem, if that lies below the fixed point."""
-        lowest = solution.minimum
-        return dataclasses.replace(self, minimum=lowest if lowest[1] < self.error else None)
+        """The same with the end of a solution of the problem, and its minimum if that lies below the fixed point."""
+        lowest, end = solution.minimum, (float(solution.tau[-1]), solution.final_error)
+        return dataclasses.replace(self, minimum=lowest if lowest[1] < self.error else None, horizon=end)
 
     def to_dict(self) -> dict:
-        """``error, excess, saturated_fraction, stable, status`` and the rest as plain numbers."""
-        return {
-            "error": self.error,
-            "excess": self.excess,
-            "unquantized_error": self.unquantized_error,
-            "saturated_fraction": self.saturated_fraction,
-            "slope": self.slope,
-            "stable": self.stable,
-            "lr_ceiling": self.lr_ceiling,
+        """The attributes as plain values; ``minimum`` and ``horizon`` with ``tau`` and ``error``."""
+        record = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del record["outcome"]
+        for name in ("minimum", "horizon"):
+            if record[name] is not None:
+                record[name] = dict(zip(("tau", "error"), record[name], strict=True))
+        return record | {
             "others": list(self.others),
-            "minimum": None
-            if self.minimum is None
-            else dict(zip(("tau", "error"), self.minimum, strict=True)),
+            "searched": self.searched._asdict(),
             "status": self.status,
         }
 
@@ -107,15 +139,25 @@ class FixedPoint(eqx.Module):
         if self.minimum is not None:
             tau, error = self.minimum
             lower = f"\nthe curve passes below it: error {error:.6g} at tau = {tau:.4g}"
+        back = "no relaxation time"
+        if self.relaxation_time is not None:
+            back = f"relaxation time {self.relaxation_time:.4g}"
+        if self.period is not None:
+            back += f", oscillating with period {self.period:.4g}"
+        more = ""
+        if self.others:
+            more = "; further ones at " + ", ".join(f"{error:.6g}" for error in self.others)
+        low, high, points = self.searched
         return (
             f"fixed point: error {self.error:.8g}, {over}{lower}\nsaturated fraction {self.saturated_fraction:.4g}; "
-            f"d error/dV = {self.slope:.4g}; {ceiling}\n{self.status}"
+            f"d error/dV = {self.slope:.4g}; {back}; {ceiling}\n"
+            f"searched errors from {low:.3g} to {high:.3g} at {points} points{more}\n{self.status}"
         )
 
 
 @eqx.filter_jit
 def _scan(limit: Limit):
-    return scan(limit)
+    return scan(limit, POINTS)
 
 
 @eqx.filter_jit
@@ -136,6 +178,7 @@ def _pull(limit: Limit):
     return limit.coefficients(limit.rho, jnp.inf)[:2]
 
 
+@checked(problem=Problem)
 def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
     """Fixed point of the limit of a problem.
 
@@ -152,25 +195,26 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         straight-through estimator: its range ends absorb, so
         that what remains depends on the start and on how long one waits.
     """
+    whole("classes", classes, 2, 4096)
     check_centred(problem)
     if problem.absorbs:
-        raise ValueError(
+        raise InputError(
             "weights.ste: expected 'identity' for a fixed point, found 'clipped', whose range ends absorb so that the "
             "final error depends on the start; use predict with a long tau instead."
         )
     final = float(problem.rule.rate(jnp.inf))
     if not 0 < final < np.inf:
-        raise ValueError(
+        raise InputError(
             f"rule.schedule: expected a rate that stays above 0 for a fixed point, found {final:g} at the end, "
             "where nothing moves any more; use predict with a long tau instead."
         )
     limit = eqx.filter_jit(derive)(as_arrays(problem), classes + classes % 2)
-    found = _roots(limit)
+    found, searched, freezes = _roots(limit)
     linear = problem.weights.is_none and problem.latent_clip is None
     if linear:
         base = found
     else:
-        base = _roots(eqx.filter_jit(derive)(as_arrays(problem.unquantized()), classes + classes % 2))
+        base = _roots(eqx.filter_jit(derive)(as_arrays(problem.unquantized()), classes + classes % 2))[0]
     k2 = float(limit.share @ limit.k2)
     a, b = _pull(limit)
     ceiling = None
@@ -186,34 +230,88 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         beyond = (pull <= ends[0]) | (pull >= ends[1])
         saturated = float(np.asarray(limit.share) @ beyond)
     if not found:
-        raise ValueError(
+        raise InputError(
             f"rule.lr: expected a rate below its ceiling {ceiling:.6g}, found {float(problem.rule.rate(jnp.inf)):g}, "
             "with which the error grows without bound and there is no fixed point; lower it."
         )
     error, slope = found[-1]
-    code = VANISHING if error < 1e-12 * float(limit.rho) else STABLE if slope < 1 else UNSTABLE
     reference = base[-1][0] if base else None
+    back = Spectrum(None, FROZEN)
+    if not freezes or len(found) > 1:
+        few = eqx.filter_jit(derive)(as_arrays(problem), min(FOLLOWED, classes + classes % 2))
+        back = spectrum(limit, few, max(error + float(limit.noise_var), 1e-10 * float(limit.rho)))
     return FixedPoint(
         error=error,
         excess=None if reference is None else error - reference,
         unquantized_error=reference,
         saturated_fraction=saturated,
         slope=slope,
-        stable=bool(slope < 1),
         lr_ceiling=ceiling,
         others=tuple(other for other, _ in found[:-1]),
+        searched=searched,
         minimum=None,
-        code=code,
+        horizon=None,
+        **_verdict(error < 1e-12 * float(limit.rho), back),
     )
 
 
-def _roots(limit: Limit) -> list[tuple[float, float]]:
-    """``(error, slope)`` of all fixed points, in increasing order of the error."""
-    grid, gap = (np.asarray(x) for x in _scan(limit))
-    found = []
-    if gap[0] < 0:  # only without noise: the error shrinks below all bounds
-        found.append((0.0, float(1 + gap[0] / grid[0])))
-    for k in np.flatnonzero(gap[:-1] * gap[1:] <= 0):
-        error, slope = _refine(limit, jnp.asarray(grid[k]), jnp.asarray(grid[k + 1]))
+def _verdict(vanishes: bool, back: Spectrum) -> dict:
+    """``stable, relaxation_time, oscillates, period, outcome`` from the leading eigenvalue."""
+    value = back.leading
+    rate = None if value is None else value.real
+    stable = rate is None or rate < 0
+    oscillates = value is not None and abs(value.imag) > 1e-6 * abs(value)
+    if value is None:
+        end = back.reason
+    elif rate < 0:
+        end = f"relaxation takes tau = {-1 / rate:.3g} for a factor e"
+    else:
+        end = "a small excess error grows" + (f" by a factor e in tau = {1 / rate:.3g}" if rate > 0 else "")
+    start = "The fixed point is " + ("stable" if stable else "unstable")
+    if vanishes:
+        start = "The error vanishes: the weights settle on levels that fit the teacher exactly"
+    return dict(
+        stable=stable,
+        relaxation_time=-1 / rate if rate is not None and rate < 0 else None,
+        oscillates=oscillates,
+        period=2 * np.pi / abs(value.imag) if oscillates else None,
+        outcome=f"{start}; {end}.",
+    )
+
+
+def _roots(limit: Limit) -> tuple[list[tuple[float, float]], Searched, bool]:
+    """``(error, slope)`` of all fixed points by increasing error, and whether the first is where all weights stop."""
+    grid, gap, moving = (np.asarray(x) for x in _scan(limit))
+    noise = float(limit.noise_var)
+    searched = Searched(max(0.0, float(grid[0]) - noise), float(grid[-1]) - noise, POINTS)
+    found, freezes = [], False
+    if gap[0] < 0:  # only without noise: the error shrinks below all bounds, or until nothing moves
+        freezes = bool(moving > grid[0])
+        at = float(moving) - noise if freezes else 0.0
+        found.append((at, 0.0 if freezes else float(1 + gap[0] / grid[0])))
+    for low, high in _brackets(limit, grid, gap):
+        error, slope = _refine(limit, jnp.asarray(low), jnp.asarray(high))
         found.append((float(error), float(slope)))
-    return found
+    return found, searched, freezes
+
+
+def _brackets(limit: Limit, grid, gap) -> list[tuple[float, float]]:
+    """Intervals in which the gap changes its sign once, pairs of roots between two neighbours included."""
+    above, log, relative = gap >= 0, np.log(grid), gap / grid
+    found = [(grid[k], grid[k + 1]) for k in np.flatnonzero(above[:-1] != above[1:])]
+    size = np.abs(relative)
+    alike = (above[:-2] == above[1:-1]) & (above[1:-1] == above[2:])
+    for k in 1 + np.flatnonzero(alike & (size[1:-1] < size[:-2]) & (size[1:-1] <= size[2:])):
+        sign = 1.0 if above[k] else -1.0
+
+        def height(x, sign=sign):
+            V = np.exp(x)
+            return sign * ((float(limit.noise_var) + float(_at(limit, jnp.asarray(V))[0])) / V - 1)
+
+        lowest = minimize_scalar(
+            height, bounds=(log[k - 1], log[k + 1]), method="bounded", options={"xatol": 1e-7}
+        )
+        if lowest.fun < 0:
+            touch = float(np.exp(lowest.x))
+            found += [(grid[k - 1], touch), (touch, grid[k + 1])]
+    return sorted(found)

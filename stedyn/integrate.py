@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import diffrax
 import jax
 import jax.numpy as jnp
 from diffrax import RESULTS
 from jaxtyping import Array, Float
+
+from .dense import Steps
 
 #: Substeps of the extrapolated step: one of size 1, two of 1/2, three of 1/3.
 _FRACTIONS = (1.0, 1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3)
@@ -69,6 +71,11 @@ def _largest(scaled):
     return jnp.max(jnp.abs(scaled[1]))
 
 
+def _record(tau, y, law):
+    """Error and its derivative along the velocity of the state."""
+    return tau, *jax.jvp(law.error, (y[0],), (law(tau, y[0]),))
+
+
 def integrate(
     law,
     taus: Float[Array, " T"],
@@ -81,7 +88,8 @@ def integrate(
     Parameters
     ----------
     law
-        Has ``start``, ``advance``, ``watch`` and ``observe(tau, state)``.
+        Has ``start``, ``advance``, ``watch``, ``observe(tau, state)``, ``error(state)``, and is the velocity
+        ``law(tau, state)`` of the state.
     taus, keep
         Increasing times at which the observables, and the whole state, are saved. Every one of them
         ends a step, so that nothing is interpolated.
@@ -93,7 +101,7 @@ def integrate(
     Returns
     -------
     diffrax.Solution
-        ``ys[0]`` the observables, ``ys[1]`` the states if ``keep`` is not empty; never raises.
+        ``ys[0]`` the observables, ``ys[1]`` the states if ``keep`` is not empty; see also `steps`; never raises.
     """
     times = jnp.sort(jnp.concatenate([taus, keep]))
     controller = diffrax.ClipStepSizeController(
@@ -102,6 +110,7 @@ def integrate(
     saves = [diffrax.SubSaveAt(ts=taus, fn=lambda t, y, args: args.observe(t, y[0]))]
     if keep.size:
         saves.append(diffrax.SubSaveAt(ts=keep, fn=lambda t, y, args: y[0]))
+    saves.append(diffrax.SubSaveAt(t0=True, steps=True, fn=_record))
     start = law.start()
     return diffrax.diffeqsolve(
         diffrax.ODETerm(_field),
@@ -117,6 +126,12 @@ def integrate(
         max_steps=MAX_STEPS,
         throw=False,
     )
+
+
+def steps(solution: diffrax.Solution) -> Steps:
+    """The error at every step, however the solution is saved."""
+    saved: Any = solution.ys
+    return Steps(*saved[-1])
 
 
 def failed(solution: diffrax.Solution):

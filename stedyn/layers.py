@@ -14,7 +14,7 @@ from os import PathLike
 import numpy as np
 from jaxtyping import Float
 
-from ._check import choice, fail, whole
+from ._check import PATH, InputError, checked, choice, fail, whole
 from ._tensors import Tensors, read_tensors
 
 __all__ = ["Layer", "Skipped", "Tensors", "input_variances", "layers_of", "load_weights", "read_tensors"]
@@ -55,6 +55,7 @@ class Skipped:
     reason: str
 
 
+@checked(path=PATH, tensor=str)
 def load_weights(
     path: str | PathLike,
     tensor: str | None = None,
@@ -90,6 +91,7 @@ def load_weights(
     return {name: _layer(name, piece, normalise) for name, piece in pieces}
 
 
+@checked(path=PATH)
 def layers_of(
     path: str | PathLike, *, per_channel: bool = False, axis: int = 0, normalise: str = "std"
 ) -> Iterator[Layer | Skipped]:
@@ -119,7 +121,7 @@ def _each(tensors: Tensors, per_channel: bool, axis: int, normalise: str) -> Ite
         for piece_name, piece in _pieces(name, array, per_channel, axis):
             try:
                 layer = _layer(piece_name, piece, normalise)
-            except ValueError as error:
+            except InputError as error:
                 yield Skipped(piece_name, piece.shape, str(error).removeprefix(f"{piece_name}: "))
             else:
                 layers += 1
@@ -129,6 +131,7 @@ def _each(tensors: Tensors, per_channel: bool, axis: int, normalise: str) -> Ite
         fail("file", expected, f"{len(tensors)} others in {tensors.path}", "name a file with weights")
 
 
+@checked(path=PATH, tensor=str)
 def input_variances(path: str | PathLike, tensor: str | None = None) -> Float[np.ndarray, " d"]:
     """The variance of every input of a layer.
 
@@ -189,7 +192,7 @@ def _numbers(name: str, array: np.ndarray) -> np.ndarray:
         fail(name, "a tensor with several numbers", found, "choose another tensor")
     values = array.astype(float)
     if bad := int(np.sum(~np.isfinite(values))):
-        fail(name, "finite numbers only", f"{bad} nan or inf of {values.size}", "mend the file")
+        fail(name, "finite numbers only", f"{bad} nan or inf of {values.size}", "correct the file")
     return values
 
 

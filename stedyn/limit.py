@@ -25,10 +25,10 @@ from jaxtyping import Array, Float, Int
 from ._check import fail, is_traced
 from .classes import coordinate_classes
 from .moments import InputMoments, Pieces, input_moments
-from .populations import Start
 from .problem import Problem
 from .rules import Coefficients, Response, Rule
 from .rules.symmetry import check_centred
+from .starts import Starts, starts_of
 
 
 class Limit(eqx.Module):
@@ -46,7 +46,7 @@ class Limit(eqx.Module):
     inputs: InputMoments
     rule: Rule
     response: Response
-    start: Start
+    start: Starts
     noise_var: Float[Array, ""]
     range: Float[Array, ""] | None
     latent_clip: Float[Array, ""] | None
@@ -101,6 +101,18 @@ class Limit(eqx.Module):
         distance = jnp.min(jnp.abs(ideal[:, None] - self.levels), axis=1)
         return unavoidable + (self.share * self.k2) @ distance**2
 
+    @property
+    def ceiling(self) -> Float[Array, ""]:
+        """An upper bound of the error, with every weight at the worse end; infinite if ``psi`` is unbounded."""
+        if self.levels.size:
+            ends = self.levels[jnp.array([0, -1])]
+        elif self.latent_clip is not None:
+            ends = jnp.stack([-self.latent_clip, self.latent_clip])
+        else:
+            return jnp.asarray(jnp.inf)
+        each = self.k2[:, None] * ends**2 - 2 * (self.k1 * self.teacher)[:, None] * ends
+        return self.rho + self.share @ jnp.max(each, axis=1)
+
 
 def derive(
     problem: Problem, classes: int = 64, coarse=False, variances: int | None = None, folded: bool = False
@@ -128,7 +140,7 @@ def derive(
         inputs,
         problem.rule,
         eqx.filter_vmap(problem.rule.response)(each),
-        problem.start,
+        starts_of(problem, found),
         jnp.asarray(problem.noise_std) ** 2,
         None if scale is None else jnp.asarray(scale),
         None if wall is None else jnp.asarray(wall),

@@ -18,15 +18,15 @@ import numpy as np
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from ._check import fail, positive, whole
-from ._predict import CLASSES, Predictor, need_fixed_point, with_quantizer
+from ._check import checked, fail, positive, several, whole
+from ._predict import Predictor, need_fixed_point, with_quantizer
 from .calibration import calibrated_range
 from .limit import derive
 from .objectives import Objective
 from .problem import Problem
 from .quantizers import Quantizer, as_arrays
 from .ranges import template
-from .stationary import largest_error
+from .stationary import CLASSES, largest_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,6 +96,7 @@ class RangeMap:
         return "\n".join(lines)
 
 
+@checked(problem=Problem)
 def range_map(
     problem: Problem,
     *,
@@ -156,7 +157,7 @@ def range_map(
 
 def _increasing(name: str, values) -> np.ndarray:
     """Positive numbers in increasing order."""
-    found = np.array([positive(name, value) for value in values], dtype=float)
+    found = np.array([positive(name, value) for value in several(name, values)], dtype=float)
     if found.size == 0 or np.any(np.diff(found) <= 0):
         fail(name, "at least one number, in increasing order", list(values), "sort them and drop repeats")
     return found
@@ -167,7 +168,7 @@ def _quantizers(problem: Problem, bits, lrs) -> tuple[str, np.ndarray, list[tupl
     if (bits is None) == (lrs is None):
         fail("bits", "either bits or lrs", "neither" if bits is None else "both", "give one of them")
     if lrs is None:
-        widths = [whole("bits", b, 1, 8) for b in bits]
+        widths = [whole("bits", b, 1, 8) for b in several("bits", bits)]
         points = _increasing("bits", widths).astype(int)
         return "bits", points, [(template(problem, b), getattr(problem.rule, "lr", None)) for b in widths]
     if problem.rule.kind == "multinomial":

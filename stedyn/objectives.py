@@ -69,15 +69,15 @@ class Objective:
         """Whether it is read off a curve."""
         return self.kind != "final-error"
 
-    def measure(self, tau, error) -> float:
-        """The value that a curve (T,) gives it."""
+    def measure(self, tau, error, floor: float | None = None) -> float:
+        """The value that a curve (T,) gives it, which falls to ``floor`` in the end (see `find_plateaus`)."""
         number = self.number or 0.0
         if self.kind == "error-at":
             return float(np.interp(number, tau, error))
         if self.kind == "time-to":
             return time_to(tau, error, number)
         if self.kind == "plateau-length":
-            return longest_plateau(tau, error)
+            return longest_plateau(tau, error, floor)
         return float(error[-1])
 
 
@@ -94,6 +94,7 @@ def time_to(tau, error, target: float) -> float:
     return float(tau[k - 1] + (tau[k] - tau[k - 1]) * (high - np.log(target)) / (high - low))
 
 
-def longest_plateau(tau, error) -> float:
-    """Length of the longest plateau of a curve, 0 without one."""
-    return max((plateau.length for plateau in find_plateaus(tau, error)), default=0.0)
+def longest_plateau(tau, error, floor: float | None = None) -> float:
+    """Length of the longest plateau of a noiseless curve; 0 without one, infinite if one is open."""
+    found = find_plateaus(tau, error, 0.0, floor=floor)
+    return max((np.inf if plateau.length is None else plateau.length for plateau in found), default=0.0)

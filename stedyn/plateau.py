@@ -1,9 +1,11 @@
-r"""Plateaus of an error curve, of theory or simulation, and their closed forms for a small lr.
+r"""Plateaus of an error curve, of theory or simulation (``docs/plateaus.md``).
 
-With ``s(tau) = -d ln(error) / d tau``, a *drop* is a local maximum of ``s`` whose surrounding descent
-(the interval where ``s`` exceeds a tenth of the peak) lowers the error by at least 20 %. The *plateau*
-before it is the maximal interval that ends where the descent begins and on which ``s`` stays below a
-tenth of the peak (``docs``, theory section 7).
+Slopes find the drops: with ``s(tau) = -d ln(error) / d tau``, a *drop* is a local maximum of ``s`` whose surrounding
+descent (where ``s`` exceeds a tenth of the peak) lowers the error by at least 20 %. Before it lies a *plateau* if
+``s`` is below a tenth of the peak there, for at least a tenth of the time that the drop takes.
+
+Errors measure them: a plateau starts where nine tenths of the drop before it are done (or where the curve starts),
+ends where a tenth of its own drop is done, and the curve escapes from it at half.
 """
 
 from __future__ import annotations
@@ -12,15 +14,21 @@ import dataclasses
 
 import numpy as np
 
-from ._check import fail
-from .limit import derive
-from .problem import Problem
+from ._check import array, checked, fail
 
 #: A descent has to lower the error by this fraction, and quiet means s below this part of the peak.
 LEAST_DROP, QUIET = 0.2, 0.1
+#: Parts of a drop that are done where a plateau ends, where the curve escapes, and where the next plateau starts.
+END, ESCAPE, START = 0.1, 0.5, 0.9
+#: A plateau has to be quiet for this part of the time that its drop takes from `END` to `START`.
+SHORTEST = 0.1
+#: A curve is falling at its end once it is that far below its plateau.
+BEGUN = 0.02
+#: A drop is over where it is quiet again for as long, or where this part of the error before it is left.
+LEFT = 0.05
 #: The smoothing window grows until the noise of s falls below this part of its peak.
 SLOPE_NOISE = 0.03
-#: A plateau has to last this many saved intervals; errors below this part of the largest are floor.
+#: A plateau has to last this many intervals; errors below this part of the largest are floor.
 RESOLVED, FLOOR = 3, 1e-9
 
 
@@ -30,32 +38,49 @@ class Plateau:
 
     Attributes
     ----------
-    start, end, length : float
-        Its interval; ``length = end - start``.
-    height, next_height : float
-        Mean error on it, and on the quiet stretch after the drop (or at the end of the curve).
-    escape : float
-        When the error crosses the mean of the two heights.
+    start : float
+        Where nine tenths of the drop before it are done, or where the curve starts.
+    end, length : float or None
+        Where a tenth of its own drop is done; ``length = end - start``. None if the curve ends before its drop is over.
+    height : float
+        The error where the curve is level before the drop: where it last stops to rise, or falls least.
+    next_height : float or None
+        The error where the curve is level after the drop: where it first stops to fall, or falls least.
+    escape : float or None
+        Where half of the drop is done.
+    falling : bool
+        Whether the curve ends within the drop.
     """
 
     start: float
-    end: float
-    length: float
+    end: float | None
+    length: float | None
     height: float
-    next_height: float
-    escape: float
+    next_height: float | None
+    escape: float | None
+    falling: bool = False
 
-    def to_dict(self) -> dict[str, float]:
+    @property
+    def open(self) -> bool:
+        """Whether the curve ends before the drop is over."""
+        return self.end is None
+
+    def to_dict(self) -> dict[str, float | bool | None]:
+        """The attributes; what is not known is None."""
         return dataclasses.asdict(self)
 
     def __str__(self):
+        if self.open:
+            state = "falling" if self.falling else "still flat"
+            return f"from tau {self.start:.4g} on at error {self.height:.4g}, {state} at the horizon"
         return (
             f"tau {self.start:.4g} to {self.end:.4g} (length {self.length:.4g}) at error {self.height:.4g}, "
             f"then {self.next_height:.4g}; escape at tau = {self.escape:.4g}"
         )
 
 
-def find_plateaus(tau, error, noise=None) -> list[Plateau]:
+@checked()
+def find_plateaus(tau, error, noise=None, *, floor: float | None = None) -> list[Plateau]:
     """All plateaus of a curve, in time order; a pure decay and a final floor are none.
 
     Parameters
@@ -65,13 +90,16 @@ def find_plateaus(tau, error, noise=None) -> list[Plateau]:
     noise : float or (T,), optional
         Relative standard error of ``error``. By default it is estimated from second differences, which
         misses noise that is correlated in time: pass the spread of an ensemble over its seeds.
+    floor : float, optional
+        The error to which the curve falls in the end, beyond its last time. A curve that ends flat, at least 20 % above
+        it, ends on a plateau, which is open. By default a curve that ends flat is taken to have arrived.
 
     Raises
     ------
     ValueError
         If the arrays are not of one length, not increasing, or not positive.
     """
-    tau, error = np.asarray(tau, dtype=float), np.asarray(error, dtype=float)
+    tau, error = array("tau", tau), array("error", error)
     if tau.ndim != 1 or tau.shape != error.shape or tau.size < 2 or np.any(np.diff(tau) <= 0):
         fail(
             "tau",
@@ -83,23 +111,106 @@ def find_plateaus(tau, error, noise=None) -> list[Plateau]:
         fail("error", "finite numbers that are not negative", float(np.min(error)), "check the curve")
     if tau.size < 5 or np.all(error <= 0):
         return []
-    log = np.log(np.maximum(error, FLOOR * np.max(error)))
-    time, log, sigma = _smoothed(tau, log, noise)
-    slope = -np.diff(log) / np.diff(time)
-    drops = sorted(_drops(slope, log), key=lambda drop: drop[1])
-    found = []
-    for n, (peak, left, right) in enumerate(drops):
-        quiet = slope <= QUIET * slope[peak]
-        earliest = drops[n - 1][2] + 1 if n else 0
-        latest = drops[n + 1][1] - 1 if n + 1 < len(drops) else slope.size - 1
-        first = _quiet_run(quiet, log, left, earliest, -1, 3 * sigma)
-        last = _quiet_run(quiet, log, right, latest, 1, 3 * sigma)
-        if left - first >= RESOLVED:
-            # it begins where s falls below a tenth of its own peak, or where the descent before it ends
-            before = drops[n - 1][0] if n and first == earliest else peak
-            curve = np.interp(time, tau, error)
-            found.append(_measure(time, curve, slope, peak, before, first, left, right, last))
-    return found
+    return _Curve(tau, error, noise).plateaus(floor)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Drop:
+    """A descent: its first and last interval, the peak of s, and the nodes where the curve is level around it."""
+
+    left: int
+    right: int
+    peak: float
+    before: int
+    after: int
+
+
+class _Curve:
+    """A curve on nodes (T,): ``raw`` errors, ``log`` smoothed as far as the noise demands, ``slope`` s in between."""
+
+    def __init__(self, tau, error, noise):
+        log = np.log(np.maximum(error, FLOOR * np.max(error)))
+        self.time, self.log, self.sigma = _smoothed(tau, log, noise)
+        self.raw = np.interp(self.time, tau, error)
+        self.level = np.exp(self.log) if self.sigma > 0 else self.raw
+        self.slope = -np.diff(self.log) / np.diff(self.time)
+        found = sorted(_drops(self.slope, self.log), key=lambda drop: drop[1])
+        ends = [-1, *(right for _, _, right in found)]
+        starts = [*(left for _, left, _ in found[1:]), self.slope.size]
+        self.drops = [
+            _Drop(left, right, self.slope[peak], self._level(ends[n] + 1, left, last=True),
+                  self._level(right + 1, starts[n], last=False))
+            for n, (peak, left, right) in enumerate(found)
+        ]  # fmt: skip
+
+    def _level(self, first: int, stop: int, last: bool) -> int:
+        """The node in the intervals ``first .. stop - 1`` where the curve does not fall (first or last), or least."""
+        if first >= stop:
+            return first
+        part = self.slope[first:stop]
+        still = np.flatnonzero(part <= 0)
+        if still.size:
+            return first + int(still[-1] + 1 if last else still[0])
+        flattest = int(np.argmin(part))
+        return first + flattest + (flattest > 0)
+
+    def plateaus(self, floor: float | None) -> list[Plateau]:
+        """The plateaus before all drops, and the one on which the curve ends."""
+        found = []
+        for n, drop in enumerate(self.drops):
+            earliest = self.drops[n - 1].right + 1 if n else 0
+            times = [self._crossing(drop, part) for part in (END, ESCAPE, START)]
+            cut = self.time[-1] - self.time[drop.right + 1] < SHORTEST * (times[2] - times[0])
+            falling = cut and self.level[-1] > LEFT * self.level[drop.before]
+            first = _quiet_run(self.slope <= QUIET * drop.peak, self.log, drop.left, earliest, 3 * self.sigma)
+            quiet = self.time[drop.left] - self.time[first]
+            if drop.left - first < RESOLVED or quiet < SHORTEST * (times[2] - times[0]):
+                continue
+            start, height = self._start(n, drop.before), float(self.level[drop.before])
+            if falling:
+                found.append(Plateau(start, None, None, height, None, None, True))
+            else:
+                end, escape = times[:2]
+                found.append(Plateau(start, end, end - start, height, float(self.level[drop.after]), escape))
+        return found + ([] if floor is None else self._last(floor))
+
+    def _last(self, floor: float) -> list[Plateau]:
+        """The plateau on which the curve ends, if there is one and the floor lies below it."""
+        drop = self.drops[-1] if self.drops else None
+        begin = 0 if drop is None else drop.right + 1
+        if begin >= self.slope.size:
+            return []
+        node = self._level(begin, self.slope.size, last=True)
+        peak = np.max(self.slope) if drop is None else drop.peak
+        quiet = np.sum(np.diff(self.time[begin:])[self.slope[begin:] <= QUIET * peak])
+        least = 0.0 if drop is None else SHORTEST * (self._crossing(drop, START) - self._crossing(drop, END))
+        if quiet <= least or floor >= (1 - LEAST_DROP) * self.level[-1]:
+            return []
+        change = 1 - self.level[-1] / self.level[node]
+        falling = bool(change > BEGUN and self.slope[-1] > QUIET * peak)
+        if not falling and (change > LEAST_DROP or -self.slope[-1] > QUIET * max(peak, 0.0)):
+            return []
+        start = self._start(len(self.drops), node)
+        return [Plateau(start, None, None, float(self.level[node]), None, None, falling)]
+
+    def _start(self, n: int, node: int) -> float:
+        """Start of the plateau before drop ``n``, whose height is the level at ``node``."""
+        before = self.drops[n - 1] if n else None
+        top = int(np.argmax(self.level[: node + 1])) if before is None else before.after
+        fall = self.level[top] - self.level[node]
+        if fall >= LEAST_DROP * self.level[top]:
+            return self._time(self.level[top] - START * fall, top, node)
+        return float(self.time[0]) if before is None else self._crossing(before, START)
+
+    def _crossing(self, drop: _Drop, part: float) -> float:
+        """When a part of a drop is done."""
+        high, low = self.level[[drop.before, drop.after]]
+        return self._time(high - part * (high - low), drop.before, drop.after)
+
+    def _time(self, target, first: int, last: int) -> float:
+        """When the curve crosses a value between two nodes."""
+        nodes = slice(first, last + 1)
+        return float(self.time[first] + _time_above(self.time[nodes], self.raw[nodes], target))
 
 
 def _smoothed(tau, log, noise):
@@ -125,15 +236,14 @@ def _smoothed(tau, log, noise):
     return time, smooth, sigma
 
 
-def _quiet_run(quiet, log, edge, stop, step, slack):
-    """Last interval of the quiet stretch that borders ``edge``; excursions within the noise are ignored."""
+def _quiet_run(quiet, log, edge, stop, slack):
+    """First interval of the quiet stretch that ends before ``edge``; excursions within the noise are ignored."""
     k = edge
     while k != stop:
-        j = k + step
+        j = k - 1
         while not quiet[j] and j != stop:
-            j += step
-        low, high = min(k + step, j), max(k + step, j)
-        if j != k + step and abs(log[low] - log[high + 1]) > slack or (j == k + step and not quiet[j]):
+            j -= 1
+        if j != k - 1 and abs(log[j] - log[k]) > slack or (j == k - 1 and not quiet[j]):
             break
         k = j
     return k
@@ -157,34 +267,20 @@ def _drops(slope, log):
             yield peak, left, right
 
 
-def _measure(time, error, slope, peak, before, first, left, right, last):
-    """The plateau on intervals ``first .. left - 1`` before the descent ``left .. right``."""
-    middle, limit = 0.5 * (time[1:] + time[:-1]), QUIET * slope[peak]
-    end = np.interp(limit, slope[left - 1 : left + 1], middle[left - 1 : left + 1])
-    begin, descent = time[first], QUIET * slope[before]
-    if first > 0 and slope[first - 1] > descent:
-        begin = np.interp(-descent, -slope[first - 1 : first + 1], middle[first - 1 : first + 1])
-    height = _mean(time, error, begin, end)
-    after = error[right + 1] if last == right else _mean(time, error, time[right + 1], time[last + 1])
-    target = 0.5 * (height + after)
-    span = slice(first, last + 2)
-    escape = time[first] + _time_above(time[span], error[span], target)
-    return Plateau(*map(float, (begin, end, end - begin, height, after, escape)))
-
-
 def simulated_times(
     plateau: Plateau, before: Plateau | None, tau, predicted, simulated
 ) -> tuple[float, float] | None:
     """Length and escape of a predicted plateau in a simulated curve (T,); None if that does not escape.
 
-    Where a descent begins is a matter of slopes, and the smoothing that slopes of a noisy curve need moves it by
-    more than its standard error. Instead: how much longer than the predicted curve (T,) does the simulated one
-    stay above the errors at which a tenth and a half of the drop are done, and how much longer does the last
-    tenth of the drop from the plateau ``before`` (or from the start) take?
+    Both are timed by the same errors: how much longer than the predicted curve (T,) does the simulated one stay above
+    those at which a tenth and a half of the drop are done, and how much longer does the last tenth of the drop from
+    the plateau ``before`` (or from the start) take?
     """
+    if plateau.end is None or plateau.length is None or plateau.escape is None or plateau.next_height is None:
+        return None
     height, drop = plateau.height, plateau.height - plateau.next_height
     late = tau >= 0.5 * (plateau.start + plateau.end)
-    if np.all(simulated[late] > height - 0.5 * drop):
+    if np.all(simulated[late] > height - ESCAPE * drop):
         return None
 
     def delay(level, part):
@@ -192,8 +288,8 @@ def simulated_times(
         return above[0] - above[1]
 
     arrival = max((predicted[0] if before is None else before.height) - height, 0.0)
-    begin = delay(height + 0.1 * arrival, ~late) if plateau.start > tau[0] else 0.0
-    end, escape = (delay(height - part * drop, late) for part in (0.1, 0.5))
+    begin = delay(height + (1 - START) * arrival, ~late) if plateau.start > tau[0] else 0.0
+    end, escape = (delay(height - part * drop, late) for part in (END, ESCAPE))
     return plateau.length + end - begin, plateau.escape + escape
 
 
@@ -203,68 +299,3 @@ def _time_above(time, error, target):
     high, low = np.maximum(over[:-1], over[1:]), np.minimum(over[:-1], over[1:])
     part = np.clip(high / np.where(high > low, high - low, 1.0), 0.0, 1.0)
     return np.sum(np.diff(time) * np.where(high > low, part, high > 0))
-
-
-def _mean(time, error, begin, end):
-    """Time average of the error over an interval."""
-    inside = (time > begin) & (time < end)
-    t = np.concatenate([[begin], time[inside], [end]])
-    return np.trapezoid(np.interp(t, time, error), t) / (end - begin)
-
-
-@dataclasses.dataclass(frozen=True)
-class Stair:
-    """A level held by the weights of one class, from ``enter`` to ``leave`` (infinite: it is kept)."""
-
-    level: float
-    enter: float
-    leave: float
-
-
-def small_lr_stairs(problem: Problem) -> list[Stair]:
-    r"""Levels that a weight passes as ``lr -> 0``, with their times in ``tau = steps / d``.
-
-    A weight on level ``psi_k`` moves at speed ``a w* - b psi_k`` (for SGD ``lr (k1 w* - k2 psi_k)``) and
-    leaves it after distance / speed; it stays at the threshold where the speed changes sign. Mid-tread
-    weights started at 0 leave at ``(step/2) / (lr k1 w*)``; mid-rise weights climb a staircase whose
-    stair ``k`` lasts ``step / (lr (k1 w* - k2 psi_k))`` (``docs``, theory section 7).
-
-    Raises
-    ------
-    ValueError
-        Unless teacher and start are each centred on one value and weights are rounded to the nearest level.
-    """
-    if problem.teacher.kind not in ("constant", "rademacher") or problem.start.mean is None:
-        fail(
-            "teacher",
-            "one value (constant or rademacher) and a start around one value",
-            problem.teacher.kind,
-            "use solve(problem, law='fluid') for distributions",
-        )
-    if problem.weights.is_none or problem.weights.rounding != "nearest":
-        fail("weights", "a quantizer that rounds to the nearest level", problem.weights.kind, "choose one")
-    if problem.covariance.kind != "identity":
-        fail(
-            "covariance", "inputs of one variance", problem.covariance.kind, "use solve(problem, law='fluid')"
-        )
-    limit = derive(problem, 2)
-    a, b = (float(x[-1]) for x in limit.coefficients(limit.rho, 0.0)[:2])
-    force = a * float(limit.teacher[-1])
-    levels, thresholds = np.asarray(limit.levels), np.asarray(limit.pieces.breaks)
-    w = float(np.asarray(problem.start.mean))
-    k = int(np.searchsorted(thresholds, w, side="right"))
-    now = 0.0
-    stairs: list[Stair] = []
-    while True:
-        speed = force - b * float(levels[k])
-        speed = 0.0 if abs(speed) < 1e-12 * abs(force) else speed
-        onward = 1 if speed > 0 else -1
-        edge = k if speed > 0 else k - 1
-        stays = speed == 0 or not 0 <= edge < thresholds.size
-        if stairs and not stays and (levels[k] - stairs[-1].level) * onward < 0:
-            stays = True  # pushed back to the threshold it came from: it chatters there
-        if stays:
-            return [*stairs, Stair(float(levels[k]), now, np.inf)]
-        leave = now + (float(thresholds[edge]) - w) / speed
-        stairs.append(Stair(float(levels[k]), now, leave))
-        now, w, k = leave, float(thresholds[edge]), k + onward

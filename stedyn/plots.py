@@ -15,6 +15,7 @@ from .solution import QUANTITIES
 if TYPE_CHECKING:
     from .compare import Comparison
     from .maps import RangeMap
+    from .plateau_table import PlateauTable
     from .simulate import Ensemble
     from .solution import Solution
 
@@ -35,8 +36,10 @@ def learning_curve(ax: Axes, solution: Solution | None = None, ensemble: Ensembl
     if solution is not None:
         for i, plateau in enumerate(solution.plateaus()):
             ax.axvspan(
-                plateau.start, plateau.end, color=PLACE, lw=0, zorder=0, label="plateau" if i == 0 else None
-            )
+                plateau.start,
+                float(solution.tau[-1]) if plateau.end is None else plateau.end,
+                color=PLACE, lw=0, zorder=0, label="plateau" if i == 0 else None,
+            )  # fmt: skip
     if ensemble is not None:
         runs = np.asarray(ensemble.error)
         mean = runs.mean(0)
@@ -186,6 +189,50 @@ def compare_figure(comparison: Comparison) -> Figure:
     )
     right.set_xlim(edges[0], edges[-1])
     right.set_title(rf"$\tau = {float(ensemble.tau[-1]):g}$", fontsize="medium")
+    return figure
+
+
+def plateaus_figure(found: PlateauTable) -> Figure:
+    """Escape from every plateau and its length: limit (circles) and closed form for a small lr (crosses).
+
+    Across is bits, range or lr, whichever has the most values. Triangles at the horizon: not over there.
+    """
+    frame = found.to_pandas()
+    names = {"bits": "bits", "range": "range of the weights", "lr": "learning rate"}
+    across = max(names, key=lambda name: frame[name].nunique())
+    others = [name for name in names if name != across and frame[name].notna().all()]
+    line = "none" if across == "bits" else "-"
+    figure, axes = panels(2)
+    for k, (key, case) in enumerate(frame.groupby(others)):
+        varied = [
+            f"{name} {value:g}" for name, value in zip(others, key, strict=True) if frame[name].nunique() > 1
+        ]
+        color = f"C{k % 10}"
+        axes[0].plot([], [], color=color, marker="o", ls=line, label=", ".join([*varied, "limit"]))
+        for _, part in case.groupby("number"):
+            x = part[across].to_numpy()
+            for ax, name in zip(axes, ("escape", "length"), strict=True):
+                y, closed = (part[column].to_numpy(dtype=float) for column in (name, f"{name}_small_lr"))
+                ax.plot(x, y, color=color, ls=line, lw=1.2, marker="o", ms=6, mfc="white")
+                ax.plot(x, closed, color=color, ls="none", marker="x", ms=5)
+                open_ = np.isnan(y)
+                ax.plot(
+                    x[open_],
+                    np.full(open_.sum(), found.problem.run.tau),
+                    color=color,
+                    marker="^",
+                    ls="none",
+                    ms=7,
+                )
+    for style, label in (("x", "closed form, small lr"), ("^", "not over at the horizon")):
+        axes[0].plot([], [], color="0.4", ls="none", marker=style, label=label)
+    for ax, label in zip(axes, ("escape from", "length of"), strict=True):
+        ax.set_xlabel(names[across])
+        ax.set_ylabel(rf"{label} a plateau, $\tau$ [steps / d]")
+        ax.set_ylim(bottom=0)
+        if across == "bits":
+            ax.set_xticks(sorted(frame["bits"].unique()))
+    axes[0].legend(frameon=False, fontsize="small")
     return figure
 
 

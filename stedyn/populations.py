@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._check import fail, finite, is_traced, nonnegative, positive
+from ._check import checked, fail, finite, is_traced, nonnegative, positive
 
 #: Samples with at most this many distinct values keep them exactly (``atoms`` and their shares).
 MAX_ATOMS = 64
@@ -25,7 +25,10 @@ class Samples(eqx.Module):
 
     def __init__(self, values, path: str | None = None):
         where = f"file {path}" if path else "samples"
-        array = np.asarray(values)
+        try:
+            array = np.asarray(values)
+        except ValueError:  # rows of different lengths
+            fail(where, "a one-dimensional list of at least 2 numbers", values, "give one list")
         if array.ndim != 1 or array.size < 2 or array.dtype.kind not in "fiu":
             fail(where, "a one-dimensional list of at least 2 numbers", f"shape {array.shape}", "reshape it")
         if not np.all(np.isfinite(array)):
@@ -49,18 +52,22 @@ class Teacher(eqx.Module):
     data: Samples | None
 
     @classmethod
+    @checked()
     def constant(cls, value=1.0):
         return cls("constant", finite("teacher.value", value), None)
 
     @classmethod
+    @checked()
     def gaussian(cls, std=1.0):
         return cls("gaussian", positive("teacher.std", std), None)
 
     @classmethod
+    @checked()
     def rademacher(cls, scale=1.0):
         return cls("rademacher", positive("teacher.scale", scale), None)
 
     @classmethod
+    @checked()
     def samples(cls, values, path=None):
         return cls("file", None, values if isinstance(values, Samples) else Samples(values, path))
 
@@ -73,9 +80,10 @@ class Teacher(eqx.Module):
 
 
 class Start(eqx.Module):
-    """Law of the latent weights at ``tau = 0``, independent of the teacher.
+    """Law of the latent weights at ``tau = 0``.
 
-    ``Start.gaussian(mean, std)``, ``Start.constant(value)`` or ``Start.samples(values)``.
+    ``Start.gaussian(mean, std)``, ``Start.constant(value)`` or ``Start.samples(values)``. It is independent of teacher
+    and variances, unless these are measured too and equally many: then value ``i`` of each belongs to coordinate ``i``.
     """
 
     kind: str = eqx.field(static=True)
@@ -84,14 +92,17 @@ class Start(eqx.Module):
     data: Samples | None
 
     @classmethod
+    @checked()
     def gaussian(cls, mean=0.0, std=1.0):
         return cls("gaussian", finite("start.mean", mean), positive("start.std", std), None)
 
     @classmethod
+    @checked()
     def constant(cls, value=0.0):
         return cls("constant", finite("start.value", value), 0.0, None)
 
     @classmethod
+    @checked()
     def samples(cls, values, path=None):
         return cls("file", None, None, values if isinstance(values, Samples) else Samples(values, path))
 
@@ -110,10 +121,12 @@ class Covariance(eqx.Module):
     data: Samples | None
 
     @classmethod
+    @checked()
     def identity(cls):
         return cls("identity", None, None, None)
 
     @classmethod
+    @checked()
     def power_law(cls, exponent=0.5, scale=1.0):
         exponent = nonnegative("covariance.exponent", exponent)
         if not is_traced(exponent) and np.any(np.asarray(exponent) >= 1):
@@ -122,6 +135,7 @@ class Covariance(eqx.Module):
         return cls("power-law", exponent, positive("covariance.scale", scale), None)
 
     @classmethod
+    @checked()
     def samples(cls, values, path=None):
         data = values if isinstance(values, Samples) else Samples(values, path)
         if not is_traced(data.values) and (data.values.size < 4 or np.any(np.asarray(data.values) <= 0)):

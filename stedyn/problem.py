@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._check import choice, fail, finite, is_traced, nonnegative, positive, whole
+from ._check import checked, choice, fail, finite, is_traced, nonnegative, positive, whole
 from .moments import input_mean, input_moments
 from .populations import Covariance, Start, Teacher
 from .quantizers import Quantizer
@@ -26,6 +26,7 @@ class Run(eqx.Module):
     points: int = eqx.field(static=True)
     explicit: tuple[float, ...] | None = eqx.field(static=True)
 
+    @checked()
     def __init__(self, tau=100.0, points=201, *, taus=None):
         self.explicit = None
         if taus is None:
@@ -93,6 +94,15 @@ class Problem(eqx.Module):
     covariance: Covariance
     run: Run
 
+    @checked(
+        teacher=Teacher,
+        start=Start,
+        weights=Quantizer,
+        inputs=Quantizer,
+        rule=Rule,
+        covariance=Covariance,
+        run=Run,
+    )
     def __init__(
         self,
         teacher: Teacher | None = None,
@@ -151,10 +161,29 @@ class Problem(eqx.Module):
         return self.run.taus
 
     @property
+    def together(self) -> tuple[int, ...]:
+        """Teacher (0), start (1) and variances (2): for each the first of them that was measured together with it.
+
+        Measured values that are equally many belong to the same coordinates, in the same order.
+        """
+        data = self.teacher.data, self.start.data, self.covariance.data
+        sizes = [None if one is None else one.values.size for one in data]
+        return tuple(k if size is None else sizes.index(size) for k, size in enumerate(sizes))
+
+    @property
     def paired(self) -> bool:
         """Whether teacher weights and input variances were measured together, coordinate by coordinate."""
-        teacher, variance = self.teacher.data, self.covariance.data
-        return teacher is not None and variance is not None and teacher.values.size == variance.values.size
+        return self.together[2] == 0
+
+    @property
+    def label_variance(self) -> Float[Array, ""]:
+        """``noise_std^2 + E[v w*^2]``: the scale of errors of the problem."""
+        variance = self.covariance.values()
+        if self.paired:
+            signal = jnp.mean(variance * jnp.asarray(self.teacher.data.values) ** 2)
+        else:
+            signal = jnp.mean(variance) * self.teacher.rho
+        return jnp.asarray(self.noise_std) ** 2 + signal
 
     @property
     def absorbs(self) -> bool:

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._check import choice, fail, finite, is_traced, positive, whole
+from ._check import InputError, checked, choice, fail, finite, is_traced, positive, several, whole
 from .moments import Pieces
 
 KINDS = ("mid-rise", "mid-tread", "twos-complement", "sign", "ternary", "levels", "none")
@@ -65,6 +65,7 @@ class Quantizer(eqx.Module):
     rounding: str = eqx.field(static=True)
     explicit: tuple[float, ...] | None
 
+    @checked()
     def __init__(
         self, bits=None, range=None, *, kind="mid-rise", edge="level", rounding="nearest", levels=None
     ):
@@ -77,7 +78,7 @@ class Quantizer(eqx.Module):
             if bits is not None and len(self.explicit) > 2**bits:
                 fail("levels", f"at most 2^bits = {2**bits} of them", len(self.explicit), "raise bits")
             largest = max(abs(self.explicit[0]), abs(self.explicit[-1]))
-            if range is not None and not is_traced(range) and float(range) != largest:
+            if range is not None and not is_traced(range) and finite("range", range) != largest:
                 fail(
                     "range", f"the largest absolute level {largest} for kind 'levels'", range, "leave it out"
                 )
@@ -161,7 +162,7 @@ class Quantizer(eqx.Module):
     def step(self) -> Float[Array, ""]:
         """Distance between neighbouring levels of a lattice; ValueError without one."""
         if self.lattice is None:
-            raise ValueError(
+            raise InputError(
                 f"a quantizer of kind {self.kind!r} has no single step; read its levels instead."
             )
         return jnp.asarray(self.range) * self.lattice[0]
@@ -181,7 +182,7 @@ class Quantizer(eqx.Module):
         if self.rounding == "nearest":
             return jnp.searchsorted(self.thresholds.astype(w.dtype), w, side="right").astype(jnp.int32)
         if u is None:
-            raise ValueError(
+            raise InputError(
                 "stochastic rounding needs u, uniform on (0, 1), with one entry for each weight."
             )
         levels = self.levels.astype(w.dtype)
@@ -217,8 +218,9 @@ class Quantizer(eqx.Module):
 def _checked_levels(levels) -> tuple[float, ...]:
     if levels is None:
         fail("levels", "at least two increasing numbers", None, "set them, as kind 'levels' needs them")
+    levels = several("levels", levels)
     if any(is_traced(level) for level in levels):
-        return tuple(levels)
+        return levels
     values = tuple(float(finite("levels", level)) for level in levels)
     if not 2 <= len(values) <= 2**MAX_BITS:
         fail("levels", f"2 to {2**MAX_BITS} numbers", len(values), "list every level")

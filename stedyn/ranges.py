@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from ._check import fail, positive, whole
+from ._check import checked, fail, positive, several, whole
 from ._predict import ROUGH, Outcome, Predictor
 from ._search import Candidate, best_range, within
 from .calibration import calibrated_range, calibrated_ranges
@@ -38,6 +38,7 @@ REACH = 4.0
 REACHED = 0.02
 
 
+@checked(problem=Problem)
 def choose(
     problem: Problem,
     *,
@@ -128,7 +129,7 @@ def choose(
 
 def checked_bits(bits, problem: Problem) -> tuple[int, ...]:
     """Bit widths, each once, that the kind of the weight quantizer takes."""
-    widths = tuple(whole("bits", b, 1, 8) for b in bits)
+    widths = tuple(whole("bits", b, 1, 8) for b in several("bits", bits))
     if not widths or len(set(widths)) < len(widths):
         fail("bits", "different bit widths, at least one", list(bits), "list each once")
     for b in widths:
@@ -149,10 +150,10 @@ def _bounds(ranges, problem: Problem, bits: int) -> tuple[float, float]:
     if ranges is None:
         middle = calibrated_range(problem.teacher, template(problem, bits), "mse")
         return middle / REACH, middle * REACH
-    low, high = (positive("ranges", value) for value in ranges)
-    if not low < high:
-        fail("ranges", "a lower and a higher bound", (low, high), "swap them")
-    return low, high
+    bounds = [positive("ranges", value) for value in several("ranges", ranges)]
+    if len(bounds) != 2 or not bounds[0] < bounds[1]:
+        fail("ranges", "a lower and a higher bound", bounds, "give these two")
+    return bounds[0], bounds[1]
 
 
 def _rates(lrs, problem: Problem, goal: Objective) -> tuple[float, ...]:
@@ -163,7 +164,7 @@ def _rates(lrs, problem: Problem, goal: Objective) -> tuple[float, ...]:
              "use error-at or time-to: the final error falls with lr without end")  # fmt: skip
     if problem.rule.kind == "multinomial":
         fail("lrs", "a rule with a learning rate", problem.rule.kind, "leave it out")
-    return tuple(sorted(float(positive("lrs", lr)) for lr in lrs))
+    return tuple(sorted(float(positive("lrs", lr)) for lr in several("lrs", lrs)))
 
 
 def _best(predictor: Predictor, bounds, points: int, rates, bar) -> tuple[Candidate, float]:
@@ -189,10 +190,10 @@ def _describe(predictor: Predictor, chosen: Candidate, lr: float, max_error, bar
         bar.update()
     curve = predictor.curve(chosen.range, lr)
     bar.update()
-    tau, error = np.asarray(curve.tau), np.asarray(curve.error)
     target = predictor.objective.number if predictor.objective.kind == "time-to" else max_error
-    when = np.inf if target is None else time_to(tau, error, target)
+    when = np.inf if target is None else time_to(*curve.dense, target)
     fixed = predictor.fixed_error(chosen.range, lr)
+    length = longest_plateau(*curve.dense, fixed)
     uncertainty = predictor.uncertainty(chosen.range, lr)
     rivals = [r for r, value in chosen.others if value <= best.value * (1 + 2 * uncertainty)]
     return Choice(
@@ -204,7 +205,7 @@ def _describe(predictor: Predictor, chosen: Candidate, lr: float, max_error, bar
         error=best.error,
         range_interval=chosen.interval,
         misses=misses,
-        plateau_length=longest_plateau(tau, error),
+        plateau_length=length if np.isfinite(length) else None,
         time_to_target=float(when) if np.isfinite(when) else None,
         fixed_point=fixed,
         edges=both_edges(predictor.quantizer.with_range(chosen.range)),

@@ -9,9 +9,10 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from .integrate import failed, integrate
+from .integrate import failed, integrate, steps
 from .laws.grid import GridFlow
 from .limit import derive, is_symmetric
+from .problem import Problem
 from .solution import INACCURATE, MAX_STEPS, REACHED
 
 #: Cells of a first pass of the grid law, over all intervals; and the largest number of unknowns.
@@ -22,6 +23,8 @@ ORDER_MARGIN = 1.6
 #: Teacher values and input variances that a first pass distinguishes, and the most.
 FIRST_CLASSES, MOST_CLASSES = 64, 512
 FIRST_VARIANCES, MOST_VARIANCES = 8, 64
+#: Errors below this part of the variance of the label count as this much where accuracy is relative.
+LEAST = 1e-9
 
 
 class Mesh(NamedTuple):
@@ -33,9 +36,14 @@ class Mesh(NamedTuple):
     folded: bool
 
 
+def least_error(problem: Problem):
+    """The least error against which accuracy is measured."""
+    return LEAST * problem.label_variance + 1e-300
+
+
 @eqx.filter_jit
 def grid_pass(problem, taus, keep, rtol, coarse, mesh: Mesh, forward=False):
-    """Curves, counts, densities and failure of the grid law on one mesh; ``forward`` as in `integrate`.
+    """Curves, counts, densities, steps and failure of the grid law on one mesh; ``forward`` as in `integrate`.
 
     ``coarse`` are three flags: whether to halve cells, teacher classes, classes of variances.
     """
@@ -43,22 +51,23 @@ def grid_pass(problem, taus, keep, rtol, coarse, mesh: Mesh, forward=False):
     law = GridFlow(limit, mesh.cells, taus[-1], coarse[0])
     solution = integrate(law, taus, keep, rtol, forward)
     kept = (law.faces, solution.ys[1] if keep.size else None, limit.teacher, limit.share)
-    return solution.ys[0], solution.stats, kept, failed(solution)
+    return solution.ys[0], solution.stats, kept, steps(solution), failed(solution)
 
 
 @eqx.filter_jit
-def _extrapolate(fine, coarse):
+def _extrapolate(fine, coarse, least):
     """Combine a solution with those of half the cells (and four times the time tolerance) and of half the classes.
 
     The scheme is of second order in the cells: a third of the first difference is left in the fine solution and is
-    removed. Returns the curves and the largest relative size of what each refinement changes in the error.
+    removed. Returns the curves and the largest size of what each refinement changes in the error, relative to the
+    error or to ``least`` where that is more.
     """
     curves = fine[0]
     correction = {name: (curve - coarse[0][0][name]) / 3 for name, curve in curves.items()}
     changes = [{name: curve - other[0][name] for name, curve in curves.items()} for other in coarse]
     parts = []
     for change in changes:
-        part = jnp.max(jnp.abs(change["error"]) / curves["error"])
+        part = jnp.max(jnp.abs(change["error"]) / jnp.maximum(curves["error"], least))
         if "tangent" in curves:  # of the error with respect to a parameter, relative to its largest value
             largest = jnp.max(jnp.abs(curves["tangent"]))
             part = jnp.maximum(
@@ -74,7 +83,7 @@ def _extrapolate(fine, coarse):
     return (
         better,
         jnp.stack(parts),
-        functools.reduce(jnp.logical_or, [fine[3], *(other[3] for other in coarse)]),
+        functools.reduce(jnp.logical_or, [fine[4], *(other[4] for other in coarse)]),
     )
 
 
@@ -101,7 +110,7 @@ def _first_mesh(problem, cells, classes, foldable: bool) -> tuple[Mesh, int, lis
 
 
 def grid_curves(problem, taus, keep, tol, cells, classes, traced=False, one_pass=grid_pass):
-    """Passes of the grid law, refined until the estimate meets ``tol``: curves, counts, densities, estimate, code."""
+    """Passes of the grid law until ``tol`` is met: curves, counts, densities, steps, estimate, code."""
     mesh, intervals, coarser = _first_mesh(problem, cells, classes, foldable=keep.size == 0)
     rtol = min(0.1 * tol, 1e-3)
     confirmed, expected = np.zeros(len(coarser), bool), np.zeros(len(coarser))
@@ -113,14 +122,14 @@ def grid_curves(problem, taus, keep, tol, cells, classes, traced=False, one_pass
             )
             for flags in [(False, False, False), *coarser]
         )
-        curves, changes, bad = _extrapolate(fine, others)
+        curves, changes, bad = _extrapolate(fine, others, least_error(problem))
         # a third of what halving changes, where an earlier pass confirms second order; else all of it
         if count > 1:
             confirmed = np.where(expected < 0, confirmed, np.asarray(changes) <= expected)
         parts = changes / np.where(confirmed, 3.0, 1.0)
         estimate = jnp.sum(parts)
         code = jnp.where(bad, MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
-        stats, kept = fine[1:3]
+        stats, kept, path = fine[1:4]
         size = kept[2].shape[-1]
         counts = dict(stats, cells=mesh.cells * intervals, classes=size, passes=count)
         unknowns = mesh.cells * intervals * size
@@ -130,7 +139,7 @@ def grid_curves(problem, taus, keep, tol, cells, classes, traced=False, one_pass
         growth = np.array([finer[flags.index(True)] / mesh[flags.index(True)] for flags in coarser])
         expected = np.where(growth > 1, ORDER_MARGIN * np.asarray(changes) / growth**2, -1.0)
         mesh = finer
-    return curves, counts, None if kept[1] is None else kept, estimate, code
+    return curves, counts, None if kept[1] is None else kept, (path, others[0][3]), estimate, code
 
 
 def _refined(mesh: Mesh, coarser, parts, tol: float, room: float) -> Mesh:

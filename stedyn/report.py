@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from .problem import Problem
     from .quantizers import Quantizer
+    from .rules import Rule
 
 CONVENTIONS = "tau = steps / d; the error has no factor 1/2 and leaves the label noise out"
 
@@ -35,9 +37,14 @@ def describe(problem: Problem, weights: Quantizer | None = None) -> str:
 
     With ``weights``, a quantizer whose bits and range are still to be chosen, its geometry stands for both.
     """
-    from .files import problem_to_dict
+    import equinox as eqx
 
-    tables = problem_to_dict(problem)
+    from .files import problem_to_dict
+    from .rules import SGD
+
+    tables = problem_to_dict(
+        eqx.tree_at(lambda p: p.rule, problem, SGD())
+    )  # no table holds a rule of one's own
     laws = {table: tables[table] for table in ("teacher", "start")}
     teacher, start = (_law(law) for law in laws.values())
     shown = (
@@ -48,15 +55,40 @@ def describe(problem: Problem, weights: Quantizer | None = None) -> str:
     weights_line = shown + f"; straight-through estimator: {problem.ste}"
     if problem.latent_clip is not None:
         weights_line += f", latent clip {problem.latent_clip:g}"
-    rule = ", ".join(f"{key} {_number(value)}" for key, value in tables["rule"].items() if key != "kind")
     lines = {
         "teacher": f"{teacher}; start {start}; label noise std {problem.noise_std:g}",
         "weights": weights_line,
         "inputs": _quantizer(problem.inputs) + _covariance(tables),
-        "rule": f"{tables['rule']['kind']}, {rule}",
+        "rule": _rule(problem.rule),
         "units": CONVENTIONS,
     }
     return "\n".join(f"{name:<8} {text}" for name, text in lines.items())
+
+
+def _rule(rule: Rule) -> str:
+    """Kind and fields; of a rule of the user's own the name of its class and the fields."""
+    from .rules import RULES
+
+    name = rule.kind if RULES.get(rule.kind) is type(rule) else f"{type(rule).__name__} (defined in Python)"
+    fields = {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule)}
+    shown = {
+        key: value for key, value in fields.items() if value is not None and (key, value) != ("batch", 1)
+    }
+    return ", ".join([name, *(f"{key} {_field(value)}" for key, value in shown.items())])
+
+
+def _field(value: Any) -> str:
+    """A field of a rule: a number, a quantizer, a schedule, or whatever a rule of the user's own has."""
+    from .quantizers import Quantizer
+
+    if isinstance(value, Quantizer):
+        return f"({_quantizer(value)})"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        rest = [f"{field.name} {_field(getattr(value, field.name))}" for field in dataclasses.fields(value)]
+        return f"{getattr(value, 'kind', type(value).__name__)} ({', '.join(rest)})"
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    return _number(value.tolist() if hasattr(value, "tolist") else value)
 
 
 def _covariance(tables: dict[str, Any]) -> str:

@@ -22,14 +22,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._check import choice, fail, positive
-from ._predict import CLASSES, need_fixed_point
+from ._check import checked, choice, fail, positive
+from ._predict import need_fixed_point
 from ._tangents import TO, moved, of_curve
 from .limit import derive
 from .objectives import Objective
 from .problem import Problem
 from .quantizers import as_arrays
-from .stationary import largest_error
+from .stationary import CLASSES, largest_error
 
 #: Quantities.
 OF = "final-error, error-at=TAU, time-to=ERROR, plateau-length, escape"
@@ -81,6 +81,7 @@ class Sensitivity:
         )
 
 
+@checked(problem=Problem)
 def sensitivity(
     problem: Problem, of: str = "final-error", to: str = "range", *, tol: float = 5e-3
 ) -> Sensitivity:
@@ -113,7 +114,8 @@ def sensitivity(
     -----
     A fixed point of a discrete teacher, and all that depends on where a curve ends, bends sharply where a level
     crosses a teacher weight: the derivative there holds only for changes of the range below the width of the
-    boundary layer, about ``lr k2 V / 2``. Plateau lengths carry the resolution of 801 saved times, about 1 %.
+    boundary layer, about ``lr k2 V / 2``. Times are read between the steps of the
+    solver (`stedyn.dense`).
 
     References
     ----------
@@ -207,6 +209,13 @@ def _final(problem: Problem, to: str, parameter: float) -> tuple[float, float, f
              "lower lr")  # fmt: skip
     if value == 0:
         return 0.0, 0.0, 0.0
+    if not np.isfinite(derivative):
+        fail(
+            "of",
+            f"a fixed point that moves smoothly with {to}",
+            f"one that meets another at {to} = {parameter:g}, where d error/dV = 1",
+            "move the parameter away from it",
+        )
     scale = max(abs(derivative), value / parameter if parameter > 0 else 0.0)
     apart = max(abs(coarse[1] - derivative) / 3, grain)
     return value, derivative, max(abs(coarse[0] / value - 1) / 3, apart / scale if scale > 0 else 0.0)

@@ -9,8 +9,12 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float
 
-from .plateau import Plateau, find_plateaus
+from ._check import Failure
+from .dense import Steps, between, extrapolated
+from .plateau import LEAST_DROP, Plateau, find_plateaus
 from .problem import Problem
+from .stairs import stair_at
+from .stationary import final_error, has_fixed_point
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,7 +83,7 @@ class Status(eqx.Module):
         return _SENTENCES[int(self.code)]
 
 
-class SolveError(RuntimeError):
+class SolveError(Failure, RuntimeError):
     """A solve did not reach its horizon."""
 
 
@@ -146,6 +150,8 @@ class Solution(eqx.Module):
     statistics : dict
         Steps, cells, classes, passes.
     problem : Problem
+    steps : tuple of Steps
+        Error at every step of the solver; two of them are extrapolated, as the curves are; none for the saved curve.
     """
 
     tau: Float[Array, " T"]
@@ -164,6 +170,7 @@ class Solution(eqx.Module):
     status: Status
     statistics: dict
     problem: Problem
+    steps: tuple[Steps, ...] = ()
 
     @property
     def final_error(self) -> float:
@@ -176,9 +183,46 @@ class Solution(eqx.Module):
         k = int(np.argmin(np.asarray(self.error)))
         return float(self.tau[k]), float(self.error[k])
 
+    @property
+    def dense(self) -> tuple[np.ndarray, np.ndarray]:
+        """Times and errors (M,) on the steps of the solver and between them, whatever ``tau`` is."""
+        steps = [one.within(float(self.tau[-1])) for one in self.steps]
+        if not steps or np.size(steps[0].tau) < 2:
+            return np.asarray(self.tau), np.asarray(self.error)
+        return between(extrapolated(*steps) if len(steps) == 2 else steps[0])
+
     def plateaus(self) -> list[Plateau]:
-        """Plateaus of the error curve (see `stedyn.plateau.find_plateaus`)."""
-        return find_plateaus(np.asarray(self.tau), np.asarray(self.error))
+        """Plateaus of the error curve (`stedyn.find_plateaus`), found on the steps of the solver, not on ``tau``.
+
+        A curve that is flat at its horizon ends on an open plateau if the fixed point lies at least 20 % below it.
+        """
+        found = self._flat_or_left()
+        if found and self._ends_flat(found[-1]) and not self._goes_on():
+            found.pop()
+        return found
+
+    def _flat_or_left(self) -> list[Plateau]:
+        """All plateaus, the flat end of the curve among them, whatever follows."""
+        sampled = not self.steps or self.steps[0].slope is None
+        return find_plateaus(*self.dense, None if sampled else 0.0, floor=0.0)
+
+    @staticmethod
+    def _ends_flat(last: Plateau) -> bool:
+        return last.open and not last.falling
+
+    def _goes_on(self) -> bool:
+        """Whether a flat end is above the fixed point."""
+        return (
+            has_fixed_point(self.problem) and final_error(self.problem) < (1 - LEAST_DROP) * self.final_error
+        )
+
+    def _outlook(self, height: float | None = None) -> str:
+        """What is known to follow an error that is flat, or falls, at the horizon."""
+        known = "no fixed point is known"
+        if has_fixed_point(self.problem):
+            known = f"fixed point {final_error(self.problem):.4g}"
+        stair = None if height is None else stair_at(self.problem, height)
+        return known if stair is None else f"for a small lr it would end at tau = {stair.leave:.4g}; {known}"
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a saved time; level occupancies in columns ``occupancy_0, ...``."""
@@ -220,5 +264,17 @@ class Solution(eqx.Module):
             picked.to_string(index=False, float_format=lambda x: f"{x:.6g}"),
             f"minimum: error {error:.6g} at tau = {tau:.4g}; final error {self.final_error:.6g}",
         ]
-        lines += [f"plateau: {plateau}" for plateau in self.plateaus()] or ["no plateau"]
+        lines += self._plateau_lines()
         return "\n".join([*lines, str(self.status)])
+
+    def _plateau_lines(self) -> list[str]:
+        found = self._flat_or_left()
+        lines = [
+            f"plateau: {plateau}" + (f"; {self._outlook(plateau.height)}" if plateau.open else "")
+            for plateau in found
+        ]
+        if found and self._ends_flat(found[-1]) and not self._goes_on():
+            lines[-1] = f"flat at the horizon at error {self.final_error:.4g}; {self._outlook()}"
+        if not any(line.startswith("plateau") for line in lines):
+            lines.insert(0, "no plateau")
+        return lines

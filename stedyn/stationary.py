@@ -9,19 +9,26 @@ and the residual variance of a fixed point solves ``V = noise_std^2 + error(V)``
 
 from __future__ import annotations
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Float
 
-from .limit import Limit
+from .limit import Limit, derive
+from .problem import Problem
+from .quantizers import as_arrays
 
 #: Every piece of a stationary density is integrated down to exp(-DEPTH) of its maximum.
 DEPTH, NODES = 32.0, 40
 _X, _W = np.polynomial.legendre.leggauss(NODES)
-#: Residual variances at which the equation is evaluated to find all its roots.
+#: Residual variances at which the equation is evaluated to find its largest root.
 SCAN = 60
+#: Below this no coefficient is known any more: floats underflow, and nothing moves.
+TINY = 1e-290
+#: Classes of a teacher.
+CLASSES = 256
 
 
 def stationary_error(limit: Limit, V) -> Float[Array, ""]:
@@ -62,7 +69,8 @@ def _class_moments(pieces, force, b, decay, beta, low, high):
     escapes = ~jnp.isfinite(jnp.clip(top, low, high)) | (flat & endless)
     at = jnp.where(escapes, anchor, jnp.clip(top, low, high))
     force_at = intercept - slope * at
-    reach = _reach(beta * jnp.abs(force_at), beta * slope)
+    # beyond the reach is nothing, so that its own change does not count (and has no derivative on a flat piece)
+    reach = jax.lax.stop_gradient(_reach(beta * jnp.abs(force_at), beta * slope))
     start, stop = jnp.maximum(low, at - reach), jnp.minimum(high, at + reach)
     half = jnp.where(escapes, 0.0, 0.5 * jnp.clip(stop - start, 0.0, None))
     w = jnp.where(escapes, anchor, 0.5 * (start + stop))[:, None] + half[:, None] * _X
@@ -91,16 +99,34 @@ def _reach(slope, curvature):
     return 2 * DEPTH / jnp.maximum(slope + jnp.sqrt(slope**2 + 2 * curvature * DEPTH), 1e-300)
 
 
-def scan(limit: Limit) -> tuple[Float[Array, " V"], Float[Array, " V"]]:
-    """Residual variances in geometric steps, and ``noise_std^2 + error(V) - V`` there."""
+def scan(limit: Limit, points: int = SCAN) -> tuple[Float[Array, " V"], Float[Array, " V"], Float[Array, ""]]:
+    """Residual variances in geometric steps, ``noise_std^2 + error(V) - V`` there, and the first where weights move.
+
+    No root lies outside: they reach from the least to the largest error that the weights can have. Only without
+    noise and such a least error they start at ``1e-10 rho``, and for an unbounded ``psi`` they end at
+    ``1e6 (noise_std^2 + rho)``. A rule that rounds may stop at small ``V``: from the first ``V`` at which its
+    coefficients do not underflow, the sign of the gap is continued to all smaller ones.
+    """
     low = jnp.maximum(0.999 * (limit.noise_var + limit.floor), 1e-10 * limit.rho)
-    high = 1e6 * (limit.noise_var + limit.rho)
-    grid = jnp.exp(jnp.linspace(jnp.log(low), jnp.log(high), SCAN))
-    return grid, limit.noise_var + jax.lax.map(lambda V: stationary_error(limit, V), grid) - grid
+    bounded = 1.001 * (limit.noise_var + limit.ceiling)
+    high = jnp.where(jnp.isfinite(bounded), bounded, 1e6 * (limit.noise_var + limit.rho))
+    grid = jnp.exp(jnp.linspace(jnp.log(low), jnp.log(high), points))
+
+    def gap(V):
+        _, b, D, _ = limit.coefficients_at(V, jnp.inf)
+        return limit.noise_var + stationary_error(limit, V) - V, jnp.minimum(jnp.min(b), jnp.min(D)) > TINY
+
+    gaps, moves = jax.lax.map(gap, grid)
+    first = jnp.where(jnp.any(moves), jnp.argmax(moves), points - 1)
+    sign = jnp.where(moves[first], jnp.sign(gaps[first]), -1.0)
+    return grid, jnp.where(moves, gaps, sign * grid), grid[first]
 
 
 def root(limit: Limit, low, high) -> Float[Array, ""]:
-    """The residual variance between two values at which the equation changes its sign; differentiable."""
+    """The residual variance between two values at which the equation changes its sign; differentiable.
+
+    The derivative is that of one Newton step, ``dV = d error / (1 - d error/dV)``: infinite where two roots meet.
+    """
 
     def gap(log_V, limit):
         V = jnp.exp(log_V)
@@ -108,28 +134,54 @@ def root(limit: Limit, low, high) -> Float[Array, ""]:
 
     # the solver is given a gap that falls: detecting that, it would raise where there is no root
     solver: optx.Bisection = optx.Bisection(rtol=1e-13, atol=1e-13, flip=True)  # type: ignore[call-arg]
+    still = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, limit)
     low, high = jax.lax.stop_gradient((jnp.log(low), jnp.log(high)))
-    ends = jax.lax.stop_gradient(jax.lax.map(lambda log_V: gap(log_V, limit), jnp.stack([low, high])))
+    ends = jax.lax.map(lambda log_V: gap(log_V, still), jnp.stack([low, high]))
     sign = jnp.where(ends[0] >= ends[1], 1.0, -1.0)
     found: optx.Solution = optx.root_find(
         lambda log_V, limit: sign * gap(log_V, limit),
         solver,
         0.5 * (low + high),
-        limit,
+        still,
         options=dict(lower=low, upper=high),
         max_steps=200,
         throw=False,
     )
-    return jnp.exp(found.value)
+    at = jax.lax.stop_gradient(found.value)
+    value, slope = jax.jvp(lambda log_V: gap(log_V, still), (at,), (jnp.ones_like(at),))
+    # the step itself is left out: the bisection is exact to rounding
+    return jnp.exp(at - (gap(at, limit) - value) / slope)
 
 
 def largest_error(limit: Limit) -> Float[Array, ""]:
     """Error of the fixed point with the largest error, 0 if it vanishes and infinite if there is none.
 
-    It can be traced, mapped over problems and differentiated.
+    It can be traced, mapped over problems and differentiated. Where the weights stop moving before the error
+    vanishes, it is the error at which they do.
     """
-    grid, gap = jax.lax.stop_gradient(scan(limit))
+    grid, gap, moving = jax.lax.stop_gradient(scan(limit))
     crosses = gap[:-1] * gap[1:] <= 0
     k = SCAN - 2 - jnp.argmax(crosses[::-1])
     found = root(limit, grid[k], grid[k + 1]) - limit.noise_var
-    return jnp.where(jnp.any(crosses), found, jnp.where(gap[0] < 0, 0.0, jnp.inf))
+    stops = jnp.where(moving > grid[0], moving - limit.noise_var, 0.0)
+    return jnp.where(jnp.any(crosses), found, jnp.where(gap[0] < 0, stops, jnp.inf))
+
+
+def has_fixed_point(problem: Problem, any_range: bool = False) -> bool:
+    """Whether the end of the curve is a fixed point (see `stedyn.fixed_point` for what has none).
+
+    With ``any_range``, for every range of the weights.
+    """
+    absorbs = problem.ste == "clipped" if any_range else problem.absorbs
+    return not absorbs and 0 < float(problem.rule.rate(jnp.inf)) < np.inf
+
+
+def final_error(problem: Problem, coarse=False) -> float:
+    """`largest_error` of a problem that has a fixed point."""
+    return float(_largest(as_arrays(problem), jnp.asarray(coarse)))
+
+
+@eqx.filter_jit
+def _largest(problem: Problem, coarse):
+    alike = problem.covariance.kind == "identity"
+    return largest_error(derive(problem, CLASSES if alike else CLASSES // 4, coarse))

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ._check import whole
+from ._check import PATH, checked, fail, several, whole
+from ._io import write_atomic
 from ._options import DEFAULT_TABLES
-from ._rows import Row, check_rows, compute, read_cells, read_result, summary, write_result
+from ._rows import Outcome, Row, bug, check_rows, compute, read_cells, read_result, summary, write_result
 from .report import write_csv
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 SUMMARY = "sweep.csv"
 
 
+@checked(out=PATH, executor=Executor)
 def sweep(
     table: str | os.PathLike | pd.DataFrame | Iterable[dict[str, Any]],
     problem: Problem | str | os.PathLike | None = None,
@@ -48,7 +50,8 @@ def sweep(
     problem : Problem, path or None
         What the rows change; setting R1 (2-bit weights and inputs) by default.
     out : path
-        Folder for ``ROW-HASH.json``, one file for each row, and the summary ``sweep.csv``.
+        Folder for ``HASH.json``, one file for each problem, and the summary ``sweep.csv``. The hash is that of all
+        that a result depends on (``docs/errors.md``): equal rows share a file, and a row may be moved.
     what : {"predict", "simulate", "compare", "fixed-point"}
         What is computed, unless the row says so.
     executor : concurrent.futures.Executor, optional
@@ -63,7 +66,8 @@ def sweep(
     Returns
     -------
     DataFrame
-        What ``sweep.csv`` holds: ``row``, the cells, ``failure`` (one sentence, or None), ``file``, and the
+        What ``sweep.csv`` holds: ``row``, the cells, ``failure`` (one sentence, or None; a bug also leaves
+        ``HASH.traceback.txt``), ``file``, and the
         single values of the result, of learning curves the last.
 
     Raises
@@ -86,12 +90,14 @@ def sweep(
     rows = check_rows(source, cells, *_base(problem), what)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    missing = [row for row in rows if read_result(row, out) is None]
-    failures: dict[int, str] = {}
-    with tqdm(total=len(rows), initial=len(rows) - len(missing), unit="row", disable=not progress) as bar:
+    distinct = {row.key: row for row in reversed(rows)}  # of equal rows the first
+    missing = [row for row in reversed(distinct.values()) if read_result(row, out) is None]
+    failures: dict[str, str] = {}
+    done = len(distinct) - len(missing)
+    with tqdm(total=len(distinct), initial=done, unit="row", disable=not progress) as bar:
         for row, failure in _computed(missing, out, executor, workers):
             if failure is not None:
-                failures[row.number] = failure
+                failures[row.key] = failure
             bar.update()
     return _summary(rows, out, failures)
 
@@ -106,7 +112,11 @@ def _cells(table: Any) -> tuple[str, list[dict[str, Any]]]:
         return str(table), read_cells(Path(table))
     if hasattr(table, "to_dict"):
         table = table.to_dict("records")
-    plain = [{str(key): _plain(value) for key, value in row.items()} for row in table]
+    rows = several("table", table)
+    for row in rows:
+        if not isinstance(row, dict):
+            fail("table", "a dictionary for each row", row, "write {'rule.lr': 0.1}")
+    plain = [{str(key): _plain(value) for key, value in row.items()} for row in rows]
     return "table", [{key: value for key, value in row.items() if value is not None} for row in plain]
 
 
@@ -139,7 +149,7 @@ def _computed(rows: list[Row], out: Path, executor: Executor | None, workers: in
             yield from _parallel(rows, out, own, max(1, _cores() // workers))
     else:
         for row in rows:
-            yield _kept(row, out, *compute(row.job, _cores()))
+            yield _kept(row, out, compute(row.job, _cores()))
 
 
 def _parallel(rows: list[Row], out: Path, executor: Executor, threads: int):
@@ -147,19 +157,25 @@ def _parallel(rows: list[Row], out: Path, executor: Executor, threads: int):
     try:
         for future in as_completed(futures):
             try:
-                succeeded, result = future.result()
+                outcome = future.result()
             except Exception as error:  # a worker that died, or that lacks stedyn
-                succeeded, result = False, f"{type(error).__name__}: {error}"
-            yield _kept(futures[future], out, succeeded, result)
+                outcome = bug(error)
+            yield _kept(futures[future], out, outcome)
     finally:
         for future in futures:
             future.cancel()
 
 
-def _kept(row: Row, out: Path, succeeded: bool, result: Any) -> tuple[Row, str | None]:
-    if succeeded:
-        write_result(row, out, result)
-    return row, None if succeeded else result
+def _kept(row: Row, out: Path, outcome: Outcome) -> tuple[Row, str | None]:
+    """Write the result, or the traceback of a bug; an old traceback goes."""
+    log = row.log(out)
+    log.unlink(missing_ok=True)
+    if outcome.record is not None:
+        write_result(row, out, outcome.record)
+    if outcome.traceback is None:
+        return row, outcome.failure
+    write_atomic(log, outcome.traceback)
+    return row, f"{outcome.failure} (traceback in {log})"
 
 
 def _processes(workers: int) -> ProcessPoolExecutor:
@@ -168,13 +184,13 @@ def _processes(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_DFL))
 
 
-def _summary(rows: list[Row], out: Path, failures: dict[int, str]) -> pd.DataFrame:
+def _summary(rows: list[Row], out: Path, failures: dict[str, str]) -> pd.DataFrame:
     import pandas as pd
 
     lines = []
     for row in rows:
         record = read_result(row, out)
-        failure = failures.get(row.number) if record is None else None
+        failure = failures.get(row.key) if record is None else None
         line = {"row": row.number, **row.cells, "what": row.job["what"], "failure": failure}
         line["file"] = None if record is None else row.file(out).name
         lines.append(line | summary(record or {}))

@@ -16,12 +16,12 @@ import pandas as pd
 
 from stedyn import plots, report
 from stedyn.compare import compare
-from stedyn.plateau import small_lr_stairs
 from stedyn.problem import Problem, Run, Start
 from stedyn.quantizers import Quantizer
 from stedyn.rules import SGD
 from stedyn.simulate import simulate
 from stedyn.solve import solve
+from stedyn.stairs import small_lr_stairs
 
 # told apart by every common colour vision, and by their markers
 LR = 0.01

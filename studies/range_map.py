@@ -22,12 +22,12 @@ import pandas as pd
 from stedyn import plots, report
 from stedyn.calibration import calibrated_range
 from stedyn.maps import RangeMap, range_map
-from stedyn.plateau import small_lr_stairs
 from stedyn.problem import Problem, Run, Start, Teacher
 from stedyn.quantizers import Quantizer
 from stedyn.rules import SGD
 from stedyn.simulate import simulate
 from stedyn.solve import solve
+from stedyn.stairs import small_lr_stairs
 
 # told apart by every common colour vision, and by their markers
 STYLES = {2: ("#0072B2", "o"), 3: ("#D55E00", "s"), 4: ("#009E73", "^")}

@@ -117,7 +117,28 @@ def test_rules_that_name_a_threshold():
     assert abs(above - 0.5) < 4 * 0.5 / np.sqrt(4000)
     above = np.mean(draws > calibrated_range(start, q, "percentile", percentile=90.0))
     assert abs(above - 0.1) < 4 * 0.3 / np.sqrt(draws.size)
-    assert calibrated_range(NORMAL, q, "percentile", percentile=90.0) == pytest.approx(stats.norm.ppf(0.95))
+    many = calibrated_range(NORMAL, q, "percentile", percentile=90.0, count=10**8)
+    assert many == pytest.approx(stats.norm.ppf(0.95), rel=1e-6)
+    # of few draws it is the median of what NumPy finds in them
+    found = np.percentile(draws, 90.0, axis=1)
+    above = np.mean(found > calibrated_range(start, q, "percentile", percentile=90.0, count=100))
+    assert abs(above - 0.5) < 4 * 0.5 / np.sqrt(4000)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("count", [1, 2, 100, 4096, 10**6])
+def test_a_percentile_is_never_above_the_largest(law, count):
+    """All rules see the same draws: percentiles rise with the percentage, up to max, and kl ends there."""
+    q = Quantizer(2, 1.0)
+    percentages = (1.0, 50.0, 99.0, 99.9, 99.999, 99.99999)
+    found = [
+        calibrated_range(LAWS[law], q, "percentile", percentile=percentage, count=count)
+        for percentage in percentages
+    ]
+    largest = calibrated_range(LAWS[law], q, "max", count=count)
+    for low, high in zip(found, [*found[1:], largest], strict=True):
+        assert low <= high * (1 + 1e-12)
+    assert calibrated_range(LAWS[law], q, "kl", count=count, bins=64) <= largest
 
 
 def test_lsq_step():

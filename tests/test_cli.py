@@ -182,8 +182,25 @@ NUMBERS = {
 KEYS = {
     "predict": {"plateaus", "minimum", "final_error", "law", "error_estimate", "status"},
     "simulate": {"seeds", "dim", "steps", "seconds", "coordinate_steps_per_second", "device"},
-    "compare": {"plateaus_theory", "plateaus_simulation", "verdict", "law", "final_error", "seeds", "device"},
-    "fixed-point": {"error", "excess", "saturated_fraction", "stable", "status"},
+    "compare": {
+        "plateaus_theory",
+        "plateaus_simulation",
+        "verdict",
+        "law",
+        "final_error",
+        "seeds",
+        "device",
+        "agreement",
+        "p_value",
+        "detectable_gap",
+        "level",
+        "parts",
+        "differing",
+    },
+    "fixed-point": {
+        *("error", "excess", "saturated_fraction", "stable", "status"),
+        *("relaxation_time", "oscillates", "period", "others", "searched", "horizon"),
+    },
 }
 FLAGS = {
     "predict": [*SMALL, "--law", "fluid"],
@@ -218,7 +235,7 @@ def test_json_of_a_plateau(capsys):
     flags_ = ["--kind", "mid-tread", "--range", "1", "--set", "start.std=0.02", "--lr", "0.02", "--tau", "60"]
     assert cli.main(["predict", *flags_, "--set", "inputs.kind=none", "--law", "fluid", "--json"]) == 0
     (plateau,) = json.loads(capsys.readouterr().out)["plateaus"]
-    assert plateau.keys() == {"start", "end", "length", "height", "next_height", "escape"}
+    assert plateau.keys() == {"start", "end", "length", "height", "next_height", "escape", "falling"}
     assert plateau["escape"] == pytest.approx(25, rel=0.02)  # (step / 2) / lr
 
 

@@ -71,7 +71,8 @@ spread = layout.spread_over(tuple(jax.devices()), 129)
 halves = spread.put(np.zeros((1, 129), np.float32))
 program = kernel.programs("cpu", spread).advance
 words = np.uint32(0), np.uint32(0), np.int32(0)
-arguments = model_of(PROBLEMS["R1"], 129), np.zeros(1, np.uint32), kernel.Fixed(halves, None, spread.index), halves
+state = spread.put(np.zeros((1, 129), np.complex64))
+arguments = model_of(PROBLEMS["R1"], 129), np.zeros(1, np.uint32), kernel.Fixed(halves, None, spread.index), state
 text = program.lower(*arguments, *words).compile().as_text()
 print(json.dumps([used, results, re.findall(r" (all-\\w+|collective-\\w+|reduce-scatter)(?:-start)?\\(", text)]))
 """

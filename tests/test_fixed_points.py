@@ -7,9 +7,12 @@ from systems import TWO_BIT, reference, solved
 
 from stedyn import SGD, Problem, Quantizer, Teacher, fixed_point
 from stedyn.classes import sample_bins
+from stedyn.fixed_points import _brackets
 from stedyn.limit import derive
 from stedyn.moments import input_moments
-from stedyn.stationary import largest_error
+from stedyn.quantizers import as_arrays
+from stedyn.rules import QuantizedGradient
+from stedyn.stationary import largest_error, scan, stationary_error
 
 
 @pytest.mark.parametrize(("name", "error"), [("R1", 0.408296), ("R2", 0.197642)])
@@ -17,7 +20,7 @@ def test_numbers_of_the_specification(name, error):
     found = fixed_point(reference(name))
     assert found.error == pytest.approx(error, abs=1e-6)
     assert found.stable
-    assert found.to_dict()["status"] == "The fixed point is stable."
+    assert found.to_dict()["status"].startswith("The fixed point is stable; relaxation takes tau = ")
 
 
 def test_the_minimum_of_the_curve_below_the_fixed_point():
@@ -55,6 +58,44 @@ def test_no_fixed_point_above_the_ceiling_unless_psi_is_bounded():
     assert bounded.lr_ceiling is None
     assert bounded.excess is None
     assert 0 < bounded.error < 5
+
+
+def bistable(lr, noise_std=0.1):
+    """Small gradients give small steps and large ones large steps: both keep themselves up for an lr near 1.6."""
+    rule = QuantizedGradient(lr, quantizer=Quantizer(kind="levels", levels=(-3.0, -0.1, 0.1, 3.0)))
+    return Problem(noise_std=noise_std, rule=rule)
+
+
+@pytest.mark.parametrize(("lr", "noise_std", "apart"), [(1.508, 0.11, 1.17), (1.5173, 0.1, 1.054)])
+def test_a_pair_of_close_roots_is_found(lr, noise_std, apart):
+    """Sixty points over the whole interval step over both pairs."""
+    found = fixed_point(bistable(lr, noise_std))
+    assert len(found.others) == 2
+    assert found.error / found.others[1] == pytest.approx(apart, rel=5e-3)
+    limit = eqx.filter_jit(derive)(as_arrays(bistable(lr, noise_std)), 2)
+    for error in (*found.others, found.error):
+        again = float(stationary_error(limit, limit.noise_var + error))
+        assert again == pytest.approx(error, rel=1e-9)
+
+
+def test_a_pair_between_two_points_is_found_by_minimization():
+    limit = eqx.filter_jit(derive)(as_arrays(bistable(1.5173)), 2)
+    grid, gap, _ = (np.asarray(x) for x in eqx.filter_jit(scan)(limit, 41))
+    assert np.sum(np.diff(np.sign(gap)) != 0) == 1
+    assert len(_brackets(limit, grid, gap)) == 3
+
+
+def test_nothing_lies_outside_of_what_is_searched():
+    """The weights' least and largest error, to the 0.1 % by which the interval is wider."""
+    found = fixed_point(reference("R2"))
+    low, high, points = found.searched
+    assert low < found.error < high
+    assert points > 60
+    inputs = input_moments(TWO_BIT)
+    k1, k2 = float(inputs.k1), float(inputs.k2)
+    levels = np.asarray(Quantizer(3, 1.5).levels)
+    every = 1 - 2 * k1 * levels + k2 * levels**2
+    assert (low, high) == pytest.approx((every.min(), every.max()), rel=2e-3)
 
 
 def test_saturated_classes():

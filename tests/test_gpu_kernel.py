@@ -1,6 +1,7 @@
 """The GPU kernel in Pallas' interpreter makes the runs of the CPU kernel; it can be translated for an H100."""
 
 import contextlib
+import functools
 from typing import ClassVar
 
 import equinox as eqx
@@ -23,7 +24,7 @@ from stedyn.rules import (
     Sign,
     StochasticRounding,
 )
-from stedyn.simulate import gpu, kernel, sampler, simulate
+from stedyn.simulate import gpu, kernel, sampler, simulate, trial
 from stedyn.simulate.model import model_of
 
 TWO_BIT = Quantizer(2, 2.0)
@@ -185,7 +186,7 @@ def test_a_whole_simulation(monkeypatch):
     def advance(*args):
         return gpu.advance(*args, interpret=True)
 
-    monkeypatch.setattr(kernel, "programs", lambda _: kernel.Programs(advance, flips))
+    monkeypatch.setattr(kernel, "programs", lambda *_: kernel.Programs(advance, flips))
     found = simulate(R1, dim=64, seeds=2, taus=[0.1, 0.3])
     np.testing.assert_allclose(found.error, plain.error, rtol=1e-5)
     np.testing.assert_allclose(found.m, plain.m, rtol=1e-5)
@@ -243,14 +244,14 @@ def test_translation_of_an_operation_that_triton_lacks_fails():
 # ---- coverage
 
 
-@pytest.mark.parametrize("dim", [2, 100, 129, 1024, 3000, 4096, 16384, 16385, 10**6])
+@pytest.mark.parametrize("dim", [2, 100, 129, 1024, 3000, 4096, 8192, 8193, 10**6])
 def test_layout_covers_all_pairs_with_few_lanes_to_spare(dim):
     pairs = jax.eval_shape(kernel.halves, jax.ShapeDtypeStruct((1, dim), jnp.float32))[0].shape[1]
     layout = gpu.layout_of(pairs)
     assert layout.tile * (layout.tiles - 1) < pairs <= layout.tile * layout.tiles
     assert layout.tile & (layout.tile - 1) == 0
     assert layout.tile % (32 * layout.warps) == 0
-    assert layout.held == (dim <= 16384)
+    assert layout.held == (dim <= 8192)
     if dim >= 256:
         assert layout.tile * layout.tiles <= 1.25 * pairs
 
@@ -272,15 +273,82 @@ def test_what_is_not_covered_is_known():
 
 
 def test_the_plain_loop_takes_over(monkeypatch):
-    calls, full = [], arguments(R1, 100)
-    run = gpu.or_else(lambda *args: calls.append("plain"))
-    with pytest.warns(UserWarning, match=r"cannot run the rule SGD .*; the plain loop"):
+    calls, full, plain = [], arguments(R1, 100), kernel.programs("cpu").advance
+
+    def counted(name, advance):
+        return lambda *args: calls.append((name, int(args[-1]))) or advance(*args)
+
+    run = gpu.or_else(counted("plain", plain))
+    with pytest.warns(UserWarning, match=r"the GPU kernel cannot run the rule SGD .*; the plain loop"):
         run(*full)  # there is no GPU to translate for
     run(*full)  # and this is said once
-    run(*arguments(Problem(rule=Multinomial()), 100))
-    assert calls == ["plain"] * 3
-    monkeypatch.setattr(gpu, "_lowers", lambda _: True)
-    monkeypatch.setattr(gpu, "advance", lambda *args: calls.append("kernel"))
-    gpu.or_else(lambda *args: calls.append("plain"))(*full)
-    assert calls[3:] == ["kernel"]
-    assert kernel.programs("gpu").advance is not kernel.programs("cpu").advance
+    run(*arguments(Problem(rule=Multinomial()), 100))  # and nothing where it is not meant for
+    assert calls == [("plain", 128), *[("plain", 8)] * 3]
+    calls.clear()
+    interpreted = functools.partial(gpu.advance, held=gpu.HELD, interpret=True)
+    monkeypatch.setattr(gpu, "advance", counted("kernel", interpreted))
+    run = gpu.or_else(counted("plain", plain))
+    run(*full)
+    run(*full)
+    assert calls == [("plain", 128), ("kernel", 128), *[("kernel", 8)] * 2]
+    run(*arguments(R1, 100, first=3))  # other numbers: the same program
+    assert calls[4:] == [("kernel", 8)]
+    assert isinstance(kernel.programs("gpu").advance, trial.Tried)
+
+
+def lr_off(advance, model, *rest):
+    """The learning rate 1 % too high."""
+    return advance(eqx.tree_at(lambda m: m.rule.lr, model, model.rule.lr * 1.01), *rest)
+
+
+def no_noise(advance, model, *rest):
+    return advance(eqx.tree_at(lambda m: m.noise_std, model, jnp.float32(0.0)), *rest)
+
+
+def one_forgotten(advance, model, seeds, fixed, w, *rest):
+    """The last weight of the last seed stays where it is."""
+    a, b = advance(model, seeds, fixed, w, *rest)
+    last = -1, model.dim // 2 - 1
+    return a, b.at[last].set(w[1][last])
+
+
+def not_a_number(advance, *args):
+    a, b = advance(*args)
+    return a.at[0, 0].set(2**30 if a.dtype == jnp.int32 else jnp.complex64(np.nan)), b
+
+
+def late(advance, model, seeds, fixed, w, low, high, n):
+    """The draws of the step before from step 32 on, where the noise of the first tile ends."""
+    rest = model, seeds, fixed
+    w = advance(*rest, w, low, high, np.int32(min(n, 32)))
+    return advance(*rest, w, low + np.uint32(31), high, np.int32(max(n - 32, 0)))
+
+
+def fails(*args):
+    raise RuntimeError("illegal address\nand more")
+
+
+BROKEN = {
+    lr_off: r"differs from the plain loop \(\d+ of 200 weights by up to [\d.]+ in 128 steps\)",
+    no_noise: "differs",
+    one_forgotten: "differs from the plain loop \\(1 of 100 weights",
+    not_a_number: r"differs .* by up to (nan|5.4e\+07)",  # 2^30 steps of the lattice
+    late: "differs",
+    fails: r"cannot run the rule SGD \(illegal address\)",
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("problem", [R1, LATTICE], ids=["R1", "lattice"])
+def test_a_broken_kernel_is_found_and_said_once(monkeypatch, fault, problem):
+    full, plain = arguments(problem, 100), kernel.programs("cpu").advance
+    monkeypatch.setattr(gpu, "advance", functools.partial(fault, plain))
+    if fault is not fails:
+        assert trial.difference(gpu.advance, plain, full) is not None
+    run = gpu.or_else(plain)
+    words = BROKEN[fault].replace("SGD", type(problem.rule).__name__)
+    with pytest.warns(UserWarning, match=f"the GPU kernel {words}.*; the plain loop") as said:
+        first = run(*full)
+    assert len(said) == 1
+    for found in (first, run(*full)):
+        np.testing.assert_array_equal(weights(full[0], found), weights(full[0], plain(*full)))

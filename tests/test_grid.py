@@ -108,6 +108,9 @@ class _Decay(eqx.Module):
     def watch(self, best, other):
         return best[None], jnp.abs(best - other)[None]
 
+    def error(self, y):
+        return y
+
     def observe(self, tau, y):
         return dict(y=y)
 

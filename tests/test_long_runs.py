@@ -154,11 +154,22 @@ def test_a_damaged_file_is_refused(tmp_path, finished, damage):
     assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [b"", b"tau,error\n0,1\n", b"stedyn checkpoint 2\n"])
+@pytest.mark.parametrize("content", [b"", b"tau,error\n0,1\n", b"stedyn checkpoint 9\n"])
 def test_another_file_is_not_touched(tmp_path, content):
     file = tmp_path / "run.ckpt"
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"is not a checkpoint of stedyn, or is damaged; .*\.$"):
+        simulate(R1, **SHORT, checkpoint=file)
+    assert file.read_bytes() == content
+
+
+def test_a_checkpoint_of_an_older_stedyn_is_refused(tmp_path, finished):
+    file = tmp_path / "run.ckpt"
+    content = finished.replace(b"stedyn checkpoint 2\n", b"stedyn checkpoint 1\n", 1)
+    file.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"run\.ckpt: was written by an older stedyn, .*; name another file .*\.$"
+    ):
         simulate(R1, **SHORT, checkpoint=file)
     assert file.read_bytes() == content
 

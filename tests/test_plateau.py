@@ -1,10 +1,24 @@
-"""Plateaus of known curves, with and without noise, and their closed forms for a small lr."""
+"""Plateaus of known curves, with and without noise, of solutions, and their closed forms for a small lr."""
+
+import dataclasses
 
 import numpy as np
 import pytest
 from scipy.stats import norm
 
-from stedyn import SGD, Problem, Quantizer, Start, Teacher, find_plateaus, small_lr_stairs
+from stedyn import (
+    SGD,
+    Problem,
+    Quantizer,
+    Run,
+    Start,
+    Teacher,
+    find_plateaus,
+    fixed_point,
+    small_lr_stairs,
+    solve,
+)
+from stedyn.dense import PARTS, Steps, between, extrapolated
 from stedyn.plateau import simulated_times
 
 TAU = np.linspace(0, 100, 201)
@@ -25,13 +39,156 @@ def test_a_decay_and_its_floor_have_none(floor, noise):
 
 def test_a_staircase_is_recovered():
     first, second = find_plateaus(TAU, stairs(TAU))
-    assert (first.start, first.escape) == (0.0, pytest.approx(30, abs=0.1))
-    assert first.end == pytest.approx(26.6, abs=0.2)
+    # a logistic step has done a tenth at -ln 9, half at 0 and nine tenths at ln 9
+    late = np.log(9)
+    assert (first.start, first.escape) == (0.0, pytest.approx(30, abs=0.05))
+    assert first.end == pytest.approx(30 - late, abs=0.05)
     assert (first.height, first.next_height) == (pytest.approx(0.9, rel=2e-3), pytest.approx(0.4, rel=2e-3))
-    assert second.escape == pytest.approx(70, abs=0.1)
-    assert second.start == pytest.approx(34, abs=1)
+    assert second.start == pytest.approx(30 + late, abs=0.05)
+    assert second.end == pytest.approx(70 - late, abs=0.05)
+    assert second.escape == pytest.approx(70, abs=0.05)
     assert second.next_height == pytest.approx(0.1, rel=2e-3)
     assert first.length == first.end - first.start
+    assert not first.open
+
+
+def test_a_decay_before_a_plateau_is_the_drop_before_it():
+    (plateau,) = find_plateaus(TAU, 0.1 + 0.4 * np.exp(-TAU / 4) + 0.3 / (1 + np.exp(TAU - 60)))
+    assert plateau.start == pytest.approx(4 * np.log(10), abs=0.1)
+    assert plateau.end == pytest.approx(60 - np.log(9), abs=0.1)
+
+
+@pytest.mark.parametrize("horizon", [78, 90])
+def test_the_horizon_only_cuts(horizon):
+    whole, cut = (
+        find_plateaus(TAU, stairs(TAU)),
+        find_plateaus(TAU[: 2 * horizon + 1], stairs(TAU[: 2 * horizon + 1])),
+    )
+    for one, other in zip(whole, cut, strict=True):
+        assert [*one.to_dict().values()] == pytest.approx([*other.to_dict().values()], abs=0.05, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("horizon", "floor", "state"),
+    [
+        (55, 0.1, "still flat"),  # on the second stair
+        (55, 0.39, None),  # 0.4 is where it ends
+        (55, None, None),  # nothing is known
+        (20, 0.1, "still flat"),  # on the first stair
+        (68, 0.1, "falling"),
+        (68, None, None),  # not a drop yet
+        (70, None, "falling"),
+        (31, 0.1, "falling"),  # half of the first drop
+        (100, 0.1, None),  # on the floor
+        (100, 0.05, "still flat"),
+    ],
+)
+def test_what_is_not_over_is_open(horizon, floor, state):
+    tau = TAU[: 2 * horizon + 1]
+    found = find_plateaus(tau, stairs(tau), floor=floor)
+    assert all(not plateau.open for plateau in found[:-1])
+    assert [plateau.open for plateau in found[-1:]] == [state is not None]
+    if state is not None:
+        last = found[-1]
+        assert (last.end, last.length, last.next_height, last.escape) == (None,) * 4
+        assert last.height == pytest.approx(stairs(last.start + 5), rel=0.02)
+        assert f"{state} at the horizon" in str(last)
+        assert simulated_times(last, None, tau, stairs(tau), stairs(tau)) is None
+
+
+def test_a_pure_decay_is_never_open():
+    assert find_plateaus(TAU, np.exp(-0.01 * TAU), floor=0.0) == []
+    assert find_plateaus(TAU[:50], np.exp(-0.01 * TAU[:50]), floor=0.0) == []
+
+
+def test_between_the_steps_the_curve_is_cubic():
+    def steps(tau, scale=1.0):
+        wave = np.exp(-0.5 * tau) + 0.2 / (1 + np.exp(tau - 10))
+        slope = -0.5 * np.exp(-0.5 * tau) - 0.05 / np.cosh((tau - 10) / 2) ** 2
+        return Steps(tau, scale * wave, scale * slope)
+
+    gaps = []
+    for count in (31, 61):
+        tau, error = between(steps(np.linspace(0, 15, count)))
+        assert tau.size == PARTS * (count - 1) + 1
+        gaps.append(np.max(np.abs(error - steps(tau).error)))
+    assert gaps[1] < gaps[0] / 10  # of fourth order
+    fine, coarse = steps(np.linspace(0, 15, 61)), steps(np.linspace(0, 15, 47), 1.03)
+    np.testing.assert_allclose(extrapolated(fine, coarse).error, steps(fine.tau, 0.99).error, rtol=2e-4)
+    # a slope that is out of proportion makes no dip
+    wild = Steps(np.arange(4.0), np.array([1.0, 0.9, 0.8, 0.1]), np.array([-50.0, 7.0, -0.1, -9.0]))
+    assert np.all(np.diff(between(wild)[1]) <= 1e-15)
+
+
+def test_steps_after_the_horizon_and_of_no_length_are_left_out():
+    tau = np.array([0.0, 1.0, 1.0 + 1e-15, 2.0, 3.0, np.inf])
+    assert list(Steps(tau, tau, tau).within(2.0).tau) == [0.0, 1.0, 2.0]
+
+
+def three_bits(tau, points, range_=1.0, lr=0.02):
+    """Three plateaus of mid-tread weights, which rise at the horizon ``tau`` in units of ``1 / lr``."""
+    weights = Quantizer(3, range_, kind="mid-tread")
+    start = Start.gaussian(std=0.02)
+    return Problem(start=start, noise_std=0.1, weights=weights, rule=SGD(lr), run=Run(tau / lr, points))
+
+
+ONE_PASS = dict(law="grid", tol=1.0, cells=24)
+
+
+def test_plateaus_depend_on_neither_points_nor_horizon():
+    found = {case: solve(three_bits(*case), **ONE_PASS).plateaus() for case in [(8, 31), (8, 3), (1.2, 25)]}
+    reference, saved, cut = found.values()
+    assert len(cut) == 3
+    for other, count in ((saved, 3), (cut, 2)):
+        for one, same in zip(reference[:count], other[:count], strict=True):
+            assert [*one.to_dict().values()] == pytest.approx([*same.to_dict().values()], rel=1e-2)
+    assert cut[2].start == pytest.approx(reference[2].start, rel=1e-2)
+    last = cut[2]
+    assert last.open
+    assert not last.falling
+    assert not any(plateau.open for plateau in reference[:3])
+
+
+def test_an_open_plateau_is_told_with_what_follows():
+    solution = solve(three_bits(1.2, 25), **ONE_PASS)
+    *_, line, _ = str(solution).splitlines()
+    third = small_lr_stairs(three_bits(1.2, 25))[2]
+    assert third.error == pytest.approx((1 - 2 / 3) ** 2)
+    assert (
+        f"still flat at the horizon; for a small lr it would end at tau = {third.leave:.4g}; fixed point"
+        in line
+    )
+    assert solution.to_dict()["plateaus"][2]["end"] is None
+
+
+def test_a_curve_on_its_fixed_point_is_not_open():
+    problem = Problem(
+        noise_std=0.1, weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(0.3), run=Run(80.0, 5)
+    )
+    solution = solve(problem, **ONE_PASS)
+    assert solution.plateaus() == []
+    text = str(solution)
+    assert "no plateau" in text
+    assert (
+        f"flat at the horizon at error {solution.final_error:.4g}; fixed point {fixed_point(problem).error:.4g}"
+        in text
+    )
+
+
+@pytest.mark.slow
+def test_the_length_is_smooth_where_a_level_meets_the_teacher():
+    """The second difference of length and escape against range has no peak at range 1."""
+    ranges = np.linspace(0.9, 1.1, 11)
+    weights = [Quantizer(2, r, kind="mid-tread") for r in ranges]
+    found = [
+        solve(
+            dataclasses.replace(three_bits(2.0, 3, lr=0.04), weights=w), law="grid", tol=1.0, cells=200
+        ).plateaus()[0]
+        for w in weights
+    ]
+    for name in ("length", "escape"):
+        bend = np.abs(np.diff([getattr(plateau, name) for plateau in found], 2))
+        assert np.all(bend[1:-1] < 1.5 * np.maximum(bend[2:], bend[:-2]) + 1e-3), name
 
 
 @pytest.mark.parametrize("noise", [0.003, 0.01, 0.03])
@@ -49,7 +206,7 @@ def test_a_noisy_staircase_is_recovered_within_its_noise(noise):
 
 
 def test_a_rising_curve_and_a_short_one_have_none():
-    assert find_plateaus(TAU, 1 + TAU) == []
+    assert find_plateaus(TAU, 1 + TAU) == find_plateaus(TAU, 1 + TAU, floor=0.1) == []
     assert find_plateaus(TAU[:3], np.ones(3)) == []
 
 

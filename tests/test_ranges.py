@@ -218,6 +218,11 @@ def test_verdicts_come_from_differences_run_by_run():
     assert _simulated(best - 0.1 + noise, best).verdict == "lower"
     assert _simulated(best + noise - noise.mean(), best).verdict == "equal"
     assert _simulated(np.full(8, np.inf), best).verdict == "higher"
+    assert _simulated(best, np.full(8, np.inf)).verdict == "lower"
+    assert _simulated(best, best).verdict == "equal"
+    assert _simulated(np.full(8, np.inf), np.full(8, np.inf)).verdict == "undecided"
+    assert _simulated(np.where(noise > 0, np.nan, best), best).verdict == "undecided"
+    assert np.isnan(_simulated(np.where(noise > 0, np.nan, best), None).value)
 
 
 # ---- what is refused

@@ -282,6 +282,15 @@ class Lopsided(Rule):
         return self.rate(tau) * jnp.maximum(r * phi, -1.0)
 
 
+class Relu(Rule):
+    """Only positive inputs learn: of mean 0 over the residuals, but not given one."""
+
+    kind = "relu"
+
+    def move(self, r, phi, u, tau):
+        return self.rate(tau) * r * jnp.maximum(phi, 0.0)
+
+
 class Coin(Rule):
     """A step of size 1 against the gradient, or upwards, with the right mean but for its last factor."""
 
@@ -407,6 +416,27 @@ REFUSED = {
     r"^rule\.product: expected False": lambda: Problem(
         rule=type("Lie", (Huber,), {"product": True})(batch=2)
     ),
+    r"^rule\.product: expected False for a move": lambda: Problem(
+        rule=type("Lie", (Huber,), {"product": True})()
+    ),
+    r"^rule: expected a move of mean 0.*'relu' with mean 0\.16 .*at r = 4.; ": lambda: solve(
+        Problem(rule=Relu(0.1))
+    ),
+    **{
+        rf"^rule: expected a move of mean 0.*{rule.kind!r} with mean {mean}": lambda rule=rule: solve(
+            Problem(rule=rule, inputs=Quantizer(kind="levels", levels=UNEVEN))
+        )
+        for rule, mean in (
+            (Sign(0.1), "-0.0589"),
+            (Sign(0.3, batch=2), "-0.177"),
+            (DeterministicRounding(0.1, delta=0.3), ""),
+            (
+                QuantizedGradient(0.1, quantizer=Quantizer(3, 2.0, kind="mid-tread", rounding="stochastic")),
+                "",
+            ),
+            (Multinomial(), ""),
+        )
+    },
     r"^quantizer: expected levels symmetric about 0": lambda: QuantizedGradient(
         quantizer=Quantizer(3, 1.0, kind="twos-complement")
     ),
@@ -421,6 +451,40 @@ REFUSED = {
 @pytest.mark.parametrize("inputs", [None, TWO_BIT, Quantizer(6, 3.0, kind="mid-tread")])
 def test_rules_without_a_mean_are_accepted(rule, inputs):
     check_closes(Problem(rule=rule, inputs=inputs))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        SGD(0.3),
+        Shrinkage(0.3, q=0.9, q_min=0.2, noise_std=0.3),
+        StochasticRounding(0.3, delta=0.3),
+        QuantizedGradient(0.1, quantizer=Quantizer(3, 30.0, kind="mid-tread", rounding="stochastic")),
+        Multinomial(c=0.0),
+    ],
+    ids=lambda rule: rule.kind,
+)
+def test_rules_linear_in_the_input_need_no_symmetric_levels(rule):
+    check_closes(Problem(rule=rule, inputs=Quantizer(kind="levels", levels=UNEVEN)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rule", "inputs"),
+    [(Relu(0.5), None), (Sign(0.3), Quantizer(kind="levels", levels=UNEVEN))],
+    ids=lambda value: getattr(value, "kind", None),
+)
+def test_what_is_refused_does_not_average_out(rule, inputs):
+    """The spread over runs stays as it is when d grows fourfold; a rule with a limit halves it."""
+
+    def spread(problem, dim):
+        ensemble = simulate(problem, dim=dim, seeds=48, taus=np.linspace(0, 10, 11))
+        return np.mean(np.std(np.log(ensemble.error[:, 4:]), axis=0, ddof=1))
+
+    shared = Problem(noise_std=0.5, rule=rule, inputs=inputs)
+    assert spread(shared, 1000) > 0.75 * spread(shared, 250)
+    own = Problem(noise_std=0.5, rule=rule if inputs else SGD(0.5))
+    assert spread(own, 1000) < 0.7 * spread(own, 250)
 
 
 @pytest.mark.parametrize("pattern", REFUSED)

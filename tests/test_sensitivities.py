@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.interpolate import CubicSpline
 
 import stedyn._tangents as tangents
 from stedyn import (
@@ -19,11 +20,12 @@ from stedyn import (
     sensitivity,
     solve,
 )
+from stedyn.dense import Steps, between
 from stedyn.objectives import Objective
 from stedyn.rules import Multinomial, Rule
 from stedyn.solution import INACCURATE, MAX_STEPS, REACHED
 
-TAU = np.linspace(0.0, 100.0, tangents.POINTS)
+TAU = np.linspace(0.0, 100.0, 801)
 
 
 def r7(range_=1.2, lr=0.02):
@@ -47,7 +49,14 @@ def test_without_quantizers_the_final_error_has_a_closed_form():
 def curve(monkeypatch, error, tangent, code=REACHED):
     """A solver that returns a given curve, and its tangent for the range 1.2."""
     curves = {"error": jnp.asarray(error), "tangent": jnp.asarray(tangent)}
-    monkeypatch.setattr(tangents, "grid_curves", lambda *args, **kwargs: (curves, {}, None, 1e-3, code))
+    both = steps(error), steps(tangent)
+    returned = curves, {}, None, (both, both), 1e-3, code
+    monkeypatch.setattr(tangents, "grid_curves", lambda *args, **kwargs: returned)
+
+
+def steps(values):
+    """A step at each time, with the derivative."""
+    return Steps(TAU, values, CubicSpline(TAU, values)(TAU, 1))
 
 
 def staircase(stretch, depth=0.5):
@@ -61,7 +70,7 @@ def test_times_of_a_curve_that_is_stretched_have_elasticity_one(monkeypatch, of)
     stretched = [staircase(1 + h) for h in (-1e-4, 0.0, 1e-4)]
     curve(monkeypatch, stretched[1], (stretched[2] - stretched[0]) / 2e-4 / 1.2)
     found = sensitivity(problem, of)
-    expected = {"plateau-length": 32.85, "escape": 70, "time-to=0.2": 70 + np.log(2)}[of]
+    expected = {"plateau-length": 40 - 2 * np.log(9), "escape": 70, "time-to=0.2": 70 + np.log(2)}[of]
     assert found.value == pytest.approx(expected, rel=0.01)
     assert found.elasticity == pytest.approx(1, abs=0.02)
     assert found.derivative == pytest.approx(found.value / 1.2, rel=0.02)
@@ -77,7 +86,8 @@ def smallest_drop():
     low, high = 0.05, 0.2
     for _ in range(40):
         middle = 0.5 * (low + high)
-        low, high = (low, middle) if find_plateaus(TAU, 0.4 + middle * DROP) else (middle, high)
+        found = find_plateaus(*between(steps(0.4 + middle * DROP)), 0.0)
+        low, high = (low, middle) if found else (middle, high)
     return high
 
 
@@ -147,6 +157,33 @@ def test_what_has_no_derivative_is_refused(problem, of, to, sentence):
         sensitivity(problem, of, to)
 
 
+@pytest.mark.parametrize("to", ["lr", "noise_std"])
+def test_a_teacher_on_an_inner_level(to):
+    """Nothing drives the weights on that level, so that their density has no scale of its own there."""
+    problem = Problem(noise_std=0.1, rule=SGD(0.1), weights=Quantizer(3, 1.5, kind="mid-tread"))
+    found, h = sensitivity(problem, to=to), 1e-4
+    low, high = (
+        fixed_point(
+            dataclasses.replace(problem, rule=SGD(0.1 + k * h))
+            if to == "lr"
+            else dataclasses.replace(problem, noise_std=0.1 + k * h)
+        ).error
+        for k in (-1, 1)
+    )
+    assert found.derivative == pytest.approx((high - low) / (2 * h), rel=1e-4)
+
+
+def test_where_two_fixed_points_meet_there_is_no_derivative(monkeypatch):
+    monkeypatch.setattr(
+        "stedyn.sensitivities._final_pass",
+        lambda *_: (jnp.asarray(0.3), jnp.asarray(jnp.inf), jnp.asarray(0.0)),
+    )
+    with pytest.raises(
+        ValueError, match=r"expected a fixed point that moves smoothly with lr, found .*; move"
+    ):
+        sensitivity(r7(), "final-error", "lr")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("range_", [0.9, 1.2, 1.5])
 def test_the_final_error_of_a_gaussian_teacher(range_):
@@ -175,7 +212,7 @@ def measured(problem, of):
     solution = solve(problem, law="grid", tol=1e-3, classes=128)
     if of == "escape":
         return solution.plateaus()[0].escape
-    return Objective.parse(of).measure(np.asarray(solution.tau), np.asarray(solution.error))
+    return Objective.parse(of).measure(*solution.dense)
 
 
 @pytest.mark.slow

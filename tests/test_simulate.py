@@ -100,9 +100,9 @@ def advance(problem, start, teacher, keys, steps, first=0):
     parts = [kernel.halves(jnp.asarray(x, jnp.float32)) for x in (teacher, start)]
     words = np.uint32(first % 2**32), np.uint32(first // 2**32), np.int32(steps)
     run, dim = kernel.programs("cpu").advance, np.shape(start)[1]
-    fixed = kernel.Fixed(parts[0], None)
-    moved = run(model_of(problem, dim), jnp.asarray(keys, jnp.uint32), fixed, parts[1], *words)
-    return np.asarray(kernel.whole(moved, dim))
+    model, fixed = model_of(problem, dim), kernel.Fixed(parts[0], None)
+    moved = run(model, jnp.asarray(keys, jnp.uint32), fixed, kernel.encode(model, parts[1]), *words)
+    return np.asarray(kernel.whole(kernel.latent(model, moved), dim))
 
 
 # ---- the algorithm

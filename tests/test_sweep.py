@@ -1,5 +1,6 @@
 """Sweeps: every row is the problem it says, is computed once, and faults name row and column."""
 
+import importlib
 import json
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -114,6 +115,75 @@ def test_only_what_is_missing_or_damaged_is_computed(swept):
     assert computed_again() == []
 
 
+def test_a_result_belongs_to_a_problem_and_not_to_a_row(swept):
+    """Rows that move keep their results, equal rows share one, and a new version computes again."""
+    first, *rest = Path("table.csv").read_text().splitlines()
+    before = [result(swept, row) for row in range(3)]
+    Path("table.csv").write_text("\n".join([first, "1.2,,,fluid,,", *reversed(rest), rest[0]]) + "\n")
+    assert computed_again() == [1.2]
+    written = pd.read_csv("out/sweep.csv", comment="#")
+    assert written["weights.range"].tolist() == [1.2, 1.5, 2.0, 1.0, 1.0]
+    assert written["file"][1:].tolist() == [*swept["file"][::-1], swept["file"][0]]
+    assert [result(written, row) for row in (3, 2, 1)] == before
+    assert computed_again() == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows_module, "__version__", "0.99")
+        assert computed_again() == [1.2, 1.5, 2.0, 1.0]
+
+
+def test_rows_that_are_equal_are_computed_once(folder):
+    rows = [{"rule.lr": 0.1, "law": "fluid"}, {"law": "fluid"}, {"law": "fluid", "weights.range": 1.0}]
+    with Counting() as pool:
+        frame = stedyn.sweep(rows, "base.toml", out="out", executor=pool)  # base.toml has these values
+    assert len(pool.jobs) == 1
+    assert frame["failure"].tolist() == [None] * 3
+    assert len(set(frame["file"])) == 1
+    assert frame["final_error"].nunique() == 1
+
+
+def test_fixed_points_of_a_sweep(folder, monkeypatch):
+    module = importlib.import_module("stedyn.solve")
+    monkeypatch.setattr(
+        module, "solve", lambda problem, throw: solve(problem, law="fluid", throw=throw)
+    )  # cheap
+    rows = [{"noise.std": 0.1, "weights.kind": "none", "rule.lr": lr} for lr in (0.1, 0.2, 3.0)]
+    frame = stedyn.sweep(rows, "base.toml", out="out", what="fixed-point", workers=1)
+    assert frame["failure"].isna().tolist() == [True, True, False]
+    assert frame["failure"][2].startswith("rule.lr: expected a rate below its ceiling")
+    for row, lr in enumerate((0.1, 0.2)):
+        expected = Problem(noise_std=0.1, inputs=Quantizer(3, 2.0), rule=SGD(lr))
+        assert frame["error"][row] == pytest.approx(stedyn.fixed_point(expected).error, rel=1e-6)
+
+
+def test_a_bug_in_a_row_keeps_its_traceback(folder, capsys, monkeypatch):
+    """The same row as a fault of the input, as a failed computation, and as a bug."""
+
+    def raises(error):
+        def compute(problem, job, threads):
+            raise error
+
+        monkeypatch.setitem(rows_module._COMPUTE, "predict", compute)
+
+    Path("table.csv").write_text("rule.lr\n0.1\n")
+    line = ["sweep", "table.csv", "--out", "out", "--workers", "1"]
+    for error in (stedyn.InputError("rule.lr: too high."), stedyn.SolveError("it stopped.")):
+        raises(error)
+        assert cli.main(line) == 1
+        assert capsys.readouterr().err == f"stedyn: row 1: {error}\n"
+        assert [path.name for path in Path("out").iterdir()] == ["sweep.csv"]
+    raises(ValueError("operands could not be broadcast"))
+    assert cli.main(line) == 1
+    (log,) = Path("out").glob("*.traceback.txt")
+    assert capsys.readouterr().err == (
+        f"stedyn: row 1: bug: ValueError: operands could not be broadcast (traceback in {log})\n"
+    )
+    assert "in compute\n    raise error\nValueError: operands" in log.read_text()
+    raises_no_more = {"final_error": 0.5}
+    monkeypatch.setitem(rows_module._COMPUTE, "predict", lambda *_: raises_no_more)
+    assert cli.main(line) == 0
+    assert not log.exists()
+
+
 def test_samples_of_a_file_travel_with_the_row(folder):
     np.save("values.npy", np.array([0.5, 1.0, 1.5]))
     table = [
@@ -139,8 +209,9 @@ def test_a_failing_row_is_reported_and_the_others_go_on(folder, capsys):
         assert printed.out.startswith("2 of 3 rows are in out")
         assert printed.err.count("\n") == 1
         assert printed.err.startswith("stedyn: row 2: the weights grew beyond float32")
-        names = sorted(path.name[:5] for path in Path("out").iterdir())
-        assert names == ["00001", "00003", "sweep"]
+        kept = pd.read_csv("out/sweep.csv", comment="#")["file"].dropna()
+        assert len(kept) == 2
+        assert {path.name for path in Path("out").iterdir()} == {*kept, "sweep.csv"}
     assert pd.read_csv("out/sweep.csv", comment="#")["failure"].notna().tolist() == [False, True, False]
 
 
@@ -222,7 +293,8 @@ def test_an_interrupt_keeps_the_rows_that_are_done(folder, capsys, monkeypatch):
     finally:
         signal.signal(signal.SIGINT, before)
     assert "the same command goes on" in capsys.readouterr().err
-    assert [path.name[:5] for path in Path("out").iterdir()] == ["00001"]
+    (kept,) = Path("out").iterdir()
+    assert json.loads(kept.read_text())["problem"]["weights"]["range"] == 1.0
 
 
 @pytest.mark.slow
@@ -248,3 +320,24 @@ def test_a_scheduler_that_does_not_answer(folder, capsys):
     assert cli.main(["sweep", "table.csv", "--out", "out", "--scheduler", "tcp://127.0.0.1:1"]) == 2
     assert "--scheduler: no answer" in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+def test_the_summary_holds_the_first_and_the_longest_plateau():
+    flat = [
+        dict(escape=e, length=n, height=h)
+        for e, n, h in ((8.0, 5.0, 1.0), (33.0, 13.0, 0.4), (None, None, 0.1))
+    ]
+    found = rows_module.summary({"plateaus": flat, "final_error": 0.1})
+    assert found == {
+        "plateaus": 3,
+        "open_plateau": True,
+        "first_plateau.escape": 8.0,
+        "first_plateau.length": 5.0,
+        "first_plateau.height": 1.0,
+        "longest_plateau.escape": 33.0,
+        "longest_plateau.length": 13.0,
+        "longest_plateau.height": 0.4,
+        "final_error": 0.1,
+    }
+    none = rows_module.summary({"plateaus": []})
+    assert (none["plateaus"], none["open_plateau"], none["first_plateau.length"]) == (0, False, None)

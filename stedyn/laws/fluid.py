@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..classes import start_classes
 from ..limit import Limit
 from ..moments import Pieces
 
@@ -23,13 +22,13 @@ def observe_paths(limit: Limit, taus: Float[Array, " T"], starts: int) -> dict[s
     The coefficients ``a, b`` are taken at ``tau = 0``: `solve` admits only rules for which they depend
     neither on the residual variance nor on ``tau``.
     """
-    share, start, _ = start_classes(limit.start, starts)
+    share, start, _ = limit.start.classes(starts)
     a, b, _, _ = (x[:, None] for x in limit.coefficients(limit.rho, 0.0))
     decay = limit.decay(0.0)
     c = limit.teacher[:, None]
     if limit.latent_clip is not None:
         start = jnp.clip(start, -limit.latent_clip, limit.latent_clip)
-    start = jnp.broadcast_to(start, (c.shape[0], start.size))
+    start = jnp.broadcast_to(start, (c.shape[0], start.shape[1]))
     pieces, moves = _pieces(limit)
     flipped = Pieces(-pieces.breaks[::-1], pieces.first[::-1] * _ODD, pieces.second[::-1] * _EVEN)
     up = _rise(pieces, moves, a * c, b, decay, start, taus)
@@ -42,7 +41,7 @@ def observe_paths(limit: Limit, taus: Float[Array, " T"], starts: int) -> dict[s
 
     def average(x):
         """Over the starts: (C, T)."""
-        return jnp.tensordot(x, share, (1, 0))
+        return jnp.sum(x * share[..., None], axis=1)
 
     psi, square = average(psi), average(square)
     return dict(

@@ -53,7 +53,7 @@ class GridFlow(eqx.Module):
 
     def start(self) -> Float[Array, "C N"]:
         """Cell masses at ``tau = 0``; what lies beyond the domain sits in its outermost cells."""
-        start, inner = self.limit.start, self.faces[1:-1]
+        start, inner = self.limit.start.law, self.faces[1:-1]
         if start.kind == "gaussian":
             z = (self._inside(inner) - start.mean) / start.std
             below, above = norm.cdf(z), norm.cdf(-z)
@@ -62,10 +62,8 @@ class GridFlow(eqx.Module):
             in_tail = jnp.concatenate([z > 0, jnp.ones(1, bool)])
             mass = jnp.where(in_tail, upper[:-1] - upper[1:], jnp.diff(lower))
         else:
-            values = jnp.reshape(jnp.asarray(start.mean if start.data is None else start.data.values), -1)
-            cell = jnp.searchsorted(self._inside(inner), values, side="right")
-            mass = jnp.zeros(self.centers.shape).at[cell].add(1.0 / values.size)
-        return jnp.broadcast_to(mass, (self.limit.teacher.size, mass.size))
+            mass = self.limit.start.masses(self._inside(inner))
+        return jnp.broadcast_to(mass, (self.limit.teacher.size, mass.shape[-1]))
 
     def _inside(self, faces):
         """The faces, with those on or behind the walls of a latent clip put at infinity."""

@@ -99,7 +99,7 @@ def _pushed_out(features, edge, gap):
 
 def _start_scale(limit: Limit):
     """Mean and standard deviation of the start."""
-    start = limit.start
+    start = limit.start.law
     if start.data is not None:
         values = jnp.asarray(start.data.values)
         return jnp.mean(values), jnp.std(values)
@@ -145,7 +145,7 @@ def _domain(limit: Limit, at_start, at_floor, horizon, gap):
     if limit.latent_clip is not None:
         behind = limit.latent_clip + gap * (limit.pieces.breaks.size + 4)
         return -behind, behind
-    start = limit.start
+    start = limit.start.law
     if start.data is not None:
         values = jnp.asarray(start.data.values)
         low, high = jnp.min(values), jnp.max(values)

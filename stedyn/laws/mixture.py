@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..classes import start_classes
 from ..limit import Limit
 from ..moments import PartialMoments, partial_moments, split_between
 
@@ -33,17 +32,17 @@ class MixtureFlow(eqx.Module):
 
     limit: Limit
     blend: Float[Array, ""] | None
-    share: Float[Array, " J"]
-    mean0: Float[Array, " J"]
-    var0: Float[Array, " J"]
+    share: Float[Array, "*C J"]
+    mean0: Float[Array, "*C J"]
+    var0: Float[Array, "*C J"]
 
     def __init__(self, limit: Limit, starts: int, blend=None, coarse=False):
         self.limit, self.blend = limit, blend
-        self.share, self.mean0, self.var0 = start_classes(limit.start, starts, coarse)
+        self.share, self.mean0, self.var0 = limit.start.classes(starts, coarse)
 
     def start(self):
         """``(mean, var)`` at ``tau = 0``, each (C, J)."""
-        shape = (self.limit.teacher.size, self.share.size)
+        shape = (self.limit.teacher.size, self.share.shape[1])
         return jnp.broadcast_to(self.mean0, shape), jnp.broadcast_to(self.var0, shape)
 
     def _partial(self, state) -> PartialMoments:
@@ -61,7 +60,7 @@ class MixtureFlow(eqx.Module):
     def moments(self, state):
         """``E[psi], E[psi^2]`` of every teacher class, (C,) each."""
         psi, square = self._averages(self._partial(state))
-        return psi @ self.share, square @ self.share
+        return jnp.sum(psi * self.share, axis=1), jnp.sum(square * self.share, axis=1)
 
     def _averages(self, p: PartialMoments):
         """``E[psi], E[psi^2]`` of every class, (C, J) each."""
@@ -79,7 +78,7 @@ class MixtureFlow(eqx.Module):
         mean, var = state
         p = self._partial(state)
         psi, square = self._averages(p)
-        error = limit.error(psi @ self.share, square @ self.share)
+        error = limit.error(jnp.sum(psi * self.share, axis=1), jnp.sum(square * self.share, axis=1))
         a, b, D, _ = (x[:, None] for x in limit.coefficients(error, tau))
         decay = limit.decay(tau)
         first = limit.pieces.first
@@ -144,7 +143,8 @@ class MixtureFlow(eqx.Module):
         low, high = jnp.min(mean - 6 * std), jnp.max(mean + 6 * std)
         edges = jnp.linspace(low, high, DENSITY_CELLS + 1)
         each = partial_moments(edges[1:-1], mean, std).zeroth
-        return edges, jnp.einsum("kcjn,j->kcn", each, self.share), self.limit.teacher, self.limit.share
+        share = jnp.broadcast_to(self.share, mean.shape[1:])
+        return edges, jnp.einsum("kcjn,cj->kcn", each, share), self.limit.teacher, self.limit.share
 
 
 def _laplace_moments(breaks, mean, std) -> PartialMoments:

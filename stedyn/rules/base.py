@@ -21,11 +21,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from .._check import fail, is_traced, nonnegative, positive, whole
+from .._check import check_keywords, fail, nonnegative, positive, whole
 from ..moments import InputMoments
 from .nodes import batch_nodes, input_atoms
 from .quadrature import FULL, FULL_STEP, LIGHT, LIGHT_STEP, Profile, Samples, profile_of, sample
 from .schedules import Schedule, as_schedule, check_schedule
+from .symmetry import check_product
 from .tables import Table
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Rule(eqx.Module):
     Its coefficients then come from `move` by quadrature: to 1e-5, whether the residual reaches one jump or any
     number of them. With a schedule it is made again, more coarsely, at every step: to 3e-5 for a rule of the
     gradient alone, else to 1e-3 where jumps are dense. A rule that knows more overrides `profile` or `response`.
-    ``kind`` is its name in a problem file, if it is entered in ``stedyn.rules.RULES``.
+    ``kind`` is its name in messages, and in a problem file if it is entered in ``stedyn.rules.RULES``.
 
     Parameters
     ----------
@@ -77,11 +78,12 @@ class Rule(eqx.Module):
     Notes
     -----
     Of the class attributes, ``uniforms`` says how many independent ``U(0, 1)`` numbers one coordinate
-    consumes in one step; the first ``shared`` of them are the same for all coordinates, which leaves the limit as
-    it is if ``U`` has mean 0 whatever they are. ``product`` says that ``U`` depends on ``r`` and ``phi`` by their
-    product, the gradient, alone: mini-batches need it (a move then gets ``r = 1`` and the averaged gradient as
-    ``phi``), and the quadrature is faster. ``joint`` says that one draw couples all coordinates, in `moves`.
-    A limit exists if ``U`` has mean 0, as it has if it is odd in the gradient; `solve` refuses other rules.
+    consumes in one step; the first ``shared`` of them are the same for all coordinates. ``product`` says that ``U``
+    depends on ``r`` and ``phi`` by their product, the gradient, alone: mini-batches need it (a move then gets
+    ``r = 1`` and the averaged gradient as ``phi``), and the quadrature is faster. ``joint`` says that one draw couples
+    all coordinates, in `moves` (its average is then `expected`). A limit exists if ``U`` has mean 0 given what all
+    coordinates share, the residual and the shared numbers, as it has if it is odd in ``phi`` and the inputs are
+    symmetric; `solve` refuses other rules, `simulate` runs them (``docs/refusals.md``).
 
     Examples
     --------
@@ -101,7 +103,7 @@ class Rule(eqx.Module):
     True
     """
 
-    kind: ClassVar[str]
+    kind: ClassVar[str] = "custom"
     uniforms: ClassVar[int] = 0
     shared: ClassVar[int] = 0
     product: ClassVar[bool] = False
@@ -114,6 +116,10 @@ class Rule(eqx.Module):
     batch: int = eqx.field(default=1, static=True, converter=lambda v: whole("batch", v, 1, MAX_BATCH))
     schedule: Schedule | None = eqx.field(default=None, converter=as_schedule)
 
+    def __new__(cls, *args, **given):
+        check_keywords(cls.__name__, cls.__init__, given)
+        return super().__new__(cls)
+
     def rate(self, tau) -> Float[Array, ""]:
         """Learning rate at ``tau = steps / d``."""
         lr = jnp.asarray(self.lr)
@@ -123,10 +129,9 @@ class Rule(eqx.Module):
         """``U(r, phi)``, elementwise: ``r (S, 1)``, ``phi (S, d)``, ``u (uniforms, S, d)`` or None."""
         raise NotImplementedError
 
-    @property
-    def derived(self) -> bool:
-        """Whether the coefficients come from `move` alone."""
-        return type(self).profile is Rule.profile and type(self).response is Rule.response
+    def expected(self, r, phi, u, tau):
+        """`move`, or its average over the uniform numbers where that is known (see `symmetry.check_centred`)."""
+        return self.move(r, phi, u, tau)
 
     @property
     def streams(self) -> int:
@@ -164,17 +169,22 @@ class Rule(eqx.Module):
 
     def check(self, problem: Problem) -> None:
         """Refuse a problem that the rule cannot run, with one sentence."""
+        self._check_move()
         check_schedule("rule.schedule", self.schedule, problem.taus)
         if self.batch > 1 and not self.product and not self.joint:
             fail("rule.batch", f"1 for the rule {self.kind!r}, as it is no function of the gradient alone",
                  self.batch, "set it to 1, or product = True on the rule if it is one")  # fmt: skip
-        if self.batch > 1 and self.product and self.uniforms == 0 and not is_traced(self.lr):
-            phi = jnp.array([-1.3, -0.4, 0.2, 0.7])
-            apart = self.move(jnp.full(4, 2.0), phi, None, 0.0) - self.move(jnp.ones(4), 2 * phi, None, 0.0)
-            if jnp.max(jnp.abs(apart)) > 1e-5 * jnp.max(jnp.abs(self.move(jnp.ones(4), 2 * phi, None, 0.0))):
-                fail(
-                    "rule.product", "False for a move that does not depend on r phi alone", True, "remove it"
-                )
+        check_product(problem)
+
+    def _check_move(self) -> None:
+        """Refuse a new move under a `profile` or `response` of the old one: the limit would be that of the old."""
+        lines = type(self).__mro__
+        for name in ("profile", "response"):
+            old = next(cls for cls in lines if name in vars(cls))
+            new = next(cls for cls in lines if "move" in vars(cls) or "moves" in vars(cls))
+            if old is not Rule and new is not old and issubclass(new, old):
+                fail("rule", f"a {name} beside the move of {new.__name__}", f"that of {old.__name__}, another move",
+                     f"write its own ({name} = Rule.{name} integrates the move), or derive from Rule")  # fmt: skip
 
     def check_dim(self, dim: int) -> None:
         """Refuse a dimension in which the rule cannot be simulated."""

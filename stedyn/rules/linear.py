@@ -99,7 +99,8 @@ class Shrinkage(Rule):
     noisy: bool = eqx.field(static=True, init=False)
 
     def __post_init__(self):
-        self.noisy = is_traced(self.noise_std) or bool(np.any(np.asarray(self.noise_std) != 0))
+        noise = nonnegative("noise_std", self.noise_std)  # the converter comes later
+        self.noisy = is_traced(noise) or bool(np.any(np.asarray(noise) != 0))
 
     def __check_init__(self):
         known = not is_traced(self.q) and not is_traced(self.q_min)

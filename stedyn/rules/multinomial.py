@@ -21,6 +21,8 @@ from .schedules import as_schedule
 
 #: Streams of uniform numbers that the simulation keeps for a rule.
 MAX_STREAMS = 12
+#: Uniform numbers of a step up to which its sums are float32: an average probability is then resolved to 0.8 %.
+MOST_IN_FLOAT32 = 2**17
 #: For mini-batches of quantized inputs: directions of the residuals (a power of 2) and groups of them; inputs of
 #: a coordinate that are all listed, and how many are sampled (a power of 2) if there are more.
 DIRECTIONS, GROUPS, LISTED, SAMPLED = 1024, 32, 2**14, 2048
@@ -83,6 +85,10 @@ class Multinomial(Rule):
         counts = jax.vmap(lambda weight, one: multinomial(weight, one, trials))(jnp.abs(g) + self.c, u)
         return self.zeta * jnp.sign(g) * counts
 
+    def expected(self, r, phi, u, tau):
+        """Up to the normalizer, which is the same for all coordinates."""
+        return jnp.sign(r * phi) * (jnp.abs(r * phi) + self.c)
+
     def response(self, inputs: InputMoments) -> Response:
         return _Poisson(self, inputs)
 
@@ -107,18 +113,27 @@ class Multinomial(Rule):
             fail("rule.nu", f"at least 1/d = {1 / dim:g}, which is one trial a step", nu, "raise nu or d")
         if self.streams > MAX_STREAMS:
             fail("rule.nu", f"a number below {MAX_STREAMS} in a simulation", nu, "lower nu and raise zeta")
+        if self.streams * dim >= 2**31:
+            fail("rule.nu", f"fewer than {2**31 // dim} uniform numbers a coordinate, as 2^31 are a step's most",
+                 self.streams, "lower nu and raise zeta")  # fmt: skip
+        if self.streams * dim > MOST_IN_FLOAT32 and not jax.config.jax_enable_x64:
+            fail("dim", f"at most {MOST_IN_FLOAT32 // self.streams} for the multinomial rule at nu = {nu:g} in 32-bit "
+                 "floats, which do not resolve the probabilities of more",
+                 dim, 'call jax.config.update("jax_enable_x64", True) first')  # fmt: skip
 
 
 def multinomial(weight: Float[Array, " d"], u: Float[Array, " n"], trials) -> Float[Array, " d"]:
     """Counts of ``trials`` draws with probabilities ``weight / sum(weight)``; they sum to ``trials`` exactly.
 
     The order statistics of ``trials`` uniform numbers are partial sums of exponentials over their total;
-    a count is the number of them between two partial sums of the weights.
+    a count is the number of them between two partial sums of the weights. Sums of many are float64, as those of
+    float32 resolve ``2^-24`` of the whole, which is ``2^-24 d`` of an average weight.
     """
-    waits = jnp.cumsum(-jnp.log(u))
+    kind = float if u.shape[0] > MOST_IN_FLOAT32 else None
+    waits = jnp.cumsum(-jnp.log(u), dtype=kind)
     k = jnp.arange(u.shape[0])
     places = jnp.where(k < trials, waits / waits[trials], jnp.inf)
-    ends = jnp.cumsum(weight)
+    ends = jnp.cumsum(weight, dtype=kind)
     below = jnp.searchsorted(places, ends / jnp.maximum(ends[-1], 1e-30), side="right")
     below = below.at[-1].set(trials)
     return jnp.diff(below, prepend=0).astype(weight.dtype)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._check import fail, is_traced, positive
+from .._check import InputError, UnknownKeyword, fail, is_traced, positive
 from ..moments import gaussian_moments, partial_moments
 from ..quantizers import Quantizer
 from . import lattice
@@ -24,12 +24,10 @@ def _quantizer(value: Any) -> Quantizer:
     if isinstance(value, dict):
         try:
             value = Quantizer(**value)
-        except TypeError as error:
-            raise ValueError(
-                f"quantizer: {str(error).split(') ')[-1]}; give the keys of [weights]."
-            ) from None
-        except ValueError as error:
-            raise ValueError(f"quantizer.{error}") from None
+        except UnknownKeyword as error:
+            raise InputError(f"quantizer: {error}") from None
+        except InputError as error:
+            raise InputError(f"quantizer.{error}") from None
     if not isinstance(value, Quantizer) or value.is_none:
         found = "none" if isinstance(value, Quantizer) else value
         fail("quantizer", "a quantizer of the gradient", found, "set one, or use the rule 'sgd'")
@@ -72,6 +70,11 @@ class QuantizedGradient(Rule):
 
     def move(self, r, phi, u, tau):
         return self.rate(tau) * self.quantizer.round(r * phi, None if u is None else u[0])
+
+    def expected(self, r, phi, u, tau):
+        pieces, g = self.quantizer.pieces, r * phi
+        first = pieces.first[jnp.searchsorted(pieces.breaks, g, side="right")]
+        return self.rate(tau) * (first[..., 0] + first[..., 1] * g)
 
     def profile(self, s, tau):
         lr, pieces = self.rate(tau), self.quantizer.pieces
@@ -176,6 +179,9 @@ class StochasticRounding(_OnLattice):
 
     def move(self, r, phi, u, tau):
         return self.delta * jnp.floor(self._place(r, phi, tau) + u[0])
+
+    def expected(self, r, phi, u, tau):
+        return self.rate(tau) * r * phi
 
     def profile(self, s, tau):
         lr = self.rate(tau)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._check import choice, fail, is_traced, nonnegative, positive
+from .._check import check_keywords, choice, fail, is_traced, nonnegative, positive
 
 
 def _checked(check: Callable, name: str) -> Callable:
@@ -22,6 +22,10 @@ class Schedule(eqx.Module):
     """A factor of ``tau``; the rate of a rule is ``lr * schedule(tau)``."""
 
     kind: ClassVar[str]
+
+    def __new__(cls, *args, **given):
+        check_keywords(cls.__name__, cls.__init__, given)
+        return super().__new__(cls)
 
     def __call__(self, tau) -> Float[Array, ""]:
         """The factor at ``tau``, 0 or above."""
@@ -75,11 +79,17 @@ class Cosine(Schedule):
         return self.final + (1 - self.final) * 0.5 * (1 + jnp.cos(jnp.pi * part))
 
 
+def _function(value: Any) -> Callable:
+    if not callable(value):
+        fail("schedule.function", "a function of tau", value, "give one")
+    return value
+
+
 class Custom(Schedule):
     """Any function of ``tau`` that JAX can trace; it cannot be written to a file."""
 
     kind: ClassVar[str] = "custom"
-    function: Callable = eqx.field(static=True)
+    function: Callable = eqx.field(static=True, converter=_function)
 
     def __call__(self, tau):
         return jnp.asarray(self.function(tau))
@@ -125,5 +135,5 @@ def check_schedule(name: str, schedule: Schedule | None, taus: np.ndarray) -> No
                 name,
                 "a factor of 0 or above at every tau",
                 f"{float(np.min(factor)):g} at tau = {tau:g}",
-                "mend it",
+                "change it",
             )

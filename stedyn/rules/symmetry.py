@@ -1,4 +1,4 @@
-"""Whether a move has mean 0, without which no limit exists."""
+"""What a limit needs of a rule: no mean given the residual, and true words about what its move depends on."""
 
 from __future__ import annotations
 
@@ -7,53 +7,108 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import ndtri
+from jaxtyping import Array, Float
+from scipy.stats import norm
 
 from .._check import fail, is_traced
 from ..moments import input_moments
-from .nodes import HALF_NORMAL, input_atoms
 
 if TYPE_CHECKING:
     from ..problem import Problem
+    from .base import Rule
 
-#: Standard deviations of the residual that are tried, values of a uniform number, and values of an input (its levels
-#: if they are no more).
-SCALES, STRATA, LEVELS = (0.05, 0.3, 1.0, 4.0), 64, 32
+#: Residuals that are tried, of both signs, in standard deviations of the label.
+SIZES = np.array([0.01, 0.05, 0.2, 0.5, 1.0, 2.0, 4.0])
+#: Values of an unquantized input, or of one with more levels; fewer with uniform numbers, and moves in that case.
+INPUTS, FEW_INPUTS, MOVES = 2**13, 2**9, 2**17
 #: Largest mean of a move over its root mean square; with uniform numbers it is itself a sample mean.
-TOLERANCE, RANDOM_TOLERANCE = 1e-4, 1e-2
+TOLERANCE, RANDOM_TOLERANCE = 1e-3, 1e-2
+#: Pairs ``r, phi`` at which a function of the product is tried, and how far its values may lie apart.
+PAIRS, APART = 64, 1e-5
 
 
+@jax.ensure_compile_time_eval()
 def check_centred(problem: Problem) -> None:
-    """Refuse a rule known by its move alone with ``E[U(r, phi)] != 0`` for ``r ~ N(0, V)``.
+    """Refuse a rule with ``E[U(r, phi) | r] != 0`` for some residual ``r``, averaged over ``phi`` and own draws.
 
-    A step moves every weight by ``U / sqrt(d)``, so that a mean of ``U`` adds up to ``sqrt(d)`` in a unit of
-    ``tau = steps / d``. A move that is odd in the gradient has none.
+    All coordinates see the same residual: a step moves each of them by ``E[U | r] / sqrt(d)`` besides what its own
+    input does. In a unit of ``tau = steps / d`` these common shifts add up to ``sqrt(d)`` or, if they cancel on
+    average, to a random walk that all coordinates share, so that order parameters differ from run to run however
+    large ``d`` is. A move odd in ``phi`` has no such mean if the law of ``phi`` is symmetric, a move linear in
+    ``phi`` whenever ``E[phi] = 0``. Of mini-batches those with one large residual are tried, which are single samples.
     """
     rule = problem.rule
-    if not rule.derived or any(is_traced(leaf) for leaf in jax.tree.leaves((rule, problem.inputs))):
+    if any(is_traced(leaf) for leaf in jax.tree.leaves((rule, problem.inputs, problem.covariance))):
         return
-    if 0 < problem.inputs.n_levels <= LEVELS:
-        value, share, _ = (np.asarray(part) for part in input_atoms(input_moments(problem.inputs)))
-    else:
-        value, share = ndtri((np.arange(LEVELS) + 0.5) / LEVELS), np.full(LEVELS, 1 / LEVELS)
-    z, weight = (part[::5] for part in HALF_NORMAL)
-    z, weight = np.concatenate([z, -z]), np.concatenate([weight, weight]) / (2 * weight.sum())
-    count = STRATA if rule.uniforms else 1
-    phi = jnp.asarray(np.tile(np.repeat(value, count), (z.size, 1)))
-    u = None
-    if rule.uniforms:
-        rng, grid = np.random.default_rng(0), (np.arange(count) + 0.5) / count
-        strata = np.stack([np.tile(rng.permutation(grid), value.size) for _ in range(rule.uniforms)])
-        u = jnp.asarray(np.tile(strata[:, None], (1, z.size, 1)))
-    for scale in SCALES:
-        U = np.asarray(rule.move(jnp.asarray(scale * z[:, None]), phi, u, jnp.zeros(())), dtype=float)
-        each = np.broadcast_to(U, phi.shape).reshape(z.size, value.size, count)
-        mean, square = (weight @ power.mean(2) @ share for power in (each, each**2))
-        if abs(mean) > (RANDOM_TOLERANCE if rule.uniforms else TOLERANCE) * np.sqrt(square):
-            fail(
-                "rule",
-                "a move of mean 0, such as one that is odd in the gradient (otherwise all weights drift away like "
-                "sqrt(d) and no limit exists)",
-                f"{rule.kind!r} with mean {mean:.3g} and root mean square {np.sqrt(square):.3g}",
-                "mend its move",
-            )
+    r = _scale(problem) / rule.batch * np.concatenate([-SIZES, SIZES])
+    tolerance = RANDOM_TOLERANCE if rule.uniforms else TOLERANCE
+    taus = [0.0] if rule.schedule is None else [0.0, problem.taus[-1]]
+    for std in np.unique(np.sqrt(np.quantile(problem.covariance.values(), [0, 0.5, 1]))):
+        phi, share = _law(problem, float(std))
+        u, count = _draws(rule, r.size, phi.size)
+        every = jnp.asarray(np.tile(np.repeat(phi, count), (r.size, 1)))
+        for tau in taus:
+            U = np.asarray(rule.expected(jnp.asarray(r[:, None]), every, u, jnp.asarray(tau)), dtype=float)
+            each = np.broadcast_to(U, every.shape).reshape(r.size, phi.size, count)
+            mean, size = each.mean(2) @ share, np.sqrt((each**2).mean(2) @ share)
+            worst = int(np.argmax(np.abs(mean) - tolerance * size))
+            if abs(mean[worst]) > tolerance * size[worst]:
+                fail(
+                    "rule",
+                    "a move of mean 0 for every residual r, such as one odd in phi for inputs symmetric about 0 "
+                    "(otherwise all coordinates move together with r, nothing averages out and no limit exists)",
+                    f"{rule.kind!r} with mean {mean[worst]:.3g} and root mean square {size[worst]:.3g} at "
+                    f"r = {r[worst]:.3g}",
+                    "centre the move, choose symmetric input levels, or simulate",
+                )
+
+
+@jax.ensure_compile_time_eval()
+def check_product(problem: Problem) -> None:
+    """Refuse a rule that claims to be a function of the product ``r phi`` and is not."""
+    rule = problem.rule
+    if not rule.product or any(is_traced(leaf) for leaf in jax.tree.leaves(rule)):
+        return
+    rng = np.random.default_rng(0)
+    r = jnp.asarray(_scale(problem) * rng.choice([-1, 1], PAIRS) * np.exp(rng.normal(size=PAIRS)))[:, None]
+    phi = jnp.asarray(rng.normal(size=(PAIRS, 1)))
+    u = jnp.asarray(rng.random((rule.uniforms, PAIRS, 1))) if rule.uniforms else None
+    one, other = rule.move(r, phi, u, jnp.zeros(())), rule.move(jnp.ones_like(r), r * phi, u, jnp.zeros(()))
+    apart = float(jnp.max(jnp.abs(one - other)))
+    if apart > APART * float(jnp.max(jnp.abs(other))):
+        fail(
+            "rule.product",
+            "False for a move that does not depend on r phi alone",
+            f"True, though moves with the same r phi differ by up to {apart:.3g}",
+            "remove it",
+        )
+
+
+def _scale(problem: Problem) -> float:
+    """Standard deviation of the label, 1 if it is not known or 0."""
+    variance = problem.label_variance
+    return 1.0 if is_traced(variance) else float(np.sqrt(np.max(variance))) or 1.0
+
+
+def _law(problem: Problem, std: float) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+    """Values of an input ``x ~ N(0, std^2)``, quantized, and their probabilities."""
+    count = FEW_INPUTS if problem.rule.uniforms else INPUTS
+    if not problem.inputs.is_none:
+        moments = input_moments(problem.inputs, std)
+        value, share = np.asarray(moments.levels), np.asarray(moments.mass)
+        symmetric = np.allclose(value, -value[::-1]) and np.allclose(share, share[::-1])
+        if value.size <= count or not symmetric:
+            return value, share
+    x = np.linspace(-9, 9, count)
+    return std * x, norm.pdf(x) / norm.pdf(x).sum()
+
+
+def _draws(rule: Rule, rows: int, values: int) -> tuple[Float[Array, "n S N"] | None, int]:
+    """Uniform numbers of a rule, the same for every value of the input, and how many of them."""
+    if not rule.uniforms:
+        return None, 1
+    count = max(16, MOVES // values // 2 * 2)
+    rng, grid = np.random.default_rng(0), (np.arange(count) + 0.5) / count
+    own = np.stack([np.tile(rng.permutation(grid), (rows, 1)) for _ in range(rule.uniforms)])
+    own[: rule.shared] = rng.random((rule.shared, rows, 1))
+    return jnp.asarray(np.tile(own, values)), count

@@ -20,10 +20,13 @@ import jax
 import numpy as np
 
 from .. import __version__
+from .._check import InputError
 from .._io import write_atomic
+from ..fingerprint import fingerprint, is_library
 from .task import Standing, Task
 
-_FIRST_LINE = b"stedyn checkpoint 1\n"
+_FIRST_LINE = b"stedyn checkpoint 2\n"
+_OLDER = (b"stedyn checkpoint 1\n",)  # without the rests of the weights
 _LONGEST = 80  # bytes of a line
 _STANDING = "standing."
 
@@ -67,13 +70,19 @@ class Checkpoint:
         return standing
 
     def _read(self, file: io.BufferedReader) -> dict[str, Any]:
-        if file.readline(_LONGEST) != _FIRST_LINE:
-            raise ValueError(
+        first = file.readline(_LONGEST)
+        if first in _OLDER:
+            raise InputError(
+                f"{self.path}: was written by an older stedyn, which made its steps with other rounding errors; name "
+                "another file or delete it."
+            )
+        if first != _FIRST_LINE:
+            raise InputError(
                 f"{self.path}: is not a checkpoint of stedyn, or is damaged; name another file or delete it."
             )
         digest, begin = file.readline(_LONGEST).removesuffix(b"\n"), file.tell()
         if hashlib.file_digest(file, "sha256").hexdigest().encode() != digest:
-            raise ValueError(f"{self.path}: is damaged, its checksum is wrong; delete it to start again.")
+            raise InputError(f"{self.path}: is damaged, its checksum is wrong; delete it to start again.")
         file.seek(begin)
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
@@ -93,7 +102,7 @@ class Checkpoint:
         for name in {**self.header, **found}:
             there, here = found.get(name), self.header.get(name)
             if there != here:
-                raise ValueError(
+                raise InputError(
                     f"{self.path}: belongs to another simulation, {name} is {_shown(there)} there and "
                     f"{_shown(here)} here; name another file or delete it."
                 )
@@ -118,22 +127,40 @@ def _header(task: Task, platform: str) -> dict[str, Any]:
 def _entries(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Every number and word of a problem with its name, such as ``("rule.lr", 0.1)``.
 
-    Long lists are given by their hash, functions by their names; what does not enter a run is left out.
+    Long lists are given by their hash, code of the user's own by its `stedyn.fingerprint`; what does not enter a
+    run is left out.
+
+    Raises
+    ------
+    InputError
+        If the problem uses code whose content cannot be known.
     """
     if dataclasses.is_dataclass(value):
         yield f"{name}.class".lstrip("."), type(value).__qualname__
+        if not is_library(type(value)):
+            yield f"{name}.code".lstrip("."), fingerprint(name, type(value))
         for field in dataclasses.fields(value):
             inner = f"{name}.{field.name}".lstrip(".")
             if inner != "run" and field.name not in ("path", "atoms"):
                 yield from _entries(inner, getattr(value, field.name))
     elif value is None or isinstance(value, (bool, int, str)):
         yield name, value
-    elif callable(value):
-        yield name, f"{value.__module__}.{value.__qualname__}"
+    elif (array := _numbers(value)) is None:
+        yield name, f"code {fingerprint(name, value)}"
     else:
-        array = np.asarray(value)
         digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
         yield name, array.item() if array.size == 1 else f"{array.size} numbers ({digest})"
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """A number, a list of numbers or an array as an array; None for anything else."""
+    if callable(value) or isinstance(value, (dict, bytes)):
+        return None
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        return None
+    return array if array.dtype.kind in "biufc" else None
 
 
 def _shown(value: Any) -> str:

@@ -1,7 +1,8 @@
 r"""The loop of `kernel.step` as one persistent GPU kernel (Pallas, Triton backend), one seed a block.
 
 NOT YET RUN ON A GPU: it is tested in Pallas' interpreter on a CPU, and its translation to Triton for an H100
-is checked; no speed has been measured.
+is checked; no speed has been measured. So the first call for each device and problem tries it beside the plain
+loop, and the plain loop goes on if they differ (`trial`).
 
 A block makes all steps of a call. Its random numbers come from the same counters as on a CPU, inside the
 kernel, so that memory holds none and the chunks do not matter. Words and uniform numbers have the same
@@ -25,17 +26,15 @@ Box-Muller                      4        35     3            1
 codes of two inputs             3        12     2
 codes of two weights            3        12     2
 dot products                    2        2
-update                                   8      2
-all                             83       69     9            1
+update                                   14     2
+all                             83       75     9            1
 ==============================  =======  =====  ===========  =======
 
 A multiply-add, a rotation and an addition of three integers count once. A multiprocessor of compute
 capability 9.0 issues 128 lanes a clock, 64 of them integer: 83/64 = 1.30 clocks a pair bound it, as do the
-162/128 = 1.27 of all. With 132 of them at 1.755 GHz (an H100 SXM) the floor is 3.6e11 coordinate-steps a
-second. Triton 3.9 makes 182 instructions of it (d = 16384, compiled for that capability but not run: 128
-registers a thread, 35 of 2915 instructions reload spilled ones; teachers are in registers too). With
-weights held a step moves no memory; streamed, it moves 14 bytes a coordinate (weights 4 + 4, teacher 4,
-codes 1 + 1), which at 3.35 TB/s are 2.4e11 coordinate-steps a second.
+168/128 = 1.31 of all. With 132 of them at 1.755 GHz (an H100 SXM) the floor is 3.5e11 coordinate-steps a
+second. With weights held a step moves no memory; streamed, it moves 22 bytes a coordinate (weights with
+their rests 8 + 8, teacher 4, codes 1 + 1), which at 3.35 TB/s are 1.5e11 coordinate-steps a second.
 
 Mini-batches are covered with weights held. What is not covered (`why_not`) goes to the plain loop.
 """
@@ -43,13 +42,12 @@ Mini-batches are covered with weights held. What is not covered (`why_not`) goes
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, UInt32
@@ -60,9 +58,10 @@ from .codes import coder
 from .gpu_block import Layout, block
 from .layout import Halves
 from .model import Model, integer
+from .trial import Tried, length
 
-#: Pairs of coordinates up to which a block keeps its weights in registers: 16 pairs for each of 512 threads.
-HELD = 2**13
+#: Pairs up to which a block keeps weights and rests in registers: 8 pairs, 32 numbers, for each of 512 threads.
+HELD = 2**12
 _STREAMED_TILE = 2**11
 _WARP, _MOST_WARPS = 32, 16
 _INT32_MAX = 2**31 - 1
@@ -139,9 +138,11 @@ def advance(
     words = (jnp.asarray(low, jnp.uint32), jnp.asarray(high, jnp.uint32), jnp.asarray(n, jnp.int32))
     # the model goes in by its leaves: a rule may check its parameters when it is built, which these are not
     leaves, structure = jax.tree.flatten(_portable(model))
-    operands = (leaves, seeds, *jax.tree.map(row, (fixed, w)), *words)
-    specs = ([one] * len(leaves), per_seed, *jax.tree.map(lambda _: rows, (fixed, w)), one, one, one)
-    shapes, kinds = [width] * 2, [w[0].dtype] * 2
+    codes = model.lattice is not None
+    parts = tuple(w) if codes else (*map(lax.real, w), *map(lax.imag, w))
+    operands = (leaves, seeds, *jax.tree.map(row, (fixed, parts)), *words)
+    specs = ([one] * len(leaves), per_seed, *jax.tree.map(lambda _: rows, (fixed, parts)), one, one, one)
+    shapes, kinds = [width] * len(parts), [parts[0].dtype] * len(parts)
     if not layout.held:  # the codes of two steps
         code = jax.eval_shape(lambda x: model.inputs.code(x, x), jax.ShapeDtypeStruct((1,), jnp.float32))
         shapes, kinds = shapes + [2 * width - 1] * 2, kinds + [code.dtype] * 2
@@ -158,36 +159,20 @@ def advance(
         interpret=interpret,
         name="advance",
     )(*operands)
-    return out[0][:, :pairs], out[1][:, :pairs]
+    a, b, *rests = (part[:, :pairs] for part in out[: len(parts)])
+    return (a, b) if codes else (lax.complex(a, rests[0]), lax.complex(b, rests[1]))
 
 
-def or_else(plain: Callable[..., Halves]) -> Callable[..., Halves]:
-    """`advance` where it works, and the plain loop otherwise; whether it does is found once for each kind of call.
+def or_else(plain: Callable[..., Halves]) -> Tried:
+    """`advance` where it is covered, translates, and agrees with the plain loop on the device; else that loop.
 
-    A rule with operations that Pallas does not translate gets a warning.
+    The trial begins such that the label noise of a tile ends in it.
     """
-    usable: dict[Any, bool] = {}
 
-    def run(model, seeds, fixed, w, low, high, n):
-        arguments = (model, seeds, fixed, w, low, high, n)
-        leaves, structure = jax.tree.flatten(arguments)
-        key = structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-        if key not in usable:
-            usable[key] = why_not(model, w[0].shape[1]) is None and _lowers(arguments)
-        return (advance if usable[key] else plain)(*arguments)
+    def covers(model, seeds, fixed, w, *_):
+        return why_not(model, w[0].shape[1]) is None
 
-    return run
+    def first(model, seeds, fixed, w, *_):
+        return max(0, layout_of(w[0].shape[1]).tile - length(model.dim) // 2)
 
-
-def _lowers(arguments) -> bool:
-    try:
-        advance.trace(*arguments).lower()
-    except Exception as error:  # whatever a rule of the user's own may do to the translation
-        found = (str(error).strip() or type(error).__name__).splitlines()[0]
-        warnings.warn(
-            f"the GPU kernel cannot run the rule {type(arguments[0].rule).__name__} ({found}); "
-            "the plain loop, which is slower, runs instead.",
-            stacklevel=4,
-        )
-        return False
-    return True
+    return Tried("the GPU kernel", advance, plain, covers, first)

@@ -37,7 +37,7 @@ class Block(NamedTuple):
     interpret: bool
 
 
-Tile = tuple[Array, Array]  # two halves of some coordinates
+Tile = tuple[Array, ...]  # two halves of some coordinates; of weights that are floats also their rests
 
 
 def block(structure, layout: Layout, interpret: bool, leaves, seed, fixed, start, low, high, n, *out) -> None:
@@ -48,7 +48,7 @@ def block(structure, layout: Layout, interpret: bool, leaves, seed, fixed, start
     if layout.held:
         _held(self, first, n[()], out)
     else:
-        _streamed(self, first, n[()], out[:2], out[2:])
+        _streamed(self, first, n[()], out[:-2], out[-2:])
 
 
 def _held(self: Block, first: Counter, n, out) -> None:
@@ -151,7 +151,8 @@ def _see(self: Block, now: Counter, w: Tile, at) -> tuple[Array, Array, Tile]:
         ]
     teacher = _load(self.fixed.teacher, at, tile)
     rounding = _uniforms(now, sampler.ROUND_WEIGHTS, lane, model.weights.stochastic)
-    student = kernel.terms(model, kernel.latent(model, w), rounding, codes)
+    values = w[:2] if model.lattice is None else (model.lattice.decode(w[0]), model.lattice.decode(w[1]))
+    student = kernel.terms(model, values, rounding, codes)
     return teacher[0] * x[0] + teacher[1] * x[1], student, (codes[0], codes[1])
 
 
@@ -168,7 +169,7 @@ def _update(self: Block, now: Counter, w: Tile, r, phis: Tile, at) -> Tile:
     """A tile after the step ``now``."""
     model, lane = self.model, _lanes(self, at)
     tau, count = kernel.time_of(now, model.dim), model.rule.streams
-    decay, values = kernel.decay_of(model, tau), kernel.latent(model, w)
+    decay = kernel.decay_of(model, tau)
     decays = model.lattice is not None and model.lattice.decays
     shared = model.rule.shared  # the first number of the first pair, for all coordinates
     streams = [_uniforms(now, sampler.RULE + k, jnp.zeros_like(lane), True)[:1] * 2 for k in range(shared)]
@@ -178,8 +179,10 @@ def _update(self: Block, now: Counter, w: Tile, r, phis: Tile, at) -> Tile:
     for half in range(2):
         u = tuple(stream[half] for stream in streams) or None
         move = model.rule.move(r, phis[half], u, tau).astype(jnp.float32)
-        new.append(kernel.update(model, w[half], values[half], move, rounding[half], decay))
-    return new[0], new[1]
+        rest = None if model.lattice is not None else w[half + 2]
+        new.append(kernel.update(model, w[half], rest, move, rounding[half], decay))
+    (a, a_rest), (b, b_rest) = new
+    return (a, b) if model.lattice is not None else (a, b, a_rest, b_rest)
 
 
 def _noise(self: Block, now: Counter) -> Float32[Array, " t"]:
@@ -220,7 +223,7 @@ def _uniforms(counter: Counter, stream: int, pair, wanted: bool):
 
 
 def _load(refs, at, tile: int) -> Tile:
-    return refs[0][pl.ds(at, tile)], refs[1][pl.ds(at, tile)]
+    return tuple(ref[pl.ds(at, tile)] for ref in refs)
 
 
 def _store(refs, at, values: Tile) -> None:

@@ -8,6 +8,9 @@ from jaxtyping import Array, Float32, Int32
 
 from ..rules import Rule
 
+#: Codes end here, so that one step added to another fits int32. A weight that comes here has diverged, and stays.
+LAST = 2**30
+
 
 class Lattice(eqx.Module):
     """The lattice ``spacing * code``; ``inverse`` is one over the move that is one step of a code.
@@ -20,8 +23,8 @@ class Lattice(eqx.Module):
     decays: bool = eqx.field(static=True)
 
     def encode(self, w: Float32[Array, "*n"]) -> Int32[Array, "*n"]:
-        """The nearest code."""
-        return jnp.round(w / self.spacing).astype(jnp.int32)
+        """The nearest code, `LAST` at most."""
+        return _whole(jnp.round(w / self.spacing))
 
     def decode(self, code: Int32[Array, "*n"]) -> Float32[Array, "*n"]:
         """The weight."""
@@ -29,13 +32,20 @@ class Lattice(eqx.Module):
 
     def update(self, code, move, decay, u, clip):
         """Codes after a move ``U`` and the decay of a part ``decay`` of every weight."""
-        new = code + jnp.floor(move * self.inverse + jnp.float32(0.5)).astype(jnp.int32)
+        steps = jnp.floor(move * self.inverse + jnp.float32(0.5))
         if self.decays:
-            new = new - jnp.floor(decay * code.astype(jnp.float32) + u).astype(jnp.int32)
-        if clip is None:
-            return new
-        last = jnp.floor(clip / self.spacing).astype(jnp.int32)
-        return jnp.clip(new, -last, last)
+            steps = steps - jnp.floor(decay * code.astype(jnp.float32) + u)
+        new = jnp.clip(code + _whole(steps), jnp.int32(-LAST), jnp.int32(LAST))
+        if clip is not None:
+            last = _whole(jnp.floor(clip / self.spacing))
+            new = jnp.clip(new, -last, last)
+        lost = jnp.isnan(steps) | (jnp.abs(code) >= jnp.int32(LAST))
+        return jnp.where(lost, jnp.int32(LAST), new)
+
+
+def _whole(number: Float32[Array, "*n"]) -> Int32[Array, "*n"]:
+    """A whole number as a code, `LAST` at most."""
+    return jnp.clip(number, jnp.float32(-LAST), jnp.float32(LAST)).astype(jnp.int32)
 
 
 def lattice_of(rule: Rule, dim: int) -> Lattice | None:

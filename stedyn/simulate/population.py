@@ -22,11 +22,9 @@ def population(problem: Problem, dim: int, seed: int) -> Population:
     """The coordinates at the start of the run with key ``seed``.
 
     Samples of a file are used as they are, in their order, when there are exactly ``dim`` of them;
-    otherwise ``dim`` of them are drawn with replacement, pairs of teacher weight and input variance together.
+    otherwise ``dim`` of them are drawn with replacement, the same of all that were measured together.
     """
-    teacher, start, variance = (np.random.default_rng([seed, k]) for k in range(3))
-    if problem.paired:
-        variance = np.random.default_rng([seed, 0])  # the same draws
+    teacher, start, variance = (np.random.default_rng([seed, k]) for k in problem.together)
     return Population(
         _teacher(problem.teacher, dim, teacher),
         _start(problem.start, dim, start),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from .._check import choice, fail, finite, positive, whole
+from .._check import PATH, checked, choice, fail, finite, positive, whole
 from ..problem import Problem
 from . import sampler
 from .checkpoint import Checkpoint
@@ -41,6 +41,7 @@ class Interrupted(KeyboardInterrupt):
         self.ensemble = ensemble
 
 
+@checked(problem=Problem, checkpoint=PATH)
 def simulate(
     problem: Problem,
     *,
@@ -107,7 +108,7 @@ def simulate(
         For an argument out of bounds, or a checkpoint that is damaged or belongs to another
         simulation; in one sentence.
     FloatingPointError
-        If the weights grow beyond float32.
+        If the weights grow beyond float32, or those of a lattice beyond int32 codes.
     Interrupted
         At Ctrl-C: a KeyboardInterrupt that holds what is finished.
 

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, UInt32
 
+from .._check import Failure, fail
 from ..problem import Problem
 from . import kernel
+from .lattice import LAST
 from .layout import Halves, Spread
 from .model import model_of
 from .observe import Observed, Observer
@@ -23,6 +25,10 @@ _PER_SEED = ("snapshots", "weights", "teacher", "variance")  # not one value a s
 
 #: Arrays of an `Ensemble` by their names, filled while the runs go on; and variances of the inputs.
 Record = dict[str, np.ndarray]
+
+
+class Diverged(Failure, FloatingPointError):
+    """The weights of a run grew beyond float32."""
 
 
 class State(NamedTuple):
@@ -37,7 +43,10 @@ class State(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """Where every seed stands, on the host: the same as `State`, one row a seed; ``states (S, d)``."""
+    """Where every seed stands, on the host: the same as `State`, one row a seed.
+
+    ``states (S, d)`` are codes, or complex numbers: weights and their rests (`kernel.encode`).
+    """
 
     done: Int[np.ndarray, " S"]
     at: Int[np.ndarray, " S"]
@@ -108,6 +117,9 @@ class Task:
         self.events = np.union1d(steps, kept)
         self.model = model_of(problem, dim)
         self.programs = kernel.programs(platform, spread)
+        lattice = self.model.lattice
+        #: Weights are smaller than this, or have diverged.
+        self.limit = np.inf if lattice is None else float(lattice.decode(jnp.int32(LAST)))
         self.observer = Observer(problem)
         self.flip_steps = max(1, min(_FLIP_STEPS, dim // 32))
         self.counts_flips = problem.weights.n_levels > 0 and problem.weights.rounding == "nearest"
@@ -134,6 +146,9 @@ class Task:
             self.record["teacher"][row] = drawn.teacher
             if drawn.variance is not None:
                 self.record["variance"][row] = drawn.variance
+            if not np.all(np.abs(drawn.start) < self.limit):
+                most = f"start weights below {self.limit:.3g}, where the codes of the lattice end"
+                fail("start", most, float(np.abs(drawn.start).max()), "scale it down, or raise the spacing")
             encoded = kernel.encode(self.model, kernel.halves(jnp.asarray(drawn.start[None])))
             states.append(np.asarray(kernel.whole(encoded, self.dim)))
         zeros = np.zeros(self.keys.size, np.int64)
@@ -226,9 +241,11 @@ class Task:
 
     def _save(self, group: Group, w, at: int) -> None:
         weights = self._whole(kernel.latent(self.model, w))
-        if not np.all(np.isfinite(weights)):
-            raise FloatingPointError(
-                f"the weights grew beyond float32 before tau = {at / self.dim:.4g}; lower lr or stop sooner."
+        if not np.all(np.abs(weights) < self.limit):  # nan is not
+            what = "float32" if self.model.lattice is None else f"{self.limit:.3g}, where int32 codes end,"
+            raise Diverged(
+                f"the weights grew beyond {what} before tau = {at / self.dim:.4g}: the run diverges; "
+                "lower lr or stop sooner."
             )
         rows, record = group.rows, self.record
         record["snapshots"][rows, self.kept == at] = weights[:, None]
