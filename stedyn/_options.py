@@ -220,3 +220,24 @@ def _check_writable(flag: str, folder: Path) -> None:
             f"{flag}: expected a folder that can be written, found {str(folder)!r} ({error.strerror}); "
             "name another."
         ) from None
+
+
+def repeated(argv: list[str]) -> list[str]:
+    """``--bits 2 3 4`` as ``--bits 2 --bits 3 --bits 4``, for the options that take several numbers."""
+    if not argv or argv[0] not in ("plateaus", "choose", "layers"):
+        return list(argv)
+    out: list[str] = []
+    option, count = "", 0
+    several = ("--bits", "--lrs", "--ranges") if argv[0] == "plateaus" else ("--bits", "--lrs")
+    for word in argv:
+        number = word.replace(".", "", 1).replace("e-", "", 1).isdigit()
+        if word in several:
+            option, count = word, 0
+            continue
+        if option and (number or count == 0):
+            out += [option, word]
+            count += 1
+            continue
+        option = ""
+        out.append(word)
+    return out + ([option] if option and count == 0 else [])

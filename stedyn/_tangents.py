@@ -17,8 +17,8 @@ from .objectives import Objective
 from .plateau import find_plateaus
 from .problem import Problem, Run
 from .quantizers import as_arrays
+from .refinement import LEAST, grid_curves, grid_pass
 from .solution import Status
-from .solve import LEAST, grid_curves, grid_pass
 
 #: Parameters, and where a problem has them.
 TO: dict[str, Callable] = {

@@ -18,7 +18,7 @@ import typer
 from . import __version__
 from ._check import Failure, InputError
 from ._choose_command import choose, layers
-from ._options import Stopped, build_problem, check_outputs, takes_problem
+from ._options import Stopped, build_problem, check_outputs, repeated, takes_problem
 from ._sweep_command import sweep
 from .plateaus_command import plateaus
 from .report import describe, to_json, write_csv, write_figure, write_json
@@ -247,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
     command: Callable[..., Any] = typer.main.get_command(app)
     try:
         code = command(
-            args=_repeated(sys.argv[1:] if argv is None else argv), prog_name="stedyn", standalone_mode=False
+            args=repeated(sys.argv[1:] if argv is None else argv), prog_name="stedyn", standalone_mode=False
         )
     except (KeyboardInterrupt, typer.Abort):
         code = 130
@@ -266,27 +266,6 @@ def main(argv: list[str] | None = None) -> int:
     if code == 130:  # typer turns an interrupt into this code
         return _complain("interrupted; what was being computed is lost.", code)
     return code if isinstance(code, int) else 0
-
-
-def _repeated(argv: list[str]) -> list[str]:
-    """``--bits 2 3 4`` as ``--bits 2 --bits 3 --bits 4``, for the options that take several numbers."""
-    if not argv or argv[0] not in ("plateaus", "choose", "layers"):
-        return list(argv)
-    out: list[str] = []
-    option, count = "", 0
-    several = ("--bits", "--lrs", "--ranges") if argv[0] == "plateaus" else ("--bits", "--lrs")
-    for word in argv:
-        number = word.replace(".", "", 1).replace("e-", "", 1).isdigit()
-        if word in several:
-            option, count = word, 0
-            continue
-        if option and (number or count == 0):
-            out += [option, word]
-            count += 1
-            continue
-        option = ""
-        out.append(word)
-    return out + ([option] if option and count == 0 else [])
 
 
 def _set_environment() -> None:

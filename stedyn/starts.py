@@ -28,8 +28,9 @@ class Starts(eqx.Module):
 
     def classes(self, n: int, coarse=False) -> tuple[Float[Array, "C J"], ...]:
         """Share, mean and variance of the ``J <= n`` start classes of every class (``C = 1``: the same for all)."""
-        if self.group is not None:
-            return tuple(part[self.group] for part in self._own_classes(n, coarse))
+        if self.values is not None and self.owner is not None and self.group is not None:
+            own = _own_classes(self.values, self.owner, self.owners, n, coarse)
+            return tuple(part[self.group] for part in own)
         law = self.law
         if law.kind == "constant":
             return jnp.ones((1, 1)), jnp.reshape(jnp.asarray(law.mean) * 1.0, (1, 1)), jnp.zeros((1, 1))
@@ -37,35 +38,38 @@ class Starts(eqx.Module):
             share, mean, var = merge_pairs(sample_bins(law.data.values, n), coarse)
         else:
             share, mean, var = merge_pairs(gaussian_bins(n), coarse)
-            mean, var = law.mean + law.std * mean, law.std**2 * var
+            std = jnp.asarray(law.std)
+            mean, var = jnp.asarray(law.mean) + std * mean, std**2 * var
         return share[None], mean[None], var[None]
 
     def masses(self, edges: Float[Array, " E"]) -> Float[Array, "C E+1"]:
         """The probabilities of the intervals between edges if the start is measured or constant (``C`` as above)."""
-        owned, law = self.group is not None, self.law
-        values = self.values if owned else law.mean if law.data is None else law.data.values
+        law = self.law
+        single = law.mean if law.data is None else law.data.values
+        values = single if self.values is None else self.values
         values = jnp.reshape(jnp.asarray(values), -1)
-        owner = self.owner if owned else jnp.zeros(values.size, int)
+        owner = jnp.zeros(values.size, int) if self.owner is None else self.owner
         cell = jnp.searchsorted(edges, values, side="right")
         mass = jnp.zeros((self.owners, edges.size + 1)).at[owner, cell].add(1.0)
         mass = mass / jnp.sum(mass, axis=1, keepdims=True)
-        return mass[self.group] if owned else mass
+        return mass if self.group is None else mass[self.group]
 
-    def _own_classes(self, n: int, coarse):
-        """The same for the values of every owner: groups of neighbours, smaller towards the ends as `gaussian_bins`."""
-        n += n % 2
-        ordered = self.values[jnp.lexsort((self.values, self.owner))]
-        size = jnp.zeros(self.owners).at[self.owner].add(1.0)[:, None]
-        parts = ndtr(np.sqrt(3.0) * ndtri(np.linspace(0, 1, n + 1)))
-        edges = jnp.round(jnp.cumsum(size)[:, None] - size * (1 - parts)).astype(int)
-        count = jnp.diff(edges)
-        total = [jnp.concatenate([jnp.zeros(1), jnp.cumsum(power)])[edges] for power in (ordered, ordered**2)]
-        mean, square = (jnp.diff(sums) / jnp.maximum(count, 1) for sums in total)
-        share, var = count / size, jnp.maximum(square - mean**2, 0.0)
-        # groups without a value keep a share that their mean survives
-        flat = jnp.maximum(share, 1e-300).reshape(-1), mean.reshape(-1), var.reshape(-1)
-        _, mean, var = merge_pairs(flat, coarse)
-        return share, mean.reshape(share.shape), var.reshape(share.shape)
+
+def _own_classes(values, owner, owners: int, n: int, coarse):
+    """Share, mean and variance (owners, J) of groups of neighbours, smaller towards the ends as in `gaussian_bins`."""
+    n += n % 2
+    ordered = values[jnp.lexsort((values, owner))]
+    size = jnp.zeros(owners).at[owner].add(1.0)[:, None]
+    parts = ndtr(np.sqrt(3.0) * ndtri(np.linspace(0, 1, n + 1)))
+    edges = jnp.round(jnp.cumsum(size)[:, None] - size * (1 - parts)).astype(int)
+    count = jnp.diff(edges)
+    total = [jnp.concatenate([jnp.zeros(1), jnp.cumsum(power)])[edges] for power in (ordered, ordered**2)]
+    mean, square = (jnp.diff(sums) / jnp.maximum(count, 1) for sums in total)
+    share, var = count / size, jnp.maximum(square - mean**2, 0.0)
+    # groups without a value keep a share that their mean survives
+    flat = jnp.maximum(share, 1e-300).reshape(-1), mean.reshape(-1), var.reshape(-1)
+    _, mean, var = merge_pairs(flat, coarse)
+    return share, mean.reshape(share.shape), var.reshape(share.shape)
 
 
 def starts_of(problem: Problem, found: Classes) -> Starts:
@@ -74,30 +78,30 @@ def starts_of(problem: Problem, found: Classes) -> Starts:
     A file of starts as long as that of the teacher (or of the variances) holds the same coordinates in the same order.
     The coordinates of a class are those whose teacher values (variances) have its ranks.
     """
-    law = problem.start
+    law, many = problem.start, found.variance.size
     _, start, variance = problem.together
-    if start == 1 and variance != 1:
+    if law.data is None or (start == 1 and variance != 1):
         return Starts(law)
-    values, many = jnp.asarray(law.data.values), found.variance.size
-    v = None if variance == 2 else jnp.asarray(problem.covariance.data.values)
-    by_variance = None
-    if v is not None:
+    values, by_variance = jnp.asarray(law.data.values), None
+    if variance != 2:
+        v = problem.covariance.values()
         share = jnp.zeros(many).at[found.group].add(found.share)
         by_variance = _group_of_ranks(jnp.argsort(v), share)
         if start == 1:
             return Starts(law, values, by_variance, found.group, many)
+    assert problem.teacher.data is not None
     c = jnp.asarray(problem.teacher.data.values)
     if by_variance is None:  # all variances for every teacher value
         owners = found.teacher.size // many
-        teacher, weight, own = found.teacher[::many], jnp.ones(owners), jnp.ones(c.size)
+        teacher, weight, v = found.teacher[::many], jnp.ones(owners), jnp.ones(c.size)
         owner = _group_of_ranks(jnp.argsort(c), jnp.sum(found.share.reshape(owners, many), axis=1))
         group = jnp.arange(found.teacher.size) // many
     else:
-        owners, teacher, own = found.teacher.size, found.teacher, v
+        owners, teacher = found.teacher.size, found.teacher
         weight, group = found.variance[found.group], jnp.arange(owners)
         owner = _group_of_ranks(jnp.lexsort((c, by_variance)), found.share)
     if problem.weights.is_none:  # then the error needs no more of the start than this
-        values = _moments_kept(values, owner, c, own, teacher, weight)
+        values = _moments_kept(values, owner, c, v, teacher, weight)
     return Starts(law, values, owner, group, owners)
 
 
