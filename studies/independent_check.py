@@ -106,7 +106,7 @@ def hotelling(gap: np.ndarray, covariance: np.ndarray, seeds: int) -> float:
     """Probability of larger gaps (n,) of a mean of ``seeds`` Gaussian runs, whose covariance was estimated (n, n)."""
     n = gap.size
     if not np.all(np.isfinite(gap)):
-        return 0.0
+        return np.nan
     statistic = gap @ np.linalg.pinv(covariance, hermitian=True) @ gap
     return float(stats.f.sf(statistic * (seeds - n) / (n * (seeds - 1)), n, seeds - n))
 
@@ -214,7 +214,7 @@ def draw(axes, table: pd.DataFrame) -> None:
     axes[0].set(xlabel=f"expected z (Student's t, {dof} degrees of freedom)", ylabel="z, cut at 9")
     settings = table.groupby("setting", sort=False).first()
     for column, color in (("p_extrapolated", "0.6"), ("p", "#0072B2")):
-        p = np.sort(settings[column])
+        p = np.sort(settings[column].dropna())
         axes[1].loglog(
             (np.arange(p.size) + 0.5) / p.size, np.maximum(p, 1e-8), "o", color=color, mfc="white", ms=4
         )
@@ -244,8 +244,8 @@ def problem_line(setting: dict) -> str:
 
 def counts(table: pd.DataFrame, column: str) -> str:
     """How many z are large, and how many chance alone would give."""
-    dof, size = int(table["seeds"].min()) - 1, abs(table[column])
-    shares = {limit: 2 * stats.t.sf(limit, dof) * len(table) for limit in (2, 3)}
+    dof, size = int(table["seeds"].min()) - 1, abs(table[column].dropna())
+    shares = {limit: 2 * stats.t.sf(limit, dof) * len(size) for limit in (2, 3)}
     return ", ".join(
         f"{int((size > limit).sum())} beyond {limit} ({n:.1f} expected)" for limit, n in shares.items()
     )
@@ -257,7 +257,7 @@ def findings(table: pd.DataFrame) -> str:
     differ = [name for name, word in groups.items() if word not in ("agrees", "differs at this d alone")]
     sized = [name for name, word in groups.items() if word == "differs at this d alone"]
     return (
-        f"{len(groups)} settings, {len(table)} predictions. As simulated: {counts(table, 'z')}; extrapolated in d: "
+        f"{len(groups)} settings, {table['predicted'].count()} predictions. As simulated: {counts(table, 'z')}; extrapolated in d: "
         f"{counts(table, 'extrapolated_z')}. At the level {LEVEL:g} a setting {len(differ)} differ or have no "
         f"prediction ({', '.join(differ) or 'none'}), and {len(sized)} differ at their d but not extrapolated "
         f"({', '.join(sized) or 'none'}); by chance {LEVEL * len(groups):.1f} would differ at their d."
