@@ -95,7 +95,9 @@ def predicted(setting: dict) -> tuple[dict, str]:
     if solution.status.code != 0:
         claim += f": {solution.status}"
     if "escapes" in setting:
-        claim += "; `plateaus()`: escape at " + ", ".join(f"{p.escape:.4g}" for p in solution.plateaus())
+        claim += "; `plateaus()`: escape at " + ", ".join(
+            "none by the horizon" if p.open else f"{p.escape:.4g}" for p in solution.plateaus()
+        )
     if "late" in setting:
         end, late = fixed_point(problem).error, found["late", float(setting["late"][1])]
         claim += f"; `fixed_point` {end:.5g}, {100 * (end / late - 1):+.2g} % from the late mean of the curve"
