@@ -5,6 +5,7 @@ No annotation is postponed here: typer reads them when the commands are made.
 
 import functools
 import inspect
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -241,3 +242,36 @@ def repeated(argv: list[str]) -> list[str]:
         option = ""
         out.append(word)
     return out + ([option] if option and count == 0 else [])
+
+
+def write_outputs(
+    name: str,
+    problem,
+    record: dict[str, Any],
+    out: Path | None,
+    plot: Path | None,
+    tables,
+    draw=None,
+    shown=None,
+) -> None:
+    """Write what --out and --plot ask for, and say so on standard error.
+
+    ``tables`` are records with ``to_pandas`` by name; ``draw`` names the figure of `plots` that shows ``shown``.
+    """
+    if out is None and plot is None:
+        return
+    from .files import save_problem
+    from .report import write_csv, write_figure, write_json
+
+    written = []
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        written += [write_json(out / f"{name}.json", record), save_problem(problem, out / "problem.toml")]
+        about = ["interrupted: the last times are missing"] if record.get("partial") else []
+        written += [write_csv(out / f"{key}.csv", table.to_pandas(), *about) for key, table in tables.items()]
+    if draw:
+        from . import plots
+
+        targets = [path for path in (plot, None if out is None else out / f"{name}.png") if path is not None]
+        written += [write_figure(path, getattr(plots, draw)(shown)) for path in targets]
+    print("wrote " + ", ".join(map(str, written)), file=sys.stderr)
