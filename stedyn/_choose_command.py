@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ._check import InputError
-from ._options import build_problem, check_outputs, takes_problem
+from ._options import build_problem, check_outputs, takes_problem, write_outputs
 
 Bits = Annotated[
     list[int] | None, typer.Option(help="Bit widths: --bits 2 3 4.  [default: 2 3 4]", metavar="B ...")
@@ -155,18 +155,11 @@ def _named(found: Any) -> str:
 
 def _show(name: str, problem, found, text: str, json: bool, out: Path | None) -> None:
     from . import __version__
-    from .files import problem_to_dict, save_problem
+    from .files import problem_to_dict
     from .ranges import template
-    from .report import describe, to_json, write_csv, write_json
+    from .report import describe, to_json
 
     record = found.to_dict() | {"problem": problem_to_dict(problem), "version": __version__}
     quantizer = template(problem, problem.weights.bits or 2)
     print(to_json(record) if json else f"{describe(problem, quantizer)}\n\n{text}")
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        written = [
-            write_json(out / f"{name}.json", record),
-            write_csv(out / f"{name}.csv", found.to_pandas()),
-            save_problem(problem, out / "problem.toml"),
-        ]
-        print("wrote " + ", ".join(map(str, written)), file=sys.stderr)
+    write_outputs(name, problem, record, out, None, {name: found})

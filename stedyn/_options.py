@@ -5,6 +5,7 @@ No annotation is postponed here: typer reads them when the commands are made.
 
 import functools
 import inspect
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -220,3 +221,57 @@ def _check_writable(flag: str, folder: Path) -> None:
             f"{flag}: expected a folder that can be written, found {str(folder)!r} ({error.strerror}); "
             "name another."
         ) from None
+
+
+def repeated(argv: list[str]) -> list[str]:
+    """``--bits 2 3 4`` as ``--bits 2 --bits 3 --bits 4``, for the options that take several numbers."""
+    if not argv or argv[0] not in ("plateaus", "choose", "layers"):
+        return list(argv)
+    out: list[str] = []
+    option, count = "", 0
+    several = ("--bits", "--lrs", "--ranges") if argv[0] == "plateaus" else ("--bits", "--lrs")
+    for word in argv:
+        number = word.replace(".", "", 1).replace("e-", "", 1).isdigit()
+        if word in several:
+            option, count = word, 0
+            continue
+        if option and (number or count == 0):
+            out += [option, word]
+            count += 1
+            continue
+        option = ""
+        out.append(word)
+    return out + ([option] if option and count == 0 else [])
+
+
+def write_outputs(
+    name: str,
+    problem,
+    record: dict[str, Any],
+    out: Path | None,
+    plot: Path | None,
+    tables,
+    draw=None,
+    shown=None,
+) -> None:
+    """Write what --out and --plot ask for, and say so on standard error.
+
+    ``tables`` are records with ``to_pandas`` by name; ``draw`` names the figure of `plots` that shows ``shown``.
+    """
+    if out is None and plot is None:
+        return
+    from .files import save_problem
+    from .report import write_csv, write_figure, write_json
+
+    written = []
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        written += [write_json(out / f"{name}.json", record), save_problem(problem, out / "problem.toml")]
+        about = ["interrupted: the last times are missing"] if record.get("partial") else []
+        written += [write_csv(out / f"{key}.csv", table.to_pandas(), *about) for key, table in tables.items()]
+    if draw:
+        from . import plots
+
+        targets = [path for path in (plot, None if out is None else out / f"{name}.png") if path is not None]
+        written += [write_figure(path, getattr(plots, draw)(shown)) for path in targets]
+    print("wrote " + ", ".join(map(str, written)), file=sys.stderr)

@@ -17,7 +17,7 @@ from .objectives import Objective
 from .plateau import find_plateaus
 from .problem import Problem, Run
 from .quantizers import as_arrays
-from .refinement import LEAST, grid_curves, grid_pass
+from .refinement import grid_curves, grid_pass, least_error
 from .solution import Status
 
 #: Parameters, and where a problem has them.
@@ -81,7 +81,7 @@ def of_curve(
             "of", f"a curve that can be followed to tau = {run.tau:g}", str(status), "shorten run or lower lr"
         )
     step = STEP * parameter or STEP
-    least = LEAST * float(problem.label_variance) + 1e-300
+    least = float(least_error(problem))
     curve, slope = (extrapolated(*(one.within(run.tau) for one in pair)) for pair in zip(*steps, strict=True))
     low, middle, high = (_read(goal, *between(_shifted(curve, slope, k * step, least))) for k in (-1, 0, 1))
     if low is None and middle is None and high is None:

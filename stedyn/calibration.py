@@ -14,14 +14,10 @@ kl           ``argmin_T KL(|w| cut at T || the same in 2^(b-1) equal steps)``
 lsq          step ``= 2 E|w| / sqrt(Qp)``, ``Qp`` the highest level in steps
 ===========  ===================================================================================
 
-Max, percentile, k-sigma and kl name a threshold and the range is that threshold, as in the libraries:
-whether it is then the outermost level or the edge of the outermost bin is the convention of the
-quantizer. Mse, aciq and lsq name levels, which are the same in both conventions.
-
-All rules see the same weights. Measured ones are the sample. A Gaussian teacher or start stands for ``count`` draws
-from it, 4096 unless another number is given: what depends on single draws (max, percentile, the end of kl's
-histogram) takes the median of each order statistic, and what depends on averages takes those of the law, from which
-the averages of the draws differ by chance alone.
+Max, percentile, k-sigma and kl name a threshold, which is the range: outermost level or edge of the outermost bin, by
+the convention of the quantizer. Mse, aciq and lsq name levels, the same in both conventions.
+All rules see the same weights. Measured ones are the sample. A Gaussian stands for ``count`` draws from it (4096): what
+depends on single draws (max, percentile, kl's end) takes medians of order statistics, what depends on averages the law.
 """
 
 from __future__ import annotations

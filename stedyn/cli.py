@@ -18,10 +18,10 @@ import typer
 from . import __version__
 from ._check import Failure, InputError
 from ._choose_command import choose, layers
-from ._options import Stopped, build_problem, check_outputs, takes_problem
+from ._options import Stopped, build_problem, check_outputs, repeated, takes_problem, write_outputs
 from ._sweep_command import sweep
 from .plateaus_command import plateaus
-from .report import describe, to_json, write_csv, write_figure, write_json
+from .report import describe, to_json
 
 app = typer.Typer(
     name="stedyn",
@@ -81,7 +81,7 @@ def predict(
         return _status(solution.status)
     record = solution.to_dict() | _about(problem)
     _print(json, problem, record, str(solution))
-    _write("predict", problem, record, out, plot, {"predict": solution}, "solution_figure", solution)
+    write_outputs("predict", problem, record, out, plot, {"predict": solution}, "solution_figure", solution)
     return _status(solution.status)
 
 
@@ -106,7 +106,7 @@ def simulate(
     ensemble = _simulate(problem, checkpoint, dim=dim, seeds=seeds, seed=seed, every=every, **spread)
     record = ensemble.to_dict() | _about(problem)
     _print(json, problem, record, str(ensemble))
-    _write("simulate", problem, record, out, plot, {"simulate": ensemble}, "ensemble_figure", ensemble)
+    write_outputs("simulate", problem, record, out, plot, {"simulate": ensemble}, "ensemble_figure", ensemble)
     return _completed(ensemble)
 
 
@@ -148,7 +148,7 @@ def compare(
     record = comparison.to_dict() | _about(problem)
     _print(json, problem, record, str(comparison))
     tables = {"theory": solution, "simulation": ensemble}
-    _write("compare", problem, record, out, plot, tables, "compare_figure", comparison)
+    write_outputs("compare", problem, record, out, plot, tables, "compare_figure", comparison)
     return _status(solution.status)
 
 
@@ -164,7 +164,7 @@ def fixed_point(flags: dict, json: Json = False, out: Out = None) -> int:
     found = found.beside(solve(problem, throw=False))
     record = found.to_dict() | _about(problem)
     _print(json, problem, record, str(found))
-    _write("fixed-point", problem, record, out, None, {}, "", None)
+    write_outputs("fixed-point", problem, record, out, None, {}, "", None)
     return 0
 
 
@@ -214,26 +214,6 @@ def _print(as_json: bool, problem, record: dict[str, Any], text: str) -> None:
     print(to_json(record) if as_json else f"{describe(problem)}\n\n{text}")
 
 
-def _write(name, problem, record, out, plot, tables, draw, shown) -> None:
-    """Write what --out and --plot ask for, and say so on standard error."""
-    if out is None and plot is None:
-        return
-    from .files import save_problem
-
-    written = []
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        written += [write_json(out / f"{name}.json", record), save_problem(problem, out / "problem.toml")]
-        about = ["interrupted: the last times are missing"] if record.get("partial") else []
-        written += [write_csv(out / f"{key}.csv", table.to_pandas(), *about) for key, table in tables.items()]
-    if draw:
-        from . import plots
-
-        targets = [path for path in (plot, None if out is None else out / f"{name}.png") if path is not None]
-        written += [write_figure(path, getattr(plots, draw)(shown)) for path in targets]
-    print("wrote " + ", ".join(map(str, written)), file=sys.stderr)
-
-
 def _status(status) -> int:
     if status.ok:
         return 0
@@ -247,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
     command: Callable[..., Any] = typer.main.get_command(app)
     try:
         code = command(
-            args=_repeated(sys.argv[1:] if argv is None else argv), prog_name="stedyn", standalone_mode=False
+            args=repeated(sys.argv[1:] if argv is None else argv), prog_name="stedyn", standalone_mode=False
         )
     except (KeyboardInterrupt, typer.Abort):
         code = 130
@@ -266,27 +246,6 @@ def main(argv: list[str] | None = None) -> int:
     if code == 130:  # typer turns an interrupt into this code
         return _complain("interrupted; what was being computed is lost.", code)
     return code if isinstance(code, int) else 0
-
-
-def _repeated(argv: list[str]) -> list[str]:
-    """``--bits 2 3 4`` as ``--bits 2 --bits 3 --bits 4``, for the options that take several numbers."""
-    if not argv or argv[0] not in ("plateaus", "choose", "layers"):
-        return list(argv)
-    out: list[str] = []
-    option, count = "", 0
-    several = ("--bits", "--lrs", "--ranges") if argv[0] == "plateaus" else ("--bits", "--lrs")
-    for word in argv:
-        number = word.replace(".", "", 1).replace("e-", "", 1).isdigit()
-        if word in several:
-            option, count = word, 0
-            continue
-        if option and (number or count == 0):
-            out += [option, word]
-            count += 1
-            continue
-        option = ""
-        out.append(word)
-    return out + ([option] if option and count == 0 else [])
 
 
 def _set_environment() -> None:

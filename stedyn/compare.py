@@ -237,17 +237,11 @@ def compare(solution: Solution, ensemble: Ensemble) -> Comparison:
 
 def _check_same(solution: Solution, ensemble: Ensemble):
     """Refuse what is not a solution and an ensemble of one problem; saved times may differ."""
-    for name, given, kind in (("solution", solution, Solution), ("ensemble", ensemble, Ensemble)):
-        if not isinstance(given, kind):
-            fail(name, f"what stedyn.{_MAKERS[kind]} returns", type(given).__name__, "give one")
     for field in dataclasses.fields(Problem):
         one, other = (getattr(record.problem, field.name) for record in (solution, ensemble))
         if field.name != "run" and not _same(one, other):
             fail("ensemble", f"a simulation of the problem that was solved, {field.name} {one!r}", other,
                  "simulate and solve one problem")  # fmt: skip
-
-
-_MAKERS = {Solution: "solve", Ensemble: "simulate"}
 
 
 def _same(one, other) -> bool:

@@ -1,8 +1,6 @@
 """Problems as TOML: tables teacher, start, noise, weights, inputs, rule, covariance and run.
 
-Reading checks everything and reports the first fault in one sentence; writing loses nothing, so that
-a problem read back equals the one written. The keys of ``[rule]`` are the parameters of its class in
-`stedyn.rules.RULES`.
+What is written and read back is equal. The keys of ``[rule]`` are the parameters of its class in `stedyn.rules.RULES`.
 """
 
 from __future__ import annotations
@@ -31,14 +29,7 @@ from .rules import RULES, SCHEDULES, Rule, Schedule
 
 @checked(path=PATH)
 def load_problem(path: str | os.PathLike) -> Problem:
-    """Read a problem from a TOML file.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing, is not TOML, or describes no valid problem: one sentence that names
-        the file, the table and the key, what was expected, and how to fix it.
-    """
+    """Read a problem from a TOML file; an InputError names file, table and key, and says how to fix them."""
     return problem_from_dict(read_tables(path), folder=Path(path).parent, source=str(path))
 
 

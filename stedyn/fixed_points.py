@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from ._check import InputError, checked, whole
 from .limit import Limit, derive
 from .problem import Problem
 from .quantizers import as_arrays
+from .roots import Searched, error_and_slope, find_roots
 from .rules.symmetry import check_centred
 from .stability import FROZEN, Spectrum, spectrum
-from .stationary import root, scan, stationary_error
 
 if TYPE_CHECKING:
     from .solution import Solution
 
-#: Residual variances at which the equation is evaluated to find all its roots.
-POINTS = 401
 #: A curve whose error differs by this part of the larger one is not at its fixed point.
 AWAY = 0.02
 #: Teacher classes whose densities are followed for the stability.
 FOLLOWED = 64
-
-
-class Searched(NamedTuple):
-    """Where fixed points were looked for: errors from ``low`` to ``high``, ``points`` values of ``V`` in equal ratios.
-
-    Pairs between two of them were looked for by minimizing the gap of the equation. See ``docs/fixed-points.md`` for
-    what may lie outside.
-    """
-
-    low: float
-    high: float
-    points: int
 
 
 class FixedPoint(eqx.Module):
@@ -156,23 +140,6 @@ class FixedPoint(eqx.Module):
 
 
 @eqx.filter_jit
-def _scan(limit: Limit):
-    return scan(limit, POINTS)
-
-
-@eqx.filter_jit
-def _at(limit: Limit, V):
-    """Stationary error at a residual variance, and its slope there."""
-    return jax.jvp(lambda v: stationary_error(limit, v), (V,), (jnp.ones_like(V),))
-
-
-@eqx.filter_jit
-def _refine(limit: Limit, low, high):
-    """Error at the root between two values of ``V``, and the slope of ``error(V)`` there."""
-    return _at(limit, root(limit, low, high))
-
-
-@eqx.filter_jit
 def _pull(limit: Limit):
     """``a, b`` (C,) at the variance of the teacher's output."""
     return limit.coefficients(limit.rho, jnp.inf)[:2]
@@ -209,18 +176,18 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
             "where nothing moves any more; use predict with a long tau instead."
         )
     limit = eqx.filter_jit(derive)(as_arrays(problem), classes + classes % 2)
-    found, searched, freezes = _roots(limit)
+    found, searched, freezes = find_roots(limit)
     linear = problem.weights.is_none and problem.latent_clip is None
     if linear:
         base = found
     else:
-        base = _roots(eqx.filter_jit(derive)(as_arrays(problem.unquantized()), classes + classes % 2))[0]
+        base = find_roots(eqx.filter_jit(derive)(as_arrays(problem.unquantized()), classes + classes % 2))[0]
     k2 = float(limit.share @ limit.k2)
     a, b = _pull(limit)
     ceiling = None
     if linear:  # S = D / (2 b): the error reproduces itself once lr k2 = 2
         far = 1e7 * limit.rho  # where rounding no longer matters, and a bounded rule does not grow
-        slope = float(_at(limit, far)[1])
+        slope = float(error_and_slope(limit, far)[1])
         ceiling = final / slope if np.isfinite(slope) else 2 / k2
         ceiling = None if slope < 1e-3 * final else ceiling
     saturated = 0.0
@@ -277,41 +244,3 @@ def _verdict(vanishes: bool, back: Spectrum) -> dict:
         period=2 * np.pi / abs(value.imag) if oscillates else None,
         outcome=f"{start}; {end}.",
     )
-
-
-def _roots(limit: Limit) -> tuple[list[tuple[float, float]], Searched, bool]:
-    """``(error, slope)`` of all fixed points by increasing error, and whether the first is where all weights stop."""
-    grid, gap, moving = (np.asarray(x) for x in _scan(limit))
-    noise = float(limit.noise_var)
-    searched = Searched(max(0.0, float(grid[0]) - noise), float(grid[-1]) - noise, POINTS)
-    found, freezes = [], False
-    if gap[0] < 0:  # only without noise: the error shrinks below all bounds, or until nothing moves
-        freezes = bool(moving > grid[0])
-        at = float(moving) - noise if freezes else 0.0
-        found.append((at, 0.0 if freezes else float(1 + gap[0] / grid[0])))
-    for low, high in _brackets(limit, grid, gap):
-        error, slope = _refine(limit, jnp.asarray(low), jnp.asarray(high))
-        found.append((float(error), float(slope)))
-    return found, searched, freezes
-
-
-def _brackets(limit: Limit, grid, gap) -> list[tuple[float, float]]:
-    """Intervals in which the gap changes its sign once, pairs of roots between two neighbours included."""
-    above, log, relative = gap >= 0, np.log(grid), gap / grid
-    found = [(grid[k], grid[k + 1]) for k in np.flatnonzero(above[:-1] != above[1:])]
-    size = np.abs(relative)
-    alike = (above[:-2] == above[1:-1]) & (above[1:-1] == above[2:])
-    for k in 1 + np.flatnonzero(alike & (size[1:-1] < size[:-2]) & (size[1:-1] <= size[2:])):
-        sign = 1.0 if above[k] else -1.0
-
-        def height(x, sign=sign):
-            V = np.exp(x)
-            return sign * ((float(limit.noise_var) + float(_at(limit, jnp.asarray(V))[0])) / V - 1)
-
-        lowest = minimize_scalar(
-            height, bounds=(log[k - 1], log[k + 1]), method="bounded", options={"xatol": 1e-7}
-        )
-        if lowest.fun < 0:
-            touch = float(np.exp(lowest.x))
-            found += [(grid[k - 1], touch), (touch, grid[k + 1])]
-    return sorted(found)

@@ -68,6 +68,11 @@ class Limit(eqx.Module):
         """``E[v w*^2]``, the variance of the teacher's output."""
         return self.share @ (self.inputs.std[self.group] * self.teacher) ** 2
 
+    @property
+    def scale(self) -> Float[Array, ""]:
+        """``rho``, or the label noise where the teacher is 0: small values are small against this."""
+        return jnp.where(self.rho > 0, self.rho, self.noise_var + 1e-12)
+
     def coefficients(self, error, tau) -> Coefficients:
         """``a, b, D, E|U|`` (C,) of every class when the generalization error is ``error``."""
         return self.coefficients_at(self.noise_var + jnp.maximum(error, 0.0), tau)

@@ -4,8 +4,8 @@ Slopes find the drops: with ``s(tau) = -d ln(error) / d tau``, a *drop* is a loc
 descent (where ``s`` exceeds a tenth of the peak) lowers the error by at least 20 %. Before it lies a *plateau* if
 ``s`` is below a tenth of the peak there, for at least a tenth of the time that the drop takes.
 
-Errors measure them: a plateau starts where nine tenths of the drop before it are done (or where the curve starts),
-ends where a tenth of its own drop is done, and the curve escapes from it at half.
+Errors measure them: a plateau starts where nine tenths of the drop before it are done (or where the curve starts), ends
+where a tenth of its own drop is done, and the curve escapes from it at half.
 """
 
 from __future__ import annotations
@@ -66,7 +66,6 @@ class Plateau:
         return self.end is None
 
     def to_dict(self) -> dict[str, float | bool | None]:
-        """The attributes; what is not known is None."""
         return dataclasses.asdict(self)
 
     def __str__(self):

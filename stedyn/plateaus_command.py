@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ._options import build_problem, check_outputs, takes_problem
+from ._options import build_problem, check_outputs, takes_problem, write_outputs
 
 #: What the command computes without a problem file: mid-tread weights that start near 0.
 TABLES: dict[str, dict[str, Any]] = {
@@ -50,9 +50,9 @@ def plateaus(
     problem = build_problem(flags, TABLES)
     check_outputs(out, plot)
     from . import __version__
-    from .files import problem_to_dict, save_problem
+    from .files import problem_to_dict
     from .plateau_table import plateau_table
-    from .report import describe, to_json, write_csv, write_figure, write_json
+    from .report import describe, to_json
 
     widths = bits or [2, 3, 4]
     if not json:
@@ -65,19 +65,5 @@ def plateaus(
     )
     record = found.to_dict() | {"problem": problem_to_dict(problem), "version": __version__}
     print(to_json(record) if json else f"{describe(problem)}\n\n{found}")
-    written = []
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        written = [
-            write_json(out / "plateaus.json", record),
-            write_csv(out / "plateaus.csv", found.to_pandas()),
-            save_problem(problem, out / "problem.toml"),
-        ]
-    targets = [path for path in (plot, None if out is None else out / "plateaus.png") if path is not None]
-    if targets:
-        from . import plots
-
-        written += [write_figure(path, plots.plateaus_figure(found)) for path in targets]
-    if written:
-        print("wrote " + ", ".join(map(str, written)), file=sys.stderr)
+    write_outputs("plateaus", problem, record, out, plot, {"plateaus": found}, "plateaus_figure", found)
     return 0

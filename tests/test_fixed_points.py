@@ -7,10 +7,10 @@ from systems import TWO_BIT, reference, solved
 
 from stedyn import SGD, Problem, Quantizer, Teacher, fixed_point
 from stedyn.classes import sample_bins
-from stedyn.fixed_points import _brackets
 from stedyn.limit import derive
 from stedyn.moments import input_moments
 from stedyn.quantizers import as_arrays
+from stedyn.roots import brackets
 from stedyn.rules import QuantizedGradient
 from stedyn.stationary import largest_error, scan, stationary_error
 
@@ -82,7 +82,7 @@ def test_a_pair_between_two_points_is_found_by_minimization():
     limit = eqx.filter_jit(derive)(as_arrays(bistable(1.5173)), 2)
     grid, gap, _ = (np.asarray(x) for x in eqx.filter_jit(scan)(limit, 41))
     assert np.sum(np.diff(np.sign(gap)) != 0) == 1
-    assert len(_brackets(limit, grid, gap)) == 3
+    assert len(brackets(limit, grid, gap)) == 3
 
 
 def test_nothing_lies_outside_of_what_is_searched():

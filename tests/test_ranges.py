@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from stedyn import SGD, Problem, Quantizer, Run, Start, Teacher, choose, cli
+from stedyn._options import repeated
 from stedyn._search import best_range, within
 from stedyn.confirm import _simulated, confirm
 from stedyn.layer_report import _condensed, report_layers
@@ -296,7 +297,7 @@ def test_command_line_faults(file, capsys):
 
 
 def test_numbers_after_an_option_belong_to_it():
-    assert cli._repeated(["choose", "--bits", "2", "3", "p.toml", "--lrs", "0.1", "1e-2", "--json"]) == [
+    assert repeated(["choose", "--bits", "2", "3", "p.toml", "--lrs", "0.1", "1e-2", "--json"]) == [
         "choose", "--bits", "2", "--bits", "3", "p.toml", "--lrs", "0.1", "--lrs", "1e-2", "--json",
     ]  # fmt: skip
-    assert cli._repeated(["predict", "--bits", "2", "3"]) == ["predict", "--bits", "2", "3"]
+    assert repeated(["predict", "--bits", "2", "3"]) == ["predict", "--bits", "2", "3"]

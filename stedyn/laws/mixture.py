@@ -47,7 +47,7 @@ class MixtureFlow(eqx.Module):
 
     def _partial(self, state) -> PartialMoments:
         mean, var = state
-        std = jnp.sqrt(jnp.maximum(var, 1e-14 * self.limit.rho))
+        std = jnp.sqrt(jnp.maximum(var, 1e-14 * self.limit.scale))
         breaks = self.limit.pieces.breaks
         normal = partial_moments(breaks, mean, std)
         if self.blend is None or breaks.size == 0:
@@ -84,7 +84,7 @@ class MixtureFlow(eqx.Module):
         first = limit.pieces.first
         both = p.first @ first[:, 0] + p.second @ first[:, 1]
         covariance = jnp.maximum(both - mean * psi, 0.0)
-        rate = b * covariance / jnp.maximum(var, 1e-14 * limit.rho) + decay
+        rate = b * covariance / jnp.maximum(var, 1e-14 * limit.scale) + decay
         up = a * limit.teacher[:, None] - b * psi - decay * mean
         return (up, D - 2 * b * covariance - 2 * decay * var), (rate, 2 * rate)
 
@@ -100,8 +100,8 @@ class MixtureFlow(eqx.Module):
 
     def watch(self, best, other):
         """Values whose relative accuracy the step controller keeps, and their errors."""
-        scale = jnp.sqrt(self.limit.rho)
-        spread = jnp.max(jnp.abs(best[1] - other[1]) / (best[1] + 1e-4 * self.limit.rho))
+        scale = jnp.sqrt(self.limit.scale)
+        spread = jnp.max(jnp.abs(best[1] - other[1]) / (best[1] + 1e-4 * self.limit.scale))
         here, there = jax.vmap(self.error)(jax.tree.map(lambda *pair: jnp.stack(pair), best, other))
         values = jnp.stack([here, 1.0, 1.0])
         errors = [here - there, jnp.max(jnp.abs(best[0] - other[0])) / scale, spread]
@@ -121,7 +121,7 @@ class MixtureFlow(eqx.Module):
             norm=jnp.sum(weight * (mean**2 + var)),
         )
         out["effective_step"] = limit.effective_step(out["error"], tau)
-        std = jnp.sqrt(jnp.maximum(var, 1e-14 * limit.rho))
+        std = jnp.sqrt(jnp.maximum(var, 1e-14 * limit.scale))
         levels = limit.levels
         if levels.size:
             p = partial_moments(limit.pieces.breaks, mean, std)
@@ -139,7 +139,7 @@ class MixtureFlow(eqx.Module):
 
     def masses(self, mean, var):
         """Cell masses of saved states ``(K, C, J)``: edges (N+1,), (K, C, N), teacher, share."""
-        std = jnp.sqrt(jnp.maximum(var, 1e-14 * self.limit.rho))
+        std = jnp.sqrt(jnp.maximum(var, 1e-14 * self.limit.scale))
         low, high = jnp.min(mean - 6 * std), jnp.max(mean + 6 * std)
         edges = jnp.linspace(low, high, DENSITY_CELLS + 1)
         each = partial_moments(edges[1:-1], mean, std).zeroth

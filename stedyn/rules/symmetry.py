@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from ..problem import Problem
     from .base import Rule
 
-#: Residuals that are tried, of both signs, in standard deviations of the label.
-SIZES = np.array([0.01, 0.05, 0.2, 0.5, 1.0, 2.0, 4.0])
+#: Residuals that are tried, of both signs, in standard deviations of the label; irrational, so that a gradient on a
+#: threshold, which has probability 0, is not one of them.
+SIZES = np.pi / 3 * np.array([0.01, 0.05, 0.2, 0.5, 1.0, 2.0, 4.0])
 #: Values of an unquantized input, or of one with more levels; fewer with uniform numbers, and moves in that case.
 INPUTS, FEW_INPUTS, MOVES = 2**13, 2**9, 2**17
 #: Largest mean of a move over its root mean square; with uniform numbers it is itself a sample mean.
