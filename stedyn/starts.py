@@ -80,34 +80,33 @@ def starts_of(problem: Problem, found: Classes) -> Starts:
     if start == 1 and variance != 1:
         return Starts(law)
     values, many = jnp.asarray(law.data.values), found.variance.size
-    v = None if variance == 2 else jnp.asarray(problem.covariance.data.values)
-    by_variance = None
-    if v is not None:
-        share = jnp.zeros(many).at[found.group].add(found.share)
-        by_variance = _group_of_ranks(jnp.argsort(v), share)
-        if start == 1:
-            return Starts(law, values, by_variance, found.group, many)
+    linear = problem.weights.is_none
+    v = jnp.ones_like(values) if variance == 2 else jnp.asarray(problem.covariance.data.values)
+    shares = jnp.zeros(many).at[found.group].add(found.share)
+    by_variance = jnp.argsort(v)
+    if start == 1:
+        values, owner = _owned(values, by_variance, shares)
+        return Starts(law, values, owner, found.group, many)
     c = jnp.asarray(problem.teacher.data.values)
-    teacher, owners = found.teacher, found.teacher.size
-    if (
-        by_variance is None
-    ):  # the classes of every variance hold all coordinates: as many copies of the values
-        per, order = owners // many, jnp.argsort(c)
-        shares = found.share.reshape(many, per)
-        own = jax.vmap(lambda share: _group_of_ranks(order, share / jnp.sum(share)))(shares)
-        if problem.weights.is_none:  # then the error needs no more of the start than this
-            ones = jnp.ones_like(c), jnp.ones(per)
-            kept = jax.vmap(lambda index, value: _moments_kept(values, index, c, ones[0], value, ones[1]))
-            values = kept(own, teacher.reshape(many, per)).reshape(-1)
-        else:
-            values = jnp.tile(values, many)
-        owner = (own + per * jnp.arange(many)[:, None]).reshape(-1)
+    if variance == 2:  # the classes of every variance hold all coordinates: as many copies of the values
+        part = found.share.reshape(many, -1) / jnp.where(shares > 0, shares, 1.0)[:, None]
+        per, order = part.shape[1], jnp.argsort(c)
+
+        def copy(share, teacher):
+            own, owner = _owned(values, order, share)
+            return (_moments_kept(own, owner, share, c, v, teacher, 1.0) if linear else own), owner
+
+        values, owner = jax.vmap(copy)(part, found.teacher.reshape(many, per))
+        behind = found.share.size  # no class has this number
+        owner = jnp.where(owner < per, owner + per * jnp.arange(many)[:, None], behind)
+        values, owner = values.reshape(-1), owner.reshape(-1)
     else:
-        owner = _group_of_ranks(jnp.lexsort((c, by_variance)), found.share)
-        if problem.weights.is_none:
-            values = _moments_kept(values, owner, c, v, teacher, found.variance[found.group])
-    group = jnp.arange(owners)
-    return Starts(law, values, owner, group, owners)
+        order = jnp.lexsort((c, _group_of_ranks(by_variance, shares)))
+        values, owner = _owned(values, order, found.share)
+        if linear:
+            weight = found.variance[found.group]
+            values = _moments_kept(values, owner, found.share, c, v, found.teacher, weight)
+    return Starts(law, values, owner, jnp.arange(found.share.size), found.share.size)
 
 
 def _group_of_ranks(order, share):
@@ -117,19 +116,33 @@ def _group_of_ranks(order, share):
     return jnp.zeros(order.size, int).at[order].set(group)
 
 
-def _moments_kept(w, owner, c, v, teacher, weight):
+def _owned(values, order, share):
+    """Values with the group of each, and one more for every group that is too small to have any: that of its rank.
+
+    Groups that have values do not get it: it then belongs to a group behind the last, which is none.
+    """
+    owner = _group_of_ranks(order, share)
+    some = jnp.zeros(share.size).at[owner].add(1.0) > 0
+    rank = (jnp.cumsum(share) - 0.5 * share) * order.size
+    own = values[order[jnp.clip(rank.astype(int), 0, order.size - 1)]]
+    group = jnp.where(some, share.size, jnp.arange(share.size))
+    return jnp.concatenate([values, own]), jnp.concatenate([owner, group])
+
+
+def _moments_kept(values, owner, share, c, v, teacher, weight):
     """Starts moved a little, so that ``E[v c w]`` and ``E[v w^2]`` are exact although a class has one ``c`` and ``v``.
 
     Each is shifted by a multiple of its teacher value, and distances from the mean of a class are scaled, by amounts
     that vanish like the square of the width of the classes.
     """
-    size = jnp.zeros(teacher.size).at[owner].add(1.0)
-    mean = (jnp.zeros(teacher.size).at[owner].add(w) / size)[owner]
-    teacher, weight = teacher[owner], weight[owner]
-    norm = jnp.mean(weight * teacher**2)
-    lost = jnp.mean(v * c * w) - jnp.mean(weight * teacher * w)
+    w, size = values[: c.size], jnp.zeros(share.size).at[owner].add(1.0)
+    mean = jnp.zeros(share.size).at[owner].add(values) / size
+    square = jnp.zeros(share.size).at[owner].add((values - mean[owner]) ** 2) / size
+    norm = jnp.sum(share * weight * teacher**2)
+    lost = jnp.mean(v * c * w) - jnp.sum(share * weight * teacher * mean)
     centre = mean + jnp.where(norm > 0, lost / jnp.where(norm > 0, norm, 1.0), 0.0) * teacher
-    left = jnp.mean(v * w**2) - jnp.mean(weight * centre**2)
-    spread = jnp.mean(weight * (w - mean) ** 2)
+    left = jnp.mean(v * w**2) - jnp.sum(share * weight * centre**2)
+    spread = jnp.sum(share * weight * square)
     some = (spread > 0) & (left > 0)
-    return centre + jnp.where(some, jnp.sqrt(jnp.where(some, left / spread, 1.0)), 0.0) * (w - mean)
+    scale = jnp.where(some, jnp.sqrt(jnp.where(some, left / spread, 1.0)), 0.0)
+    return centre[owner] + scale * (values - mean[owner])
