@@ -123,7 +123,7 @@ class Densities(eqx.Module):
 def _rounded_up(value) -> str:
     """Two digits, never less than the value: an estimate above a tolerance is not printed as equal to it."""
     with decimal.localcontext(prec=2, rounding=decimal.ROUND_CEILING):
-        return f"{float(+decimal.Decimal(float(value))):.1e}"
+        return f"{float(+decimal.Decimal(repr(float(value)))):.1e}"
 
 
 class Solution(eqx.Module):
