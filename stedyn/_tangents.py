@@ -32,8 +32,6 @@ STEP = 1e-3
 JUMP = 1e-3
 #: Saved times of a curve, at which its error is estimated.
 POINTS = 201
-#: Teacher classes of the first pass.
-CLASSES = 32
 
 
 def moved(problem: Problem, to: str, value) -> Problem:
@@ -42,12 +40,12 @@ def moved(problem: Problem, to: str, value) -> Problem:
 
 
 @eqx.filter_jit
-def _tangent_pass(problem, taus, keep, rtol, coarse, cells, classes, to):
+def _tangent_pass(problem, taus, keep, rtol, coarse, mesh, to):
     """A pass of the grid law (see `grid_pass`): the error curve and its tangent, and those of the steps."""
 
     def run(value):
         curves, stats, kept, steps, bad = grid_pass(
-            moved(problem, to, value), taus, keep, rtol, coarse, cells, classes, True
+            moved(problem, to, value), taus, keep, rtol, coarse, mesh, True
         )
         return (curves["error"], steps), (stats, kept, bad)
 
@@ -74,7 +72,7 @@ def of_curve(
         return _tangent_pass(*args, to)
 
     curves, _, _, steps, estimate, code = grid_curves(
-        as_arrays(problem), jnp.asarray(run.taus), jnp.zeros(0), tol, None, CLASSES, one_pass=one_pass
+        as_arrays(problem), jnp.asarray(run.taus), jnp.zeros(0), tol, None, None, one_pass=one_pass
     )
     error, tangent = np.asarray(curves["error"]), np.asarray(curves["tangent"])
     status = Status(int(code))

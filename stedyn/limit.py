@@ -51,6 +51,7 @@ class Limit(eqx.Module):
     range: Float[Array, ""] | None
     latent_clip: Float[Array, ""] | None
     clipped: bool = eqx.field(static=True)
+    folded: bool = eqx.field(static=True)
 
     @property
     def k1(self) -> Float[Array, " C"]:
@@ -118,15 +119,16 @@ class Limit(eqx.Module):
         return self.rho + self.share @ jnp.max(each, axis=1)
 
 
-def derive(problem: Problem, classes: int = 64, coarse=False, variances: int | None = None) -> Limit:
-    """The limit of a problem with at most ``classes`` teacher classes for each of ``variances`` (even numbers).
+def derive(
+    problem: Problem, classes: int = 64, coarse=False, variances: int | None = None, folded: bool = False
+) -> Limit:
+    """The limit of a problem with about ``classes`` teacher classes for each of ``variances`` (even numbers).
 
-    With ``coarse`` neighbouring classes are merged in pairs, the shapes kept: comparing the two shows
-    what the finite number of classes costs.
+    ``coarse`` and ``folded`` as in `coordinate_classes`; a problem is ``folded`` only if it `is_symmetric`.
     """
     wall = problem.latent_clip
     clipped = problem.ste == "clipped"
-    found = coordinate_classes(problem, classes, coarse, variances)
+    found = coordinate_classes(problem, classes, coarse, variances, folded)
     inputs = input_moments(problem.inputs, jnp.sqrt(found.variance))
     every = found.share @ inputs.mean_abs[found.group]
     inputs = inputs._replace(crowd=jnp.full_like(inputs.std, 1.0) * every)
@@ -148,7 +150,15 @@ def derive(problem: Problem, classes: int = 64, coarse=False, variances: int | N
         None if scale is None else jnp.asarray(scale),
         None if wall is None else jnp.asarray(wall),
         clipped,
+        folded,
     )
+
+
+def is_symmetric(problem: Problem) -> bool:
+    """Whether a problem is known to stay the same when weights and teacher change their signs."""
+    start, weights = problem.start, problem.weights
+    centred = start.data is None and not is_traced(start.mean) and np.all(np.asarray(start.mean) == 0)
+    return bool(centred) and weights.kind not in ("twos-complement", "levels")
 
 
 def check_closes(problem: Problem) -> None:

@@ -221,8 +221,10 @@ def _ratio(outcome: Outcome, best: Outcome) -> float:
 def _status(chosen: Candidate, best: Outcome, fixed, curve: Solution, predictor: Predictor) -> str:
     goal, horizon, end = predictor.objective, float(curve.tau[-1]), curve.final_error
     claim = 0.0 if curve.error_estimate is None else min(float(curve.error_estimate), ROUGH)
+    final = goal.kind == "plateau-length" and predictor.max_error < np.inf and fixed is not None
+    where = "of a fixed point" if final else f"at tau = {horizon:g}"
     if not np.isfinite(best.value):
-        return f"No range reaches it within tau = {horizon:g}; this one has the least error there, {best.error:.4g}."
+        return f"No range reaches it; this one has the least error {where}, {best.error:.4g}."
     parts = []
     if chosen.at_edge:
         parts.append("The best range lies at the edge of the ranges searched.")
@@ -232,10 +234,10 @@ def _status(chosen: Candidate, best: Outcome, fixed, curve: Solution, predictor:
         parts.append(f"The fixed point is reached by tau = {horizon:g}.")
     else:
         parts.append(
-            f"The fixed point is out of reach within tau = {horizon:g}, where the error is {end:.4g}."
+            f"The curve has not reached its fixed point by tau = {horizon:g}, where the error is {end:.4g}."
         )
     if goal.kind == "plateau-length":
-        parts.append(f"The error is {best.error:.4g}, as wanted.")
+        parts.append(f"The error {where}, {best.error:.4g}, is at most {predictor.max_error:g}, as wanted.")
     return " ".join(parts)
 
 

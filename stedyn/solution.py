@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 from typing import TYPE_CHECKING, NamedTuple
 
 import equinox as eqx
@@ -62,7 +63,7 @@ CURVES = ("error", "m", "q", "overlap", "norm", "effective_step", "saturated", "
 _SENTENCES = (
     "The solution reached the horizon within the requested tolerance.",
     "The solution reached the horizon, but its error estimate is above the requested tolerance.",
-    "The solution reached the horizon; this law offers no error estimate.",
+    "The solution reached the horizon; no error estimate was made.",
     "The integration stopped before the horizon: the largest number of steps was reached.",
     "The integration stopped before the horizon: the error grows without bound (lower lr).",
 )
@@ -119,6 +120,12 @@ class Densities(eqx.Module):
         return np.interp(w, self.edges, np.clip(below / below[-1], 0.0, 1.0), left=0.0, right=1.0)
 
 
+def _rounded_up(value) -> str:
+    """Two digits, never less than the value: an estimate above a tolerance is not printed as equal to it."""
+    with decimal.localcontext(prec=2, rounding=decimal.ROUND_CEILING):
+        return f"{float(+decimal.Decimal(repr(float(value)))):.1e}"
+
+
 class Solution(eqx.Module):
     """The limit of a problem along its run. All curves have the length of ``tau`` (T,).
 
@@ -137,7 +144,8 @@ class Solution(eqx.Module):
     law : str
         The law that was solved.
     error_estimate : float or None
-        Estimated largest relative error of ``error`` over the curve; None if the law has none.
+        Estimated largest relative error of ``error`` over the curve; None if the law has none, or if the run
+        stopped before its horizon.
     status : Status
     statistics : dict
         Steps, cells, classes, passes.
@@ -247,7 +255,7 @@ class Solution(eqx.Module):
 
     def __str__(self):
         estimate = self.error_estimate
-        claim = "no error estimate" if estimate is None else f"relative error below {float(estimate):.1e}"
+        claim = "no error estimate" if estimate is None else f"relative error below {_rounded_up(estimate)}"
         rows = self.to_pandas()[["tau", "error", "m", "q"]]
         picked = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, 9).round().astype(int))]
         tau, error = self.minimum

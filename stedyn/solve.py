@@ -105,6 +105,7 @@ def solve(
     keep = _kept_times(densities, taus[-1])
     check_closes(problem)
     law = _chosen(law, problem)
+    given = None if classes is None else _even("classes", classes, 32)
     classes = _even("classes", classes, 32)
     traced = any(is_traced(leaf) for leaf in jax.tree.leaves(problem))
     arrays = as_arrays(problem), jnp.asarray(taus), jnp.asarray(keep)
@@ -114,12 +115,12 @@ def solve(
         curves, counts, kept, path, estimate, code = _mixture(*arrays, tol, classes, traced)
     else:
         first = None if cells is None else whole("cells", cells, 4, 10**6)
-        curves, counts, kept, path, estimate, code = grid_curves(*arrays, tol, first, classes, traced)
+        curves, counts, kept, path, estimate, code = grid_curves(*arrays, tol, first, given, traced)
     if not traced:
         curves, taus, code = _finite_part(curves, taus, int(code), float(problem.label_variance))
         if throw and not Status(code).ok:
             raise SolveError(str(Status(code)))
-        estimate = None if estimate is None else float(estimate)
+        estimate = None if estimate is None or not Status(code).ok else float(estimate)
         path = tuple(one.within(taus[-1]) for one in path)
     densities_kept = None if kept is None else Densities(jnp.asarray(keep), *kept)
     optional = {name: curves.get(name) for name in _OPTIONAL}

@@ -116,7 +116,9 @@ def test_a_linear_student_of_pairs_against_its_equation(law):
     rate, source = 2 * 0.2 - 0.2**2, 0.2**2 * 0.01
     start = exact(problem, TEACHER, NEAR)
     wanted = source / rate + (start - source / rate) * np.exp(-rate * RUN.taus)
-    np.testing.assert_allclose(solve(problem, law=law).error, wanted, rtol=1e-5 if law == "mixture" else 5e-3)
+    solution = solve(problem, law=law, tol=5e-3 if law == "mixture" else 5e-2)
+    claim = 1e-5 if law == "mixture" else solution.error_estimate
+    np.testing.assert_allclose(solution.error, wanted, rtol=claim)
 
 
 # ---- starts on the teacher

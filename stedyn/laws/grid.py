@@ -149,7 +149,8 @@ class GridFlow(eqx.Module):
         out["effective_step"] = limit.effective_step(out["error"], tau)
         levels, theta = limit.levels, limit.pieces.breaks
         if levels.size:
-            out["occupancy"] = _occupancy(limit, total, self.first, theta, w)
+            each = _occupancy(limit, total, self.first, theta, w)
+            out["occupancy"] = 0.5 * (each + each[::-1]) if limit.folded else each
             nearest = limit.pieces.first.shape[0] == levels.size
             if nearest:
                 face = jnp.searchsorted(self.faces, theta)

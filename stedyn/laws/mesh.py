@@ -12,6 +12,8 @@ from ..moments import gaussian_moments
 
 #: Start densities are resolved to this many standard deviations.
 EXTENT = 6.5
+#: Share of all moves, that is of the integrated rate, whose boundary layers need not be resolved.
+MOVES = 1e-3
 _BISECTIONS = 60
 #: Shares of the four coordinates of `faces_of` among the cells of an interval.
 SHARES = np.array([0.2, 0.2, 0.4, 0.2])[:, None, None]
@@ -31,11 +33,13 @@ def faces_of(
     of them, measured in boundary layers, and the position itself; in the two outer intervals the
     logarithmic distance to the feature, in layers and twice in units of the bulk; and everywhere
     ``arcsinh`` of the distance to the start in its standard deviations. The layer is
-    ``D / (2 b step)`` at the smallest residual variance the problem allows.
+    ``D / (2 b step)`` at the smallest residual variance the problem allows and the smallest rate that still moves
+    weights.
     """
     centre, spread = _start_scale(limit)
-    at_start, at_floor = _extremes(limit, centre, spread)
-    layer, gap = _layer(limit, at_floor)
+    fast, slow = _rate_times(limit, horizon)
+    at_start, at_floor, at_end = _extremes(limit, centre, spread, fast, slow)
+    layer, gap = _layer(limit, at_end)
     bulk = jnp.maximum(spread, gap)
     spread = jnp.maximum(spread, layer)
     low, high = _domain(limit, at_start, at_floor, horizon, gap)
@@ -102,21 +106,37 @@ def _start_scale(limit: Limit):
     return jnp.asarray(start.mean) * 1.0, jnp.asarray(start.std) * 1.0
 
 
-def _extremes(limit: Limit, centre, spread):
-    """Coefficients of the limit at the start and at the smallest error the problem allows."""
+def _rate_times(limit: Limit, horizon):
+    """Times of the largest rate, and of the smallest with at least `MOVES` of the integrated rate on either side."""
+    if limit.rule.schedule is None:
+        return 0.0, 0.0
+    tau = horizon * jnp.linspace(0.0, 1.0, 513)
+    rate = jax.vmap(limit.rule.rate)(tau)
+    done = jnp.cumsum(rate) - 0.5 * rate
+    done = done / done[-1]
+    moving = (done >= MOVES) & (done <= 1 - MOVES)
+    return tau[jnp.argmax(rate)], tau[jnp.argmin(jnp.where(moving, rate, jnp.inf))]
+
+
+def _extremes(limit: Limit, centre, spread, fast, slow):
+    """Coefficients at the start and at the smallest error the problem allows, at the largest and at a small rate."""
     moments = gaussian_moments(limit.pieces, centre, jnp.maximum(spread, 1e-9))
     every = jnp.ones_like(limit.teacher)
     start = limit.error(every * moments.mean, every * moments.square)
     floor = jnp.maximum(limit.floor, 1e-6 * limit.rho)
-    return limit.coefficients(start, 0.0), limit.coefficients(floor, 0.0)
+    return (
+        limit.coefficients(start, fast),
+        limit.coefficients(floor, fast),
+        limit.coefficients(floor, slow),
+    )
 
 
-def _layer(limit: Limit, at_floor):
+def _layer(limit: Limit, at_end):
     """Width of the thinnest boundary layer, and the distance between levels (or the teacher's size)."""
     levels = limit.levels
     gap = jnp.sqrt(limit.rho) if levels.size < 2 else (levels[-1] - levels[0]) / (levels.size - 1)
     tiny = 1e-200  # rules that round may stand still at the floor
-    layer = jnp.min((at_floor.D + tiny) / (2 * (at_floor.b + tiny) * gap))
+    layer = jnp.min((at_end.D + tiny) / (2 * (at_end.b + tiny) * gap))
     return jnp.clip(layer, 1e-7 * gap, gap), gap
 
 
