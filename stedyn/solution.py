@@ -181,6 +181,8 @@ class Solution(eqx.Module):
         steps = [one.within(float(self.tau[-1])) for one in self.steps]
         if not steps or np.size(steps[0].tau) < 2:
             return np.asarray(self.tau), np.asarray(self.error)
+        if self.law == "fluid":  # samples, between which it is not smooth
+            return steps[0].tau, np.maximum(steps[0].error, 0.0)
         return between(extrapolated(*steps) if len(steps) == 2 else steps[0])
 
     def plateaus(self) -> list[Plateau]:
