@@ -1,7 +1,7 @@
 r"""Plateaus of an error curve, of theory or simulation (``docs/plateaus.md``).
 
 Slopes find the drops: with ``s(tau) = -d ln(error) / d tau``, two *drops* are two peaks of ``s`` between which it falls
-below nine tenths of the lower one; a drop lowers the error by at least 20 % from the flattest place before it to the
+below four fifths of the lower one; a drop lowers the error by at least 20 % from the flattest place before it to the
 flattest after it. Before it lies a *plateau* if ``s`` falls below half of its peak there, and of that of the drop before.
 
 Errors measure them: a plateau starts where nine tenths of the drop before it are done (or where the curve starts), ends
@@ -17,7 +17,7 @@ import numpy as np
 from ._check import array, checked, fail
 
 #: A drop has to lower the error by this fraction; s falls below these parts of both peaks in a dip, on a plateau.
-LEAST_DROP, DIP, FLAT = 0.2, 0.9, 0.5
+LEAST_DROP, DIP, FLAT = 0.2, 0.8, 0.5
 #: Parts of a drop that are done where a plateau ends, where the curve escapes, and where the next plateau starts.
 END, ESCAPE, START = 0.1, 0.5, 0.9
 #: A descent begins and ends where s is this part of its peak; it is over once it is quiet for this part of its time.
@@ -81,7 +81,7 @@ class Plateau:
 
 @checked()
 def find_plateaus(
-    tau, error, noise=None, *, floor: float | None = None, relaxation: float | None = None
+    tau, error, noise=None, *, floor: float | None = None, sinks: bool | None = None
 ) -> list[Plateau]:
     """All plateaus of a curve, in time order; a pure decay and a final floor are none.
 
@@ -94,10 +94,10 @@ def find_plateaus(
         misses noise that is correlated in time: pass the spread of an ensemble over its seeds.
     floor : float, optional
         The error to which the curve falls in the end, beyond its last time. A curve that ends flat, at least 20 % above
-        it, ends on a plateau, which is open, unless it sinks towards the floor (see `sinking`). By default a curve that
-        ends flat is taken to have arrived.
-    relaxation : float, optional
-        Time in which the distance to the floor falls by a factor e in the end.
+        it, ends on a plateau, which is open, unless it sinks towards the floor. By default a curve that ends flat is
+        taken to have arrived.
+    sinks : bool, optional
+        Whether its end sinks towards the floor. By default this is decided by the curve alone (see `sinking`).
 
     Raises
     ------
@@ -116,23 +116,30 @@ def find_plateaus(
         fail("error", "finite numbers that are not negative", float(np.min(error)), "check the curve")
     if tau.size < 5 or np.all(error <= 0):
         return []
-    return _Curve(tau, error, noise).plateaus(floor, relaxation)
+    return _Curve(tau, error, noise).plateaus(floor, sinks)
 
 
 def sinking(tau, error, floor: float, relaxation: float | None = None) -> bool:
     """Whether a curve (T,) ends sinking towards a floor rather than on a plateau above it.
 
-    It sinks if the distance to the floor falls at no less than half of the rate at which it will fall in the end:
-    ``1 / relaxation``, or ``1 / (2 tau)``, that of ``1 / sqrt(tau)``, if this is smaller or nothing is known. On a
-    plateau it falls slower, and has to fall faster later.
+    It sinks if the distance to the floor falls slower and slower, as a sum of decays does, but at no less than half of
+    the rate at which it will fall in the end: ``1 / relaxation``, or ``1 / (2 tau)``, that of ``1 / sqrt(tau)``, if this
+    is smaller or nothing is known. On a plateau it falls slower than that, and has to fall faster later.
     """
-    tau, away = np.asarray(tau), np.asarray(error) - floor
-    late = tau >= 0.9 * tau[-1]
-    first, last = away[late][0], away[-1]
-    if last <= 0:
+    times = float(tau[-1]) * np.array([0.9, 0.95, 1.0])
+    away = np.interp(times, tau, error) - floor
+    if np.any(away <= 0):
         return True
-    rate = np.log(first / last) / (tau[-1] - tau[late][0])
-    return bool(rate >= FLAT * min(1 / (2 * tau[-1]), np.inf if relaxation is None else 1 / relaxation))
+    earlier, rate = -np.diff(np.log(away)) / np.diff(times)
+    least = min(1 / (2 * times[-1]), np.inf if relaxation is None else 1 / relaxation)
+    return bool(FLAT * least <= rate <= earlier / DIP)
+
+
+def ends_slowly(tau, error) -> bool:
+    """Whether a curve (T,) falls at its end at less than a tenth of the speed of its steepest drop."""
+    log = np.log(np.maximum(error, FLOOR * np.max(error)))
+    slope = -np.diff(log) / np.diff(tau)
+    return bool(slope[-1] < QUIET * np.max(slope))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +211,7 @@ class _Curve:
         flattest = int(np.argmin(part))
         return first + flattest + (flattest > 0)
 
-    def plateaus(self, floor: float | None, relaxation: float | None) -> list[Plateau]:
+    def plateaus(self, floor: float | None, sinks: bool | None) -> list[Plateau]:
         """The plateaus before all drops, and the one on which the curve ends."""
         found = []
         for n, drop in enumerate(self.drops):
@@ -220,13 +227,13 @@ class _Curve:
             else:
                 end, escape = times[:2]
                 found.append(Plateau(start, end, end - start, height, float(self.level[drop.after]), escape))
-        return found + ([] if floor is None else self._last(floor, relaxation))
+        return found + ([] if floor is None else self._last(floor, sinks))
 
-    def _last(self, floor: float, relaxation: float | None) -> list[Plateau]:
+    def _last(self, floor: float, sinks: bool | None) -> list[Plateau]:
         """The plateau on which the curve ends, if there is one and the floor lies below it."""
         drop = self.drops[-1] if self.drops else None
         begin = 0 if drop is None else drop.right + 1
-        if begin >= self.slope.size or sinking(self.time, self.level, floor, relaxation):
+        if begin >= self.slope.size or (sinking(self.time, self.level, floor) if sinks is None else sinks):
             return []
         node = self._flattest(begin, self.slope.size, last=True)
         peak = np.max(self.slope) if drop is None else drop.peak

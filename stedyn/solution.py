@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ._check import Failure
 from .dense import Steps, between, extrapolated
-from .plateau import LEAST_DROP, Plateau, find_plateaus
+from .plateau import LEAST_DROP, Plateau, ends_slowly, find_plateaus, sinking
 from .problem import Problem
 from .stairs import stair_at
 from .stationary import final_error, has_fixed_point
@@ -188,27 +188,50 @@ class Solution(eqx.Module):
     def plateaus(self) -> list[Plateau]:
         """Plateaus of the error curve (`stedyn.find_plateaus`), found on the steps of the solver, not on ``tau``.
 
-        A curve that is flat at its horizon ends on an open plateau if the fixed point lies at least 20 % below it.
+        A curve that is flat at its horizon ends on an open plateau if the fixed point lies at least 20 % below it, and
+        either a closed-form stair of its height is left (`stedyn.small_lr_stairs`) or it falls slower than the
+        relaxation to the fixed point (`stedyn.plateau.sinking`).
         """
         found = self._flat_or_left()
-        if found and self._ends_flat(found[-1]) and not self._goes_on():
-            found.pop()
-        return found
+        return found[:-1] if self._ending(found) in ("flat", "sinking") and found and found[-1].open else found
 
     def _flat_or_left(self) -> list[Plateau]:
         """All plateaus, the flat end of the curve among them, whatever follows."""
-        sampled = not self.steps or self.steps[0].slope is None
-        return find_plateaus(*self.dense, None if sampled else 0.0, floor=0.0)
+        sampled = not self.steps or self.law == "fluid"
+        return find_plateaus(*self.dense, None if sampled else 0.0, floor=0.0, sinks=False)
 
-    @staticmethod
-    def _ends_flat(last: Plateau) -> bool:
-        return last.open and not last.falling
+    def _ending(self, found: list[Plateau]) -> str:
+        """How the curve ends: on an ``open`` plateau, ``flat``, ``sinking`` to the fixed point, or (empty) otherwise."""
+        flat = bool(found) and found[-1].open and not found[-1].falling
+        if found and found[-1].falling:
+            return ""
+        if not has_fixed_point(self.problem) or final_error(self.problem) >= (1 - LEAST_DROP) * self.final_error:
+            return "flat" if flat else ""
+        stair = stair_at(self.problem, self.final_error)
+        if stair is not None and float(self.tau[-1]) < stair.leave:
+            return "open" if flat else ""
+        if not flat and not ends_slowly(*self.dense):
+            return ""
+        end = sinking(*self.dense, final_error(self.problem), self._fixed_point().relaxation_time)
+        return "sinking" if end else "open" if flat else ""
 
-    def _goes_on(self) -> bool:
-        """Whether a flat end is above the fixed point."""
-        return (
-            has_fixed_point(self.problem) and final_error(self.problem) < (1 - LEAST_DROP) * self.final_error
-        )
+    def _fixed_point(self):
+        from .fixed_points import fixed_point  # imports this module
+
+        return fixed_point(self.problem)
+
+    def ending(self) -> str:
+        """What is known of the end of a curve that is flat, or sinks, at the horizon; empty if it does neither."""
+        end = self._ending(self._flat_or_left())
+        if end == "flat":
+            return f"flat at the horizon at error {self.final_error:.4g}; {self._outlook()}"
+        if end == "sinking":
+            found = self._fixed_point()
+            why = found.outcome.split("; ", 1)[-1].rstrip(".")
+            return (
+                f"sinking towards the fixed point {found.error:.4g} at the horizon, at error {self.final_error:.4g}; {why}"
+            )
+        return ""
 
     def _outlook(self, height: float | None = None) -> str:
         """What is known to follow an error that is flat, or falls, at the horizon."""
@@ -262,13 +285,9 @@ class Solution(eqx.Module):
         return "\n".join([*lines, str(self.status)])
 
     def _plateau_lines(self) -> list[str]:
-        found = self._flat_or_left()
         lines = [
             f"plateau: {plateau}" + (f"; {self._outlook(plateau.height)}" if plateau.open else "")
-            for plateau in found
-        ]
-        if found and self._ends_flat(found[-1]) and not self._goes_on():
-            lines[-1] = f"flat at the horizon at error {self.final_error:.4g}; {self._outlook()}"
-        if not any(line.startswith("plateau") for line in lines):
-            lines.insert(0, "no plateau")
-        return lines
+            for plateau in self.plateaus()
+        ] or ["no plateau"]
+        ending = self.ending()
+        return [*lines, ending] if ending else lines

@@ -1,6 +1,7 @@
 """Plateaus of known curves, with and without noise, of solutions, and their closed forms for a small lr."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -103,9 +104,7 @@ def test_a_pure_decay_is_never_open():
 
 def test_between_the_steps_the_curve_is_cubic():
     def steps(tau, scale=1.0):
-        wave = np.exp(-0.5 * tau) + 0.2 / (1 + np.exp(tau - 10))
-        slope = -0.5 * np.exp(-0.5 * tau) - 0.05 / np.cosh((tau - 10) / 2) ** 2
-        return Steps(tau, scale * wave, scale * slope)
+        return Steps(tau, scale * (np.exp(-0.5 * tau) + 0.2 / (1 + np.exp(tau - 10))))
 
     gaps = []
     for count in (31, 61):
@@ -115,14 +114,14 @@ def test_between_the_steps_the_curve_is_cubic():
     assert gaps[1] < gaps[0] / 10  # of fourth order
     fine, coarse = steps(np.linspace(0, 15, 61)), steps(np.linspace(0, 15, 47), 1.03)
     np.testing.assert_allclose(extrapolated(fine, coarse).error, steps(fine.tau, 0.99).error, rtol=2e-4)
-    # a slope that is out of proportion makes no dip
-    wild = Steps(np.arange(4.0), np.array([1.0, 0.9, 0.8, 0.1]), np.array([-50.0, 7.0, -0.1, -9.0]))
+    # a sudden fall makes no dip, as the spline would have
+    wild = Steps(np.arange(5.0), np.array([1.0, 0.99, 0.98, 0.1, 0.09]))
     assert np.all(np.diff(between(wild)[1]) <= 1e-15)
 
 
 def test_steps_after_the_horizon_and_of_no_length_are_left_out():
     tau = np.array([0.0, 1.0, 1.0 + 1e-15, 2.0, 3.0, np.inf])
-    assert list(Steps(tau, tau, tau).within(2.0).tau) == [0.0, 1.0, 2.0]
+    assert list(Steps(tau, tau).within(2.0).tau) == [0.0, 1.0, 2.0]
 
 
 def three_bits(tau, points, range_=1.0, lr=0.02):
@@ -135,22 +134,24 @@ def three_bits(tau, points, range_=1.0, lr=0.02):
 ONE_PASS = dict(law="grid", tol=1.0, cells=24)
 
 
+@functools.cache
+def solved(tau, points):
+    return solve(three_bits(tau, points), **ONE_PASS)
+
+
 def test_plateaus_depend_on_neither_points_nor_horizon():
-    found = {case: solve(three_bits(*case), **ONE_PASS).plateaus() for case in [(8, 31), (8, 3), (1.2, 25)]}
-    reference, saved, cut = found.values()
-    assert len(cut) == 3
-    for other, count in ((saved, 3), (cut, 2)):
-        for one, same in zip(reference[:count], other[:count], strict=True):
-            assert [*one.to_dict().values()] == pytest.approx([*same.to_dict().values()], rel=1e-2)
-    assert cut[2].start == pytest.approx(reference[2].start, rel=1e-2)
-    last = cut[2]
-    assert last.open
-    assert not last.falling
-    assert not any(plateau.open for plateau in reference[:3])
+    reference, saved, cut = (solved(*case).plateaus() for case in [(3, 25), (3, 3), (1.2, 25)])
+    assert [plateau.open for plateau in reference] == [plateau.open for plateau in saved] == [False] * 3
+    assert [plateau.open for plateau in cut] == [False, False, True]
+    for one, same in [*zip(reference, saved, strict=True), *zip(reference[:2], cut[:2], strict=True)]:
+        assert [*one.to_dict().values()] == pytest.approx([*same.to_dict().values()], rel=5e-3)
+    assert cut[2].start == pytest.approx(reference[2].start, rel=5e-3)
+    assert cut[2].height == pytest.approx(reference[2].height, rel=5e-3)
+    assert not cut[2].falling
 
 
 def test_an_open_plateau_is_told_with_what_follows():
-    solution = solve(three_bits(1.2, 25), **ONE_PASS)
+    solution = solved(1.2, 25)
     *_, line, _ = str(solution).splitlines()
     third = small_lr_stairs(three_bits(1.2, 25))[2]
     assert third.error == pytest.approx((1 - 2 / 3) ** 2)
@@ -177,18 +178,15 @@ def test_a_curve_on_its_fixed_point_is_not_open():
 
 @pytest.mark.slow
 def test_the_length_is_smooth_where_a_level_meets_the_teacher():
-    """The second difference of length and escape against range has no peak at range 1."""
-    ranges = np.linspace(0.9, 1.1, 11)
+    """By slopes alone d length / d range was 16.6, -3.2 and 4.0 around range 1."""
+    ranges = np.array([0.86, 0.96, 1.06, 1.16])
     weights = [Quantizer(2, r, kind="mid-tread") for r in ranges]
-    found = [
-        solve(
-            dataclasses.replace(three_bits(2.0, 3, lr=0.04), weights=w), law="grid", tol=1.0, cells=200
-        ).plateaus()[0]
-        for w in weights
+    problem = three_bits(2.0, 3, lr=0.04)
+    lengths = [
+        solve(dataclasses.replace(problem, weights=w), law="grid").plateaus()[0].length for w in weights
     ]
-    for name in ("length", "escape"):
-        bend = np.abs(np.diff([getattr(plateau, name) for plateau in found], 2))
-        assert np.all(bend[1:-1] < 1.5 * np.maximum(bend[2:], bend[:-2]) + 1e-3), name
+    slopes = np.diff(lengths) / np.diff(ranges)
+    assert np.all((slopes > 9) & (slopes < 11.5)), slopes
 
 
 @pytest.mark.parametrize("noise", [0.003, 0.01, 0.03])
