@@ -12,7 +12,7 @@ from ._check import Failure
 from .dense import Steps, between, extrapolated
 from .plateau import LEAST_DROP, Plateau, ends_slowly, find_plateaus, sinking
 from .problem import Problem
-from .stairs import stair_at
+from .stairs import stair_at, stairs_left
 from .stationary import final_error, has_fixed_point
 
 if TYPE_CHECKING:
@@ -189,11 +189,13 @@ class Solution(eqx.Module):
         """Plateaus of the error curve (`stedyn.find_plateaus`), found on the steps of the solver, not on ``tau``.
 
         A curve that is flat at its horizon ends on an open plateau if the fixed point lies at least 20 % below it, and
-        either a closed-form stair of its height is left (`stedyn.small_lr_stairs`) or it falls slower than the
-        relaxation to the fixed point (`stedyn.plateau.sinking`).
+        either stands on a closed-form stair that is left later (`stedyn.small_lr_stairs`), or falls slower than the
+        relaxation to the fixed point (`stedyn.plateau.sinking`). Beyond all stairs, and otherwise, it sinks.
         """
         found = self._flat_or_left()
-        return found[:-1] if self._ending(found) in ("flat", "sinking") and found and found[-1].open else found
+        return (
+            found[:-1] if self._ending(found) in ("flat", "sinking") and found and found[-1].open else found
+        )
 
     def _flat_or_left(self) -> list[Plateau]:
         """All plateaus, the flat end of the curve among them, whatever follows."""
@@ -205,13 +207,20 @@ class Solution(eqx.Module):
         flat = bool(found) and found[-1].open and not found[-1].falling
         if found and found[-1].falling:
             return ""
-        if not has_fixed_point(self.problem) or final_error(self.problem) >= (1 - LEAST_DROP) * self.final_error:
+        if (
+            not has_fixed_point(self.problem)
+            or final_error(self.problem) >= (1 - LEAST_DROP) * self.final_error
+        ):
             return "flat" if flat else ""
-        stair = stair_at(self.problem, self.final_error)
-        if stair is not None and float(self.tau[-1]) < stair.leave:
-            return "open" if flat else ""
         if not flat and not ends_slowly(*self.dense):
             return ""
+        stair, left = stair_at(self.problem, self.final_error), stairs_left(self.problem)
+        if stair is not None and float(self.tau[-1]) < stair.leave:
+            return "open" if flat else ""
+        if left is not None and all(
+            one.error > self.final_error and one.leave < float(self.tau[-1]) for one in left
+        ):
+            return "sinking"
         end = sinking(*self.dense, final_error(self.problem), self._fixed_point().relaxation_time)
         return "sinking" if end else "open" if flat else ""
 
@@ -228,9 +237,7 @@ class Solution(eqx.Module):
         if end == "sinking":
             found = self._fixed_point()
             why = found.outcome.split("; ", 1)[-1].rstrip(".")
-            return (
-                f"sinking towards the fixed point {found.error:.4g} at the horizon, at error {self.final_error:.4g}; {why}"
-            )
+            return f"sinking towards the fixed point {found.error:.4g} at the horizon, at error {self.final_error:.4g}; {why}"
         return ""
 
     def _outlook(self, height: float | None = None) -> str:
