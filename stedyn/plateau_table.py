@@ -53,7 +53,7 @@ class PlateauTable:
     endings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"rows": [...], "endings": [...]}``: one entry a plateau (see `PlateauRow.to_dict`), one a curve that sinks."""
+        """``{"rows": [...], "endings": [...]}``: one a plateau (see `PlateauRow.to_dict`), one a curve that sinks."""
         return {"rows": [row.to_dict() for row in self.rows], "endings": list(self.endings)}
 
     def to_pandas(self) -> pd.DataFrame:

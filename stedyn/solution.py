@@ -203,7 +203,7 @@ class Solution(eqx.Module):
         return find_plateaus(*self.dense, None if sampled else 0.0, floor=0.0, sinks=False)
 
     def _ending(self, found: list[Plateau]) -> str:
-        """How the curve ends: on an ``open`` plateau, ``flat``, ``sinking`` to the fixed point, or (empty) otherwise."""
+        """How the curve ends: on an ``open`` plateau, ``flat``, ``sinking`` to the fixed point, or neither (empty)."""
         flat = bool(found) and found[-1].open and not found[-1].falling
         if found and found[-1].falling:
             return ""
