@@ -237,7 +237,10 @@ class Solution(eqx.Module):
         if end == "sinking":
             found = self._fixed_point()
             why = found.outcome.split("; ", 1)[-1].rstrip(".")
-            return f"sinking towards the fixed point {found.error:.4g} at the horizon, at error {self.final_error:.4g}; {why}"
+            return (
+                f"sinking towards the fixed point {found.error:.4g} at the horizon, "
+                f"at error {self.final_error:.4g}; {why}"
+            )
         return ""
 
     def _outlook(self, height: float | None = None) -> str:
