@@ -177,7 +177,7 @@ def test_an_open_plateau_is_told_with_what_follows():
 @pytest.mark.slow
 def test_a_floor_that_sinks_is_not_flat():
     """Once the last stair is left, half of the weights cross the last threshold less and less often."""
-    solution = solve(three_bits(8, 3), **ONE_PASS)
+    solution = solve(three_bits(8, 3), law="grid")
     assert [plateau.open for plateau in solution.plateaus()] == [False] * 3
     assert solution.ending().startswith("sinking towards the fixed point 0 at the horizon, at error")
     assert "still flat" not in str(solution)
