@@ -104,8 +104,7 @@ def _shifted(curve: Steps, tangent: Steps, step: float, least: float) -> Steps:
     """``error exp(step tangent / error)``: the steps of the curve with a parameter moved by ``step``."""
     error = np.maximum(curve.error, least)
     relative = step * tangent.error / error
-    bend = step * (tangent.slope - tangent.error * curve.slope / error)
-    return Steps(curve.tau, error * np.exp(relative), (curve.slope + bend) * np.exp(relative))
+    return Steps(curve.tau, error * np.exp(relative))
 
 
 class _Reading(NamedTuple):

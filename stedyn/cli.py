@@ -71,7 +71,8 @@ def predict(
     """The learning curve of the limit, its plateaus and its minimum.
 
     A plateau starts where nine tenths of the drop before it are done (or at 0), ends where a tenth of its own drop is
-    done, and escapes at half; drops are found by slopes (docs/plateaus.md).
+    done, and escapes at half. It counts if the slope of ln(error) falls below half of its peaks in the drops around it
+    (docs/plateaus.md).
     """
     problem = _prepare(flags, out, plot)
     from .solve import solve
@@ -130,7 +131,8 @@ def compare(
     """Prediction and simulation side by side, with a verdict and a figure.
 
     A plateau starts where nine tenths of the drop before it are done (or at 0), ends where a tenth of its own drop is
-    done, and escapes at half; drops are found by slopes (docs/plateaus.md).
+    done, and escapes at half. It counts if the slope of ln(error) falls below half of its peaks in the drops around it
+    (docs/plateaus.md).
     """
     if plot is None and out is None and not json:
         plot = Path("stedyn-compare.png")

@@ -1,8 +1,9 @@
 r"""Plateaus of an error curve, of theory or simulation (``docs/plateaus.md``).
 
-Slopes find the drops: with ``s(tau) = -d ln(error) / d tau``, a *drop* is a local maximum of ``s`` whose surrounding
-descent (where ``s`` exceeds a tenth of the peak) lowers the error by at least 20 %. Before it lies a *plateau* if
-``s`` is below a tenth of the peak there, for at least a tenth of the time that the drop takes.
+Slopes find the drops: with ``s(tau) = -d ln(error) / d tau``, two *drops* are two peaks of ``s`` between which it falls
+below nine tenths of the lower one, so that the error falls by 1 % less; a drop lowers the error by at least 20 % from
+the flattest place before it to the flattest after it. Before it lies a *plateau* if ``s`` falls below half of its peak
+there, and of that of the drop before.
 
 Errors measure them: a plateau starts where nine tenths of the drop before it are done (or where the curve starts), ends
 where a tenth of its own drop is done, and the curve escapes from it at half.
@@ -16,20 +17,22 @@ import numpy as np
 
 from ._check import array, checked, fail
 
-#: A descent has to lower the error by this fraction, and quiet means s below this part of the peak.
-LEAST_DROP, QUIET = 0.2, 0.1
+#: A drop has to lower the error by this fraction; s falls below these parts of both peaks in a dip, on a plateau.
+LEAST_DROP, DIP, FLAT = 0.2, 0.9, 0.5
+#: Part of the error that a dip has to save, more than the steps of a solver make up.
+RESOLVED = 0.01
 #: Parts of a drop that are done where a plateau ends, where the curve escapes, and where the next plateau starts.
 END, ESCAPE, START = 0.1, 0.5, 0.9
-#: A plateau has to be quiet for this part of the time that its drop takes from `END` to `START`.
-SHORTEST = 0.1
+#: A descent begins and ends where s is this part of its peak; it is over once it is quiet for this part of its time.
+QUIET, OVER = 0.1, 0.1
 #: A curve is falling at its end once it is that far below its plateau.
 BEGUN = 0.02
-#: A drop is over where it is quiet again for as long, or where this part of the error before it is left.
+#: A drop is over as well where this part of the error before it is left.
 LEFT = 0.05
 #: The smoothing window grows until the noise of s falls below this part of its peak.
 SLOPE_NOISE = 0.03
-#: A plateau has to last this many intervals; errors below this part of the largest are floor.
-RESOLVED, FLOOR = 3, 1e-9
+#: Errors below this part of the largest are floor; slopes below this part of the largest are 0.
+FLOOR, LEVEL = 1e-9, 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +46,10 @@ class Plateau:
     end, length : float or None
         Where a tenth of its own drop is done; ``length = end - start``. None if the curve ends before its drop is over.
     height : float
-        The error where the curve is level before the drop: where it last stops to rise, or falls least.
+        The error where the curve is flattest before the drop: where it last stops to rise, or falls least.
     next_height : float or None
-        The error where the curve is level after the drop: where it first stops to fall, or falls least.
+        The error where the curve is flattest before the next drop. After the last: where it first stops to fall, or
+        falls least, within the time that the drop took, counted from where s is a tenth of its peak.
     escape : float or None
         Where half of the drop is done.
     falling : bool
@@ -79,7 +83,9 @@ class Plateau:
 
 
 @checked()
-def find_plateaus(tau, error, noise=None, *, floor: float | None = None) -> list[Plateau]:
+def find_plateaus(
+    tau, error, noise=None, *, floor: float | None = None, sinks: bool | None = None
+) -> list[Plateau]:
     """All plateaus of a curve, in time order; a pure decay and a final floor are none.
 
     Parameters
@@ -91,7 +97,10 @@ def find_plateaus(tau, error, noise=None, *, floor: float | None = None) -> list
         misses noise that is correlated in time: pass the spread of an ensemble over its seeds.
     floor : float, optional
         The error to which the curve falls in the end, beyond its last time. A curve that ends flat, at least 20 % above
-        it, ends on a plateau, which is open. By default a curve that ends flat is taken to have arrived.
+        it, ends on a plateau, which is open, unless it sinks towards the floor. By default a curve that ends flat is
+        taken to have arrived.
+    sinks : bool, optional
+        Whether its end sinks towards the floor. By default this is decided by the curve alone (see `sinking`).
 
     Raises
     ------
@@ -110,12 +119,35 @@ def find_plateaus(tau, error, noise=None, *, floor: float | None = None) -> list
         fail("error", "finite numbers that are not negative", float(np.min(error)), "check the curve")
     if tau.size < 5 or np.all(error <= 0):
         return []
-    return _Curve(tau, error, noise).plateaus(floor)
+    return _Curve(tau, error, noise).plateaus(floor, sinks)
+
+
+def sinking(tau, error, floor: float, relaxation: float | None = None) -> bool:
+    """Whether a curve (T,) ends sinking towards a floor, not on a plateau above it.
+
+    It sinks if the distance to the floor falls slower and slower, as a sum of decays does, but at no less than half of
+    the rate at which it will fall in the end: ``1 / relaxation``, or ``1 / (2 tau)``, that of ``1 / sqrt(tau)``, if
+    this is smaller or nothing is known. On a plateau it falls slower than that, and has to fall faster later.
+    """
+    times = float(tau[-1]) * np.array([0.9, 0.95, 1.0])
+    away = np.interp(times, tau, error) - floor
+    if np.any(away <= 0):
+        return True
+    earlier, rate = -np.diff(np.log(away)) / np.diff(times)
+    least = min(1 / (2 * times[-1]), np.inf if relaxation is None else 1 / relaxation)
+    return bool(FLAT * least <= rate <= earlier / DIP)
+
+
+def ends_slowly(tau, error) -> bool:
+    """Whether a curve (T,) falls at its end at less than a tenth of the speed of its steepest drop."""
+    log = np.log(np.maximum(error, FLOOR * np.max(error)))
+    slope = -np.diff(log) / np.diff(tau)
+    return bool(slope[-1] < QUIET * np.max(slope))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Drop:
-    """A descent: its first and last interval, the peak of s, and the nodes where the curve is level around it."""
+    """A descent: its first and last interval, the peak of s, and the nodes where the curve is flattest around it."""
 
     left: int
     right: int
@@ -132,17 +164,55 @@ class _Curve:
         self.time, self.log, self.sigma = _smoothed(tau, log, noise)
         self.raw = np.interp(self.time, tau, error)
         self.level = np.exp(self.log) if self.sigma > 0 else self.raw
-        self.slope = -np.diff(self.log) / np.diff(self.time)
-        found = sorted(_drops(self.slope, self.log), key=lambda drop: drop[1])
-        ends = [-1, *(right for _, _, right in found)]
-        starts = [*(left for _, left, _ in found[1:]), self.slope.size]
-        self.drops = [
-            _Drop(left, right, self.slope[peak], self._level(ends[n] + 1, left, last=True),
-                  self._level(right + 1, starts[n], last=False))
-            for n, (peak, left, right) in enumerate(found)
-        ]  # fmt: skip
+        slope = -np.diff(self.log) / np.diff(self.time)
+        self.slope = np.where(np.abs(slope) > LEVEL * np.max(np.abs(slope)), slope, 0.0)
+        peaks = self._peaks(FLAT if self.sigma > 0 else DIP)
+        dips = [self._dip(a, b) for a, b in zip(peaks, peaks[1:], strict=False)]
+        self.drops = []
+        for n, peak in enumerate(peaks):
+            fast = self.slope > QUIET * self.slope[peak]
+            left = peak - int(np.argmin(np.append(fast[: peak + 1][::-1], False))) + 1
+            right = peak + int(np.argmin(np.append(fast[peak:], False))) - 1
+            before = dips[n - 1] if n else self._flattest(0, left, last=True)
+            wait = self.time[right + 1] + self.time[right + 1] - self.time[left]
+            stop = min(self.slope.size, int(np.searchsorted(self.time, wait)))
+            after = dips[n] if n < len(dips) else self._flattest(right + 1, stop, last=False)
+            self.drops.append(_Drop(left, right, self.slope[peak], before, after))
 
-    def _level(self, first: int, stop: int, last: bool) -> int:
+    def _peaks(self, dip: float) -> list[int]:
+        """Intervals of the peaks of s that are drops: told apart by dips, and each lowers the error enough."""
+        from scipy.signal import find_peaks  # slow to import
+
+        fall = np.log(np.maximum(self.slope, np.max(self.slope) * LEVEL)) if np.any(self.slope > 0) else []
+        if not np.size(fall):
+            return []
+        padded = np.concatenate([[-np.inf], fall, [-np.inf]])
+        peaks = list(find_peaks(np.maximum(padded, np.min(fall) - 10), prominence=-np.log(dip))[0] - 1)
+        n = 1
+        while n < len(peaks):
+            a, b = peaks[n - 1 : n + 1]
+            saved = np.maximum(min(self.slope[a], self.slope[b]) - self.slope[a:b], 0.0)
+            if saved @ np.diff(self.time[a : b + 1]) >= RESOLVED:
+                n += 1
+            else:
+                peaks.pop(n if self.slope[a] >= self.slope[b] else n - 1)
+                n = max(n - 1, 1)
+        while peaks:
+            edges = [0, *(self._dip(a, b) for a, b in zip(peaks, peaks[1:], strict=False)), self.log.size - 1]
+            drops = -np.diff(self.log[edges])
+            least = int(np.argmin(drops))
+            top = np.max(self.log[edges[least] : peaks[least] + 1])
+            drops[least] = top - self.log[edges[least + 1]]
+            if drops[least] >= -np.log(1 - LEAST_DROP):
+                break
+            peaks.pop(least)
+        return peaks
+
+    def _dip(self, one: int, other: int) -> int:
+        """The node where the curve is flattest between two peaks of s."""
+        return self._flattest(one, other + 1, last=True)
+
+    def _flattest(self, first: int, stop: int, last: bool) -> int:
         """The node in the intervals ``first .. stop - 1`` where the curve does not fall (first or last), or least."""
         if first >= stop:
             return first
@@ -153,17 +223,15 @@ class _Curve:
         flattest = int(np.argmin(part))
         return first + flattest + (flattest > 0)
 
-    def plateaus(self, floor: float | None) -> list[Plateau]:
+    def plateaus(self, floor: float | None, sinks: bool | None) -> list[Plateau]:
         """The plateaus before all drops, and the one on which the curve ends."""
         found = []
         for n, drop in enumerate(self.drops):
-            earliest = self.drops[n - 1].right + 1 if n else 0
             times = [self._crossing(drop, part) for part in (END, ESCAPE, START)]
-            cut = self.time[-1] - self.time[drop.right + 1] < SHORTEST * (times[2] - times[0])
-            falling = cut and self.level[-1] > LEFT * self.level[drop.before]
-            first = _quiet_run(self.slope <= QUIET * drop.peak, self.log, drop.left, earliest, 3 * self.sigma)
-            quiet = self.time[drop.left] - self.time[first]
-            if drop.left - first < RESOLVED or quiet < SHORTEST * (times[2] - times[0]):
+            cut = self.time[-1] - self.time[drop.right + 1] < OVER * (times[2] - times[0])
+            falling = n == len(self.drops) - 1 and cut and self.level[-1] > LEFT * self.level[drop.before]
+            least = np.min(self.slope[max(drop.before - 1, 0) : drop.before + 1])
+            if least >= FLAT * min(drop.peak, self.drops[n - 1].peak if n else np.inf):
                 continue
             start, height = self._start(n, drop.before), float(self.level[drop.before])
             if falling:
@@ -171,18 +239,18 @@ class _Curve:
             else:
                 end, escape = times[:2]
                 found.append(Plateau(start, end, end - start, height, float(self.level[drop.after]), escape))
-        return found + ([] if floor is None else self._last(floor))
+        return found + ([] if floor is None else self._last(floor, sinks))
 
-    def _last(self, floor: float) -> list[Plateau]:
+    def _last(self, floor: float, sinks: bool | None) -> list[Plateau]:
         """The plateau on which the curve ends, if there is one and the floor lies below it."""
         drop = self.drops[-1] if self.drops else None
         begin = 0 if drop is None else drop.right + 1
-        if begin >= self.slope.size:
+        if begin >= self.slope.size or (sinking(self.time, self.level, floor) if sinks is None else sinks):
             return []
-        node = self._level(begin, self.slope.size, last=True)
+        node = self._flattest(begin, self.slope.size, last=True)
         peak = np.max(self.slope) if drop is None else drop.peak
         quiet = np.sum(np.diff(self.time[begin:])[self.slope[begin:] <= QUIET * peak])
-        least = 0.0 if drop is None else SHORTEST * (self._crossing(drop, START) - self._crossing(drop, END))
+        least = 0.0 if drop is None else OVER * (self._crossing(drop, START) - self._crossing(drop, END))
         if quiet <= least or floor >= (1 - LEAST_DROP) * self.level[-1]:
             return []
         change = 1 - self.level[-1] / self.level[node]
@@ -233,37 +301,6 @@ def _smoothed(tau, log, noise):
         if sigma * np.sqrt(12 / window**3) / spacing <= SLOPE_NOISE * peak:
             break
     return time, smooth, sigma
-
-
-def _quiet_run(quiet, log, edge, stop, slack):
-    """First interval of the quiet stretch that ends before ``edge``; excursions within the noise are ignored."""
-    k = edge
-    while k != stop:
-        j = k - 1
-        while not quiet[j] and j != stop:
-            j -= 1
-        if j != k - 1 and abs(log[j] - log[k]) > slack or (j == k - 1 and not quiet[j]):
-            break
-        k = j
-    return k
-
-
-def _drops(slope, log):
-    """Peaks of the slope, highest first, with the first and last interval of their descent."""
-    padded = np.concatenate([[-np.inf], slope, [-np.inf]])
-    peaks = np.flatnonzero((padded[1:-1] > padded[:-2]) & (padded[1:-1] >= padded[2:]))
-    taken = np.zeros(slope.size, bool)
-    for peak in sorted(peaks, key=lambda k: -slope[k]):
-        if taken[peak] or slope[peak] <= 0:
-            continue
-        left = right = peak
-        while left > 0 and slope[left - 1] > QUIET * slope[peak] and not taken[left - 1]:
-            left -= 1
-        while right < slope.size - 1 and slope[right + 1] > QUIET * slope[peak] and not taken[right + 1]:
-            right += 1
-        taken[left : right + 1] = True
-        if log[left] - log[right + 1] >= -np.log(1 - LEAST_DROP):
-            yield peak, left, right
 
 
 def simulated_times(

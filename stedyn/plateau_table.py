@@ -43,14 +43,18 @@ class PlateauRow:
 
 @dataclasses.dataclass(frozen=True)
 class PlateauTable:
-    """Plateaus of the predicted curve for every bit width, range and learning rate; times are ``tau = steps / d``."""
+    """Plateaus of the predicted curve for every bit width, range and learning rate; times are ``tau = steps / d``.
+
+    ``endings`` says of the curves that are flat, or sink, at the horizon where they go.
+    """
 
     rows: tuple[PlateauRow, ...]
     problem: Problem
+    endings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"rows": [...]}``, one entry a plateau (see `PlateauRow.to_dict`)."""
-        return {"rows": [row.to_dict() for row in self.rows]}
+        """``{"rows": [...], "endings": [...]}``: one a plateau (see `PlateauRow.to_dict`), one a curve that sinks."""
+        return {"rows": [row.to_dict() for row in self.rows], "endings": list(self.endings)}
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a plateau; what is not known, or not there, is missing."""
@@ -66,12 +70,16 @@ class PlateauTable:
             f"small_lr: closed form for a small lr; horizon tau = {self.problem.run.tau:g} (steps / d)",
         ]
         for row in self.rows:
-            where = f"{row.bits} bits, range {row.range:g}" + ("" if row.lr is None else f", lr {row.lr:g}")
+            where = _name(row.bits, row.range, row.lr)
             if row.plateau is None:
                 lines.append(f"{where}: no plateau")
             elif row.plateau.open:
                 lines.append(f"{where}: plateau {row.number} {row.plateau}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.endings])
+
+
+def _name(bits: int, range_: float, lr: float | None) -> str:
+    return f"{bits} bits, range {range_:g}" + ("" if lr is None else f", lr {lr:g}")
 
 
 def plateau_table(
@@ -111,10 +119,14 @@ def plateau_table(
     rates = [own_lr] if lrs is None else [float(positive("lrs", lr)) for lr in lrs]
     cells = [(b, float(r), lr) for b in widths for r in spans for lr in rates]
     rows: list[PlateauRow] = []
+    endings = []
     for b, r, lr in tqdm(cells, unit="curve", disable=not progress):
         case = with_quantizer(problem, template(problem, b).with_range(r), lr)
-        found = solve(case, law="grid", tol=tol).plateaus()
+        solution = solve(case, law="grid", tol=tol)
+        found, ending = solution.plateaus(), solution.ending()
         rows += [PlateauRow(b, r, lr, n, p, stair_at(case, p.height)) for n, p in enumerate(found, 1)]
         if not found:
             rows.append(PlateauRow(b, r, lr, None, None, None))
-    return PlateauTable(tuple(rows), problem)
+        if ending:
+            endings.append(f"{_name(b, r, lr)}: {ending}")
+    return PlateauTable(tuple(rows), problem, tuple(endings))

@@ -44,7 +44,8 @@ def plateaus(
     """How long the curve stays flat, for bits, ranges and learning rates, beside the closed form for a small lr.
 
     A plateau starts where nine tenths of the drop before it are done (or at 0), ends where a tenth of its own drop is
-    done, and escapes at half; drops are found by slopes (docs/plateaus.md). Without PROBLEM.toml: mid-tread weights of
+    done, and escapes at half. It counts if the slope of ln(error) falls below half of its peaks in the drops around it
+    (docs/plateaus.md). Without PROBLEM.toml: mid-tread weights of
     range 1 that start at N(0, 0.02^2), teacher 1, lr 0.02, label noise 0.1, tau = 400.
     """
     problem = build_problem(flags, TABLES)

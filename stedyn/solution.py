@@ -11,9 +11,9 @@ from jaxtyping import Array, Float
 
 from ._check import Failure
 from .dense import Steps, between, extrapolated
-from .plateau import LEAST_DROP, Plateau, find_plateaus
+from .plateau import LEAST_DROP, Plateau, ends_slowly, find_plateaus, sinking
 from .problem import Problem
-from .stairs import stair_at
+from .stairs import stair_at, stairs_left
 from .stationary import final_error, has_fixed_point
 
 if TYPE_CHECKING:
@@ -189,32 +189,67 @@ class Solution(eqx.Module):
         steps = [one.within(float(self.tau[-1])) for one in self.steps]
         if not steps or np.size(steps[0].tau) < 2:
             return np.asarray(self.tau), np.asarray(self.error)
+        if self.law == "fluid":  # samples, between which it is not smooth
+            return steps[0].tau, np.maximum(steps[0].error, 0.0)
         return between(extrapolated(*steps) if len(steps) == 2 else steps[0])
 
     def plateaus(self) -> list[Plateau]:
         """Plateaus of the error curve (`stedyn.find_plateaus`), found on the steps of the solver, not on ``tau``.
 
-        A curve that is flat at its horizon ends on an open plateau if the fixed point lies at least 20 % below it.
+        A curve that is flat at its horizon ends on an open plateau if the fixed point lies at least 20 % below it, and
+        either stands on a closed-form stair that is left later (`stedyn.small_lr_stairs`), or falls slower than the
+        relaxation to the fixed point (`stedyn.plateau.sinking`). Beyond all stairs, and otherwise, it sinks.
         """
         found = self._flat_or_left()
-        if found and self._ends_flat(found[-1]) and not self._goes_on():
-            found.pop()
-        return found
+        return (
+            found[:-1] if self._ending(found) in ("flat", "sinking") and found and found[-1].open else found
+        )
 
     def _flat_or_left(self) -> list[Plateau]:
         """All plateaus, the flat end of the curve among them, whatever follows."""
-        sampled = not self.steps or self.steps[0].slope is None
-        return find_plateaus(*self.dense, None if sampled else 0.0, floor=0.0)
+        sampled = not self.steps or self.law == "fluid"
+        return find_plateaus(*self.dense, None if sampled else 0.0, floor=0.0, sinks=False)
 
-    @staticmethod
-    def _ends_flat(last: Plateau) -> bool:
-        return last.open and not last.falling
+    def _ending(self, found: list[Plateau]) -> str:
+        """How the curve ends: on an ``open`` plateau, ``flat``, ``sinking`` to the fixed point, or neither (empty)."""
+        flat = bool(found) and found[-1].open and not found[-1].falling
+        if found and found[-1].falling:
+            return ""
+        if (
+            not has_fixed_point(self.problem)
+            or final_error(self.problem) >= (1 - LEAST_DROP) * self.final_error
+        ):
+            return "flat" if flat else ""
+        if not flat and not ends_slowly(*self.dense):
+            return ""
+        stair, left = stair_at(self.problem, self.final_error), stairs_left(self.problem)
+        if stair is not None and float(self.tau[-1]) < stair.leave:
+            return "open" if flat else ""
+        if left is not None and all(
+            one.error > self.final_error and one.leave < float(self.tau[-1]) for one in left
+        ):
+            return "sinking"
+        end = sinking(*self.dense, final_error(self.problem), self._fixed_point().relaxation_time)
+        return "sinking" if end else "open" if flat else ""
 
-    def _goes_on(self) -> bool:
-        """Whether a flat end is above the fixed point."""
-        return (
-            has_fixed_point(self.problem) and final_error(self.problem) < (1 - LEAST_DROP) * self.final_error
-        )
+    def _fixed_point(self):
+        from .fixed_points import fixed_point  # imports this module
+
+        return fixed_point(self.problem)
+
+    def ending(self) -> str:
+        """What is known of the end of a curve that is flat, or sinks, at the horizon; empty if it does neither."""
+        end = self._ending(self._flat_or_left())
+        if end == "flat":
+            return f"flat at the horizon at error {self.final_error:.4g}; {self._outlook()}"
+        if end == "sinking":
+            found = self._fixed_point()
+            why = found.outcome.split("; ", 1)[-1].rstrip(".")
+            return (
+                f"sinking towards the fixed point {found.error:.4g} at the horizon, "
+                f"at error {self.final_error:.4g}; {why}"
+            )
+        return ""
 
     def _outlook(self, height: float | None = None) -> str:
         """What is known to follow an error that is flat, or falls, at the horizon."""
@@ -268,13 +303,9 @@ class Solution(eqx.Module):
         return "\n".join([*lines, str(self.status)])
 
     def _plateau_lines(self) -> list[str]:
-        found = self._flat_or_left()
         lines = [
             f"plateau: {plateau}" + (f"; {self._outlook(plateau.height)}" if plateau.open else "")
-            for plateau in found
-        ]
-        if found and self._ends_flat(found[-1]) and not self._goes_on():
-            lines[-1] = f"flat at the horizon at error {self.final_error:.4g}; {self._outlook()}"
-        if not any(line.startswith("plateau") for line in lines):
-            lines.insert(0, "no plateau")
-        return lines
+            for plateau in self.plateaus()
+        ] or ["no plateau"]
+        ending = self.ending()
+        return [*lines, ending] if ending else lines

@@ -222,7 +222,7 @@ def _fluid_steps(problem, horizon, classes) -> Steps:
     tau, limit = jnp.linspace(0.0, horizon, FLUID_TIMES), derive(problem, classes)
     blocks = tau.reshape(FLUID_BLOCKS, -1)
     error = jax.lax.map(lambda taus: observe_paths(limit, taus, FLUID_STARTS)["error"], blocks)
-    return Steps(tau, error.ravel(), None)
+    return Steps(tau, error.ravel())
 
 
 def _fluid(problem, taus, keep, classes, traced):

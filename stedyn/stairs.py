@@ -80,11 +80,16 @@ def small_lr_stairs(problem: Problem) -> list[Stair]:
         now, w, k = leave, float(thresholds[edge]), k + onward
 
 
-def stair_at(problem: Problem, error: float) -> Stair | None:
-    """The stair whose error is nearest, if it is left and its error is within 20 %; None if there is no closed form."""
+def stairs_left(problem: Problem) -> list[Stair] | None:
+    """The stairs that are left in the end, or None if there is no closed form."""
     try:
-        left = [stair for stair in small_lr_stairs(problem) if np.isfinite(stair.leave) and stair.error > 0]
+        return [stair for stair in small_lr_stairs(problem) if np.isfinite(stair.leave)]
     except InputError:
         return None
+
+
+def stair_at(problem: Problem, error: float) -> Stair | None:
+    """The stair whose error is nearest, if it is left and its error is within 20 %; None if there is no closed form."""
+    left = [stair for stair in stairs_left(problem) or () if stair.error > 0]
     near = min(left, key=lambda stair: abs(np.log(stair.error / error)), default=None)
     return near if near is not None and abs(np.log(near.error / error)) < np.log(1.2) else None

@@ -26,6 +26,9 @@ class Solved:
     def plateaus(self):
         return self.found
 
+    def ending(self):
+        return "" if self.found else "sinking towards the fixed point 0"
+
 
 @pytest.fixture(autouse=True)
 def solved(monkeypatch):
@@ -66,6 +69,7 @@ def test_text_and_files(tmp_path, capsys):
         in printed.out
     )
     assert "4 bits, range 1, lr 0.02: no plateau" in printed.out
+    assert "4 bits, range 1, lr 0.02: sinking towards the fixed point 0" in printed.out
     assert "2 bit widths are compiled" in printed.err
     files = {path.name for path in (tmp_path / "o").iterdir()}
     assert files == {"plateaus.json", "plateaus.csv", "plateaus.png", "problem.toml"}
