@@ -1,19 +1,66 @@
-"""Shared set-up of the tests: 64-bit floats, no display, no timing limits of hypothesis."""
+"""Shared set-up of the tests: 64-bit floats, no display, quick compilations, no timing limits of hypothesis."""
 
 import os
+import shutil
+import tempfile
 
-os.environ.setdefault("MPLBACKEND", "Agg")
-
-import jax
 import pytest
-from hypothesis import settings
-
-jax.config.update("jax_enable_x64", True)
-settings.register_profile("stedyn", deadline=None, max_examples=60, derandomize=True)
-settings.load_profile("stedyn")
 
 #: Examples in docstrings that compile for seconds what tests of the default suite compile, too.
 SLOW_EXAMPLES = {"stedyn.ranges.choose", "stedyn.rules.base.Rule", "stedyn.sensitivities.sensitivity"}
+#: Nine tenths of the default suite are compilations, which take XLA a third of the time without its optimizations.
+QUICK = [("xla_backend_optimization_level", 0), ("xla_cpu_use_fusion_emitters", False)]
+#: Programs that stay as users have them: their bits are compared, or they run for longer than they compile.
+OPTIMIZED = {
+    "jit__advance",
+    "jit__flips",
+    "jit__moments",
+    "jit__largest",
+    "jit_advance",
+    "jit_expected",
+    "jit_wrapped",
+}
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+FOLDER = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """Set up JAX; with ``-m slow`` or ``-m ''`` all programs are those of a user."""
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    quick = config.option.markexpr == "not slow"
+    if quick and CACHE not in os.environ:  # workers and processes of tests inherit it
+        config.stash[FOLDER] = os.environ[CACHE] = tempfile.mkdtemp(prefix="stedyn-tests-")
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+        os.environ["EQX_ON_ERROR"] = "nan"  # a program that calls back into Python cannot be kept
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # loading a kept program logs features of the machine
+
+    import jax
+    from hypothesis import settings
+
+    jax.config.update("jax_enable_x64", True)
+    settings.register_profile("stedyn", deadline=None, max_examples=60, derandomize=True)
+    settings.load_profile("stedyn")
+    if quick:
+        compile_quickly()
+
+
+def compile_quickly():
+    from jax._src import compiler
+
+    compile_or_load = compiler.compile_or_get_cached
+
+    def quickly(backend, computation, devices, options, *more, **named):
+        if computation.operation.attributes["sym_name"].value not in OPTIMIZED:
+            options.env_option_overrides = [*options.env_option_overrides, *QUICK]
+        return compile_or_load(backend, computation, devices, options, *more, **named)
+
+    compiler.compile_or_get_cached = quickly
+
+
+def pytest_unconfigure(config):
+    if folder := config.stash.get(FOLDER, None):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.hookimpl(tryfirst=True)
