@@ -22,7 +22,8 @@ _waiting: list[tuple[Path, Path]] | None = None
 def all_or_none() -> Iterator[None]:
     """Files written inside by `write_atomic` get their names together at the end; after an error none does."""
     global _waiting
-    _waiting = waiting = []
+    waiting: list[tuple[Path, Path]] = []
+    _waiting = waiting
     try:
         yield
         for scratch, target in waiting:
