@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,34 @@ import numpy as np
 from ._check import fail
 
 SAMPLE_SUFFIXES = (".npy", ".csv")
+#: Files that are written and not yet renamed, scratch and target, inside `all_or_none`.
+_waiting: list[tuple[Path, Path]] | None = None
+
+
+@contextmanager
+def all_or_none() -> Iterator[None]:
+    """Files written inside by `write_atomic` get their names together at the end; after an error none does."""
+    global _waiting
+    waiting: list[tuple[Path, Path]] = []
+    _waiting = waiting
+    try:
+        yield
+        for scratch, target in waiting:
+            os.replace(scratch, target)
+    finally:
+        _waiting = None
+        for scratch, _ in waiting:
+            scratch.unlink(missing_ok=True)
+
+
+def refuse_special(path: Path, name: str) -> None:
+    """Refuse a pipe, a device or a socket, whose reading might never end; what is not there passes."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        fail(name, "an ordinary file", f"{path} (a pipe, a device or a socket)", "copy it to a file")
 
 
 def write_atomic(path: str | os.PathLike, *parts: str | bytes | memoryview) -> Path:
@@ -27,9 +58,17 @@ def write_atomic(path: str | os.PathLike, *parts: str | bytes | memoryview) -> P
         with open(scratch, "xb") as file:
             for part in parts:
                 file.write(part.encode() if isinstance(part, str) else part)
-        os.replace(scratch, target)
-    finally:
+            file.flush()
+            os.fsync(file.fileno())
+        if _waiting is None:
+            os.replace(scratch, target)
+        else:
+            _waiting.append((scratch, target))
+    except BaseException as error:
         scratch.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # writing names no file
+        raise
     return Path(path)
 
 
@@ -46,6 +85,7 @@ def read_samples(path: Path, name: str) -> np.ndarray:
     """
     if path.suffix not in SAMPLE_SUFFIXES:
         fail(name, "a file ending in .npy or .csv", str(path), "convert it to one of these")
+    refuse_special(path, name)
     try:
         return _read_npy(path, name) if path.suffix == ".npy" else _one_line(read_csv(path, name), path, name)
     except FileNotFoundError:

@@ -260,18 +260,24 @@ def write_outputs(
     """
     if out is None and plot is None:
         return
+    from ._io import all_or_none
     from .files import save_problem
     from .report import write_csv, write_figure, write_json
 
     written = []
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        written += [write_json(out / f"{name}.json", record), save_problem(problem, out / "problem.toml")]
-        about = ["interrupted: the last times are missing"] if record.get("partial") else []
-        written += [write_csv(out / f"{key}.csv", table.to_pandas(), *about) for key, table in tables.items()]
-    if draw:
-        from . import plots
+    with all_or_none():
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            written += [write_json(out / f"{name}.json", record), save_problem(problem, out / "problem.toml")]
+            about = ["interrupted: the last times are missing"] if record.get("partial") else []
+            written += [
+                write_csv(out / f"{key}.csv", table.to_pandas(), *about) for key, table in tables.items()
+            ]
+        if draw:
+            from . import plots
 
-        targets = [path for path in (plot, None if out is None else out / f"{name}.png") if path is not None]
-        written += [write_figure(path, getattr(plots, draw)(shown)) for path in targets]
+            targets = [
+                path for path in (plot, None if out is None else out / f"{name}.png") if path is not None
+            ]
+            written += [write_figure(path, getattr(plots, draw)(shown)) for path in targets]
     print("wrote " + ", ".join(map(str, written)), file=sys.stderr)

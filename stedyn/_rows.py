@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from . import __version__
 from ._check import Failure, InputError, choice, whole
+from ._io import refuse_special
 from ._tables import TABLES, known_keys, set_value
 from .fingerprint import fingerprint, is_library
 from .report import to_json, write_json
@@ -76,6 +77,7 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
     """
     import pandas as pd
 
+    refuse_special(path, "table")
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, comment="#", skipinitialspace=True)
     except FileNotFoundError:

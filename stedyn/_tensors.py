@@ -13,7 +13,7 @@ from pickle import UnpicklingError
 import numpy as np
 
 from ._check import fail
-from ._io import read_csv
+from ._io import read_csv, refuse_special
 
 SUFFIXES = (".npy", ".npz", ".csv", ".safetensors")
 #: What NumPy holds of the types of safetensors; of the others (8-bit floats) it knows nothing.
@@ -60,6 +60,7 @@ def read_tensors(path: str | PathLike) -> Tensors:
     if path.is_dir() or not path.exists():
         found = f"{path} ({'a folder' if path.is_dir() else 'not there'})"
         fail("file", "a file that exists", found, "check the name")
+    refuse_special(path, "file")
     return readers[path.suffix](path)
 
 

@@ -1,14 +1,16 @@
 """The command line: ``stedyn predict | simulate | compare | fixed-point | plateaus | choose | layers | sweep``.
 
 Results go to standard output, everything else to standard error. A fault of the input is one sentence
-and exit code 2; a computation that failed is exit code 1; an interrupt is 130. Any other exception is a bug of
-stedyn, or of a rule of the user's own: it keeps its traceback, and the exit code is 1. Imports that take time are
-made inside the commands, so that help and faults are answered at once. No annotation is postponed:
-typer reads them.
+and exit code 2; a computation that failed is exit code 1; an interrupt is 130, SIGTERM 143. Any other
+exception is a bug of stedyn, or of a rule of the user's own: it keeps its traceback, and the exit code is 1.
+Imports that take time are made inside the commands, so that help and faults are answered at once. No annotation
+is postponed: typer reads them.
 """
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -224,7 +226,24 @@ def _status(status) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line and return its exit code; SIGTERM ends a command as Ctrl-C does."""
+    received: list[int] = []
+
+    def terminate(number, frame):
+        received.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # signals belong to that one
+        return _run(argv)
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        code = _run(argv)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 143 if code == 130 and received else code
+
+
+def _run(argv: list[str] | None) -> int:
     _set_environment()
     command: Callable[..., Any] = typer.main.get_command(app)
     try:
@@ -241,6 +260,9 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(str(error), 1)
     except OSError as error:
         return _complain(f"cannot write {error.filename or 'a file'} ({error.strerror or error}).", 1)
+    except MemoryError as error:
+        reason = f" ({error})" if str(error) else ""
+        return _complain(f"there is not enough memory{reason}; make the problem smaller.", 1)
     except Exception as error:
         if not hasattr(error, "format_message"):  # what typer raises for a fault of usage has one
             raise

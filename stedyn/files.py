@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from ._check import PATH, InputError, checked, fail
-from ._io import SAMPLE_SUFFIXES, read_samples, write_atomic
+from ._io import SAMPLE_SUFFIXES, read_samples, refuse_special, write_atomic
 from ._tables import checked_tables, rule_parameters
 from .layers import input_variances, load_weights
 from .populations import Covariance, Samples, Start, Teacher
@@ -35,12 +35,15 @@ def load_problem(path: str | os.PathLike) -> Problem:
 
 def read_tables(path: str | os.PathLike) -> dict[str, Any]:
     """The tables of a TOML file, not yet checked; ValueError if it is missing or not TOML."""
+    refuse_special(Path(path), "problem")
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; check the name.") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a problem file.") from None
+    except RecursionError:
+        raise InputError(f"{path}: lists or tables are nested too deeply; flatten them.") from None
     except ValueError as error:  # faults of TOML, and bytes that are not UTF-8
         raise InputError(f"{path}: not valid TOML ({error}); correct it there.") from None
 

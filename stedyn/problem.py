@@ -17,6 +17,8 @@ from .rules import SGD, Rule
 STES = ("identity", "clipped")
 #: Largest |E[phi]| / sqrt(E[phi^2]) accepted: below it the neglected drift stays small up to d = 1e8.
 MEAN_TOLERANCE = 1e-6
+#: Largest number of a problem: beside a larger one, double precision loses 1.
+LARGEST = 1e15
 
 
 class Run(eqx.Module):
@@ -129,9 +131,19 @@ class Problem(eqx.Module):
         self.run = Run() if run is None else run
         if self.ste == "clipped" and self.weights.range is None:
             fail("weights.range", "a positive number for ste = 'clipped'", None, "set it")
+        self._check_magnitudes()
         self._check_inputs()
         self._check_start()
         self.rule.check(self)
+
+    def _check_magnitudes(self):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self):
+            numbers = isinstance(leaf, (float, jax.Array, np.ndarray, np.number)) and not is_traced(leaf)
+            if numbers and np.asarray(leaf).dtype.kind == "f":
+                largest = float(np.max(np.abs(np.asarray(leaf)), initial=0.0))
+                if np.isfinite(largest) and largest > LARGEST:
+                    name = jax.tree_util.keystr(path, simple=True, separator=".")
+                    fail(name, f"numbers of at most {LARGEST:g}", largest, "choose other units")
 
     def _check_inputs(self):
         symmetric = self.inputs.kind not in ("twos-complement", "levels")

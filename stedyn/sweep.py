@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 from collections.abc import Iterable
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from ._io import write_atomic
 from ._options import DEFAULT_TABLES
 from ._rows import Outcome, Row, bug, check_rows, compute, read_cells, read_result, summary, write_result
 from .report import write_csv
+from .workers import compute_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,8 +145,11 @@ def _computed(rows: list[Row], out: Path, executor: Executor | None, workers: in
     if executor is not None:
         yield from _parallel(rows, out, executor, 1)
     elif workers > 1:
-        with _processes(workers) as own:
-            yield from _parallel(rows, out, own, max(1, _cores() // workers))
+        jobs = [row.job for row in rows]
+        for k, outcome in compute_all(compute, jobs, workers, max(1, _cores() // workers)):
+            if isinstance(outcome, BrokenProcessPool):
+                outcome = Outcome(None, "its process was killed twice, perhaps for want of memory")
+            yield _kept(rows[k], out, bug(outcome) if isinstance(outcome, Exception) else outcome)
     else:
         for row in rows:
             yield _kept(row, out, compute(row.job, _cores()))
@@ -176,12 +179,6 @@ def _kept(row: Row, out: Path, outcome: Outcome) -> tuple[Row, str | None]:
         return row, outcome.failure
     write_atomic(log, outcome.traceback)
     return row, f"{outcome.failure} (traceback in {log})"
-
-
-def _processes(workers: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")  # JAX does not survive a fork
-    # a Ctrl-C in the terminal ends them at once and silently
-    return ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_DFL))
 
 
 def _summary(rows: list[Row], out: Path, failures: dict[str, str]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from .._check import fail, whole
+from .._io import refuse_special
 
 
 def devices_of(count: int | None) -> list[jax.Device]:
@@ -41,6 +42,7 @@ class Hosts:
         target = Path(path)
         if target.is_dir():
             fail("checkpoint", "the name of a file", str(path), "add one to the folder")
+        refuse_special(target, "checkpoint")
         if not target.absolute().parent.is_dir():
             fail("checkpoint", "a file in a folder that exists", str(path), "make the folder")
         if not os.access(target.absolute().parent, os.W_OK):

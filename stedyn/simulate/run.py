@@ -6,6 +6,7 @@ import itertools
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from queue import Empty, SimpleQueue
@@ -193,9 +194,20 @@ def _run(task: Task, threads: int, bar: tqdm, save: Callable[[float], None] | No
         queue.put(group)
     lock, begin = threading.Lock(), time.perf_counter()
 
-    def saved() -> None:
-        if save is not None:
-            save(time.perf_counter() - begin)
+    warned = False
+
+    def saved(interrupted: bool = False) -> None:
+        nonlocal warned
+        try:
+            if save is not None:
+                save(time.perf_counter() - begin)
+        except OSError as error:
+            if interrupted:
+                raise
+            if not warned:
+                reason = f"cannot write {error.filename} ({error.strerror})"
+                warnings.warn(f"{reason}; the run goes on without this checkpoint.", RuntimeWarning, 4)
+            warned = True
 
     def work() -> None:
         try:
@@ -229,7 +241,7 @@ def _run(task: Task, threads: int, bar: tqdm, save: Callable[[float], None] | No
                 task.stop.set()
                 raise
     except KeyboardInterrupt:
-        saved()
+        saved(interrupted=True)
         raise
     saved()
 

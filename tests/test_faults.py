@@ -1,0 +1,178 @@
+"""Signals, dead processes, full disks and special files: nothing is lost, nothing hangs, nothing stays behind."""
+
+import errno
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import faulted_jobs
+import numpy as np
+import pytest
+
+from stedyn import _io, cli
+from stedyn._check import InputError
+from stedyn._tensors import read_tensors
+from stedyn.files import load_problem
+from stedyn.populations import Covariance
+from stedyn.problem import Problem, Run
+from stedyn.simulate import checkpoint, simulate
+from stedyn.workers import compute_all
+
+SMALL = ["--kind", "none", "--tau", "2", "--points", "3"]
+
+
+def test_one_dead_process_costs_its_own_row_only():
+    jobs = ["a", "die", "b", "raise", "c"]
+    found = dict(compute_all(faulted_jobs.job, jobs, 2))
+    assert [found[k] for k in (0, 2, 4)] == ["a", "b", "c"]
+    assert isinstance(found[1], BrokenProcessPool)
+    assert repr(found[3]) == "ValueError('said')"
+
+
+PARENT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import faulted_jobs
+from stedyn.workers import compute_all
+if __name__ == "__main__":
+    list(compute_all(faulted_jobs.job, ["wait", "wait"], 2))
+"""
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_processes_end_with_their_parent(tmp_path, number):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    command = [sys.executable, str(script), str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        workers = [int(parent.stdout.readline()) for _ in range(2)]
+        assert all(map(alive, workers))
+        parent.send_signal(number)
+        parent.wait(30)
+        deadline = time.monotonic() + 20
+        while any(map(alive, workers)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        left = [pid for pid in workers if alive(pid)]
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        assert not left
+
+
+def test_sigterm_saves_the_checkpoint_and_exits_143(tmp_path, monkeypatch, capsys):
+    from stedyn.simulate import task
+
+    turn, turns = task.Task.turn, []
+
+    def stopped(self, group):
+        turns.append(group)
+        if len(turns) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+        return turn(self, group)
+
+    monkeypatch.setattr(task.Task, "turn", stopped)
+    monkeypatch.chdir(tmp_path)
+    command = ["simulate", *SMALL, "--tau", "2000", "--dim", "50", "--seeds", "1", "--checkpoint", "a.ckpt"]
+    assert cli.main(command) == 143
+    assert capsys.readouterr().err.startswith("stedyn: interrupted; a.ckpt holds the state")
+    assert (tmp_path / "a.ckpt").stat().st_size > 0
+
+
+def test_outputs_are_all_written_or_none(tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / name).write_text("old")
+
+    @_io.all_or_none()
+    def write():
+        _io.write_atomic(tmp_path / "a", "new")
+        _io.write_atomic(tmp_path / "nowhere" / "b", "new")
+
+    with pytest.raises(FileNotFoundError):
+        write()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    assert (tmp_path / "a").read_text() == "old"
+    with _io.all_or_none():
+        _io.write_atomic(tmp_path / "a", "new")
+        _io.write_atomic(tmp_path / "b", "new")
+        assert (tmp_path / "a").read_text() == "old"
+    assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["new", "new"]
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(_io.os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.csv'"):
+        _io.write_atomic(tmp_path / "a.csv", "text")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_at_a_checkpoint_does_not_end_the_run(tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError(errno.ENOSPC, "No space left on device", "a.ckpt")
+
+    monkeypatch.setattr(checkpoint, "write_atomic", full)
+    with pytest.warns(RuntimeWarning, match=r"cannot write a\.ckpt .No space") as caught:
+        made = simulate(
+            Problem(run=Run(2.0, 3)), dim=50, seeds=1, checkpoint=tmp_path / "a.ckpt", every=1e-3, chunk=1
+        )
+    assert len(caught) == 1
+    assert np.isfinite(made.error).all()
+
+
+def test_pipes_and_devices_are_refused(tmp_path):
+    for name in ("a.toml", "a.npy", "a.npz", "a.csv"):
+        os.mkfifo(tmp_path / name)
+    readers = {
+        "a.toml": load_problem,
+        "a.npy": read_tensors,
+        "a.npz": read_tensors,
+        "a.csv": lambda path: _io.read_samples(path, "teacher.path"),
+    }
+    for name, reader in readers.items():
+        with pytest.raises(InputError, match="an ordinary file"):
+            reader(tmp_path / name)
+    with pytest.raises(InputError, match="an ordinary file"):
+        load_problem("/dev/zero")
+    with pytest.raises(InputError, match="an ordinary file"):
+        simulate(Problem(), dim=50, seeds=1, checkpoint=tmp_path / "a.npy")
+
+
+def test_nesting_and_memory_are_sentences(tmp_path, monkeypatch, capsys):
+    (tmp_path / "deep.toml").write_text(f"a = {'[' * 5000}{']' * 5000}")
+    assert cli.main(["predict", str(tmp_path / "deep.toml")]) == 2
+    assert "nested too deeply" in capsys.readouterr().err
+
+    def large(*args, **given):
+        raise MemoryError("Unable to allocate 8 TiB")
+
+    monkeypatch.setattr(importlib.import_module("stedyn.simulate"), "simulate", large)
+    assert cli.main(["simulate", *SMALL, "--dim", "50"]) == 1
+    message = "stedyn: there is not enough memory (Unable to allocate 8 TiB); make the problem smaller.\n"
+    assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: Problem(covariance=Covariance.power_law(0.5, 1e38)),
+        lambda: Problem(noise_std=1e300),
+    ],
+)
+def test_magnitudes_beyond_double_precision_are_refused(build):
+    with pytest.raises(InputError, match="at most 1e\\+15"):
+        build()
