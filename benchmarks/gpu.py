@@ -22,12 +22,12 @@ import numpy as np
 from jax.experimental import pallas as pl
 
 from stedyn import Run, solve
-from stedyn.problem import Problem
-from stedyn.quantizers import Quantizer
+from stedyn.problem.problem import Problem
+from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD, StochasticRounding
-from stedyn.simulate import gpu, kernel, sampler, simulate
-from stedyn.simulate.model import model_of
-from stedyn.simulate.observe import Observer
+from stedyn.simulation import gpu, kernel, sampler, simulate
+from stedyn.simulation.model import model_of
+from stedyn.simulation.observe import Observer
 
 TWO_BIT = Quantizer(2, 2.0)
 R1 = Problem(weights=TWO_BIT, inputs=TWO_BIT, rule=SGD(0.1))

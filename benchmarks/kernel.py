@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from stedyn.problem import Problem
-from stedyn.quantizers import Quantizer
+from stedyn.problem.problem import Problem
+from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD
-from stedyn.simulate import kernel, sampler, simulate
-from stedyn.simulate.model import bound_of, model_of, unit
+from stedyn.simulation import kernel, sampler, simulate
+from stedyn.simulation.model import bound_of, model_of, unit
 
 R1 = Problem(weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(0.1))
 STEP, LR = np.float32(4 / 3), np.float32(0.1)

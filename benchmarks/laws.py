@@ -16,9 +16,9 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 from stedyn import SGD, Problem, Quantizer, Run, solve
-from stedyn.laws.grid import GridFlow
-from stedyn.limit import derive
-from stedyn.quantizers import as_arrays
+from stedyn.limit.laws.grid import GridFlow
+from stedyn.limit.limit import derive
+from stedyn.quantizers.quantizer import as_arrays
 
 
 def best(function, repeats=5):

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ._check import fail
+from .checks import fail
 
 _LIBRARIES = {
     "stedyn",

@@ -10,14 +10,14 @@ from jaxtyping import ArrayLike, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .solution import QUANTITIES
+from .limit.solution import QUANTITIES
 
 if TYPE_CHECKING:
-    from .compare import Comparison
-    from .maps import RangeMap
-    from .plateau_table import PlateauTable
-    from .simulate import Ensemble
-    from .solution import Solution
+    from .comparison.comparison import Comparison
+    from .design.maps import RangeMap
+    from .design.plateau_table import PlateauTable
+    from .limit.solution import Solution
+    from .simulation import Ensemble
 
 # blue and vermilion are told apart by every common colour vision; grey marks places only
 THEORY, SIMULATION, PLACE = "#0072B2", "#D55E00", "0.88"

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import digamma
 
-from ._check import fail, nonnegative, positive, whole
+from .checks import fail, nonnegative, positive, whole
 
 
 def sr_error_bound(dim: int, spacing: float, lr: float, gradient: float) -> float:

@@ -13,11 +13,12 @@ import jax
 import numpy as np
 import pandas as pd
 
-from stedyn import fixed_point, plots, report
-from stedyn.problem import Problem, Run
+from stedyn import fixed_point, plots
+from stedyn.files import report
+from stedyn.limit.solver import solve
+from stedyn.problem.problem import Problem, Run
 from stedyn.rules import SGD, Multinomial
-from stedyn.simulate import simulate
-from stedyn.solve import solve
+from stedyn.simulation import simulate
 
 NOISE, ZETA = 0.3, 0.05
 PALETTE = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00")

@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from stedyn import fixed_point, plots, report, solve
-from stedyn._io import write_atomic
-from stedyn.files import problem_from_dict
+from stedyn import fixed_point, plots, solve
+from stedyn.files import report
+from stedyn.files.problems import problem_from_dict
+from stedyn.files.whole import write_atomic
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))

@@ -14,14 +14,15 @@ import jax
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from stedyn import plots, report
-from stedyn.compare import compare
-from stedyn.problem import Problem, Run, Start
-from stedyn.quantizers import Quantizer
+from stedyn import plots
+from stedyn.comparison.comparison import compare
+from stedyn.files import report
+from stedyn.limit.solver import solve
+from stedyn.limit.stairs import small_lr_stairs
+from stedyn.problem.problem import Problem, Run, Start
+from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD
-from stedyn.simulate import simulate
-from stedyn.solve import solve
-from stedyn.stairs import small_lr_stairs
+from stedyn.simulation import simulate
 
 # told apart by every common colour vision, and by their markers
 LR = 0.01

@@ -19,15 +19,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from stedyn import plots, report
-from stedyn.calibration import calibrated_range
-from stedyn.maps import RangeMap, range_map
-from stedyn.problem import Problem, Run, Start, Teacher
-from stedyn.quantizers import Quantizer
+from stedyn import plots
+from stedyn.design.calibration import calibrated_range
+from stedyn.design.maps import RangeMap, range_map
+from stedyn.files import report
+from stedyn.limit.solver import solve
+from stedyn.limit.stairs import small_lr_stairs
+from stedyn.problem.problem import Problem, Run, Start, Teacher
+from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD
-from stedyn.simulate import simulate
-from stedyn.solve import solve
-from stedyn.stairs import small_lr_stairs
+from stedyn.simulation import simulate
 
 # told apart by every common colour vision, and by their markers
 STYLES = {2: ("#0072B2", "o"), 3: ("#D55E00", "s"), 4: ("#009E73", "^")}

@@ -17,12 +17,13 @@ import jax
 import numpy as np
 import pandas as pd
 
-from stedyn import plots, report
-from stedyn.problem import Problem, Run, Start
-from stedyn.quantizers import Quantizer
+from stedyn import plots
+from stedyn.files import report
+from stedyn.limit.solver import solve
+from stedyn.problem.problem import Problem, Run, Start
+from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD, DeterministicRounding, StochasticRounding
-from stedyn.simulate import simulate
-from stedyn.solve import solve
+from stedyn.simulation import simulate
 
 RANGE, NOISE, TARGET, REACH = 2.0, 0.3, 0.05, 12.0
 STYLES = {"float": ("0.35", "d"), "BC": ("#0072B2", "o"), "SR": ("#D55E00", "s"), "R": ("#009E73", "^")}

@@ -14,12 +14,13 @@ import jax
 import numpy as np
 import pandas as pd
 
-from stedyn import plots, report
-from stedyn.problem import Problem, Run
-from stedyn.quantizers import Quantizer
+from stedyn import plots
+from stedyn.files import report
+from stedyn.limit.solver import solve
+from stedyn.problem.problem import Problem, Run
+from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD, QuantizedGradient, Shrinkage
-from stedyn.simulate import simulate
-from stedyn.solve import solve
+from stedyn.simulation import simulate
 from stedyn.statements import ShrinkageBound
 
 NOISE, LR, RANGE = 0.5, 0.2, 2.0

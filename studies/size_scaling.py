@@ -15,14 +15,15 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from stedyn import plots, report
-from stedyn.compare import compare
-from stedyn.populations import Start
-from stedyn.problem import Problem, Run
-from stedyn.quantizers import Quantizer
+from stedyn import plots
+from stedyn.comparison.comparison import compare
+from stedyn.files import report
+from stedyn.limit.solver import solve
+from stedyn.problem.populations import Start
+from stedyn.problem.problem import Problem, Run
+from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD
-from stedyn.simulate import simulate
-from stedyn.solve import solve
+from stedyn.simulation import simulate
 
 TAU = 4.0
 RUNS = {100: 2000, 200: 1200, 400: 800, 1000: 500, 3000: 128, 10_000: 24, 30_000: 8, 100_000: 2}

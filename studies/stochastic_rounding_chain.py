@@ -14,7 +14,8 @@ import jax
 import numpy as np
 import pandas as pd
 
-from stedyn import plots, report
+from stedyn import plots
+from stedyn.files import report
 from stedyn.statements import RoundingChain, rounding_chain
 
 COLORS = {"double well": "#0072B2", "two weights": "#D55E00"}

@@ -7,7 +7,11 @@ import tempfile
 import pytest
 
 #: Examples in docstrings that compile for seconds what tests of the default suite compile, too.
-SLOW_EXAMPLES = {"stedyn.ranges.choose", "stedyn.rules.base.Rule", "stedyn.sensitivities.sensitivity"}
+SLOW_EXAMPLES = {
+    "stedyn.design.ranges.choose",
+    "stedyn.rules.base.Rule",
+    "stedyn.design.sensitivities.sensitivity",
+}
 #: Nine tenths of the default suite are compilations, which take XLA a third of the time without its optimizations.
 QUICK = [("xla_backend_optimization_level", 0), ("xla_cpu_use_fusion_emitters", False)]
 #: Programs that stay as users have them: their bits are compared, or they run for longer than they compile.

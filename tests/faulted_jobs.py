@@ -1,4 +1,4 @@
-"""Jobs for processes of `stedyn.workers`, which import them by name; nothing here imports JAX."""
+"""Jobs for processes of `stedyn.sweeps.workers`, which import them by name; nothing here imports JAX."""
 
 import os
 import signal

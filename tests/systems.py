@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stedyn import SGD, Problem, Quantizer, Run, Start, solve
-from stedyn.moments import input_moments
+from stedyn.inputs.moments import input_moments
 
 TWO_BIT = Quantizer(2, 2.0)
 #: Moments of inputs: unquantized, two bits, three bits with a level at 0.

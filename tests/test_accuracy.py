@@ -7,11 +7,11 @@ import pytest
 from systems import TWO_BIT
 
 from stedyn import SGD, Covariance, Problem, Quantizer, Run, Start, Teacher, choose, solve
-from stedyn.classes import coordinate_classes
-from stedyn.quantizers import as_arrays
+from stedyn.limit.classes import coordinate_classes
+from stedyn.limit.solution import _rounded_up
+from stedyn.quantizers.quantizer import as_arrays
 from stedyn.rules import DeterministicRounding, StochasticRounding
 from stedyn.rules.schedules import Cosine, Inverse
-from stedyn.solution import _rounded_up
 
 
 def pairs(n=1000, seed=0):

@@ -4,11 +4,16 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from stedyn.calibration import CALIBRATIONS, calibrated_range, calibrated_ranges, rounding_error
-from stedyn.conventions import both_edges
-from stedyn.moments import gaussian_moments
-from stedyn.problem import Start, Teacher
-from stedyn.quantizers import Quantizer
+from stedyn.design.calibration import (
+    CALIBRATIONS,
+    calibrated_range,
+    calibrated_ranges,
+    rounding_error,
+)
+from stedyn.problem.problem import Start, Teacher
+from stedyn.quantizers.conventions import both_edges
+from stedyn.quantizers.pieces import gaussian_moments
+from stedyn.quantizers.quantizer import Quantizer
 
 NORMAL = Teacher.gaussian(1.0)
 WEIGHTS = np.random.default_rng(7).laplace(0.1, 0.4, 3000)

@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 import tomli_w
 
-from stedyn import _options, cli, plots
+from stedyn import plots
+from stedyn.cli import app as cli
+from stedyn.cli import options as _options
 
 BAD = {
     "predict no.toml": "no.toml: there is no such file",
@@ -98,7 +100,7 @@ def test_a_fault_of_the_input(folder, capsys, line):
 
 
 def test_a_cold_shell_answers_a_fault_without_a_traceback(tmp_path):
-    program = "import sys; from stedyn.cli import main; sys.exit(main())"
+    program = "import sys; from stedyn.cli.app import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "predict", "--bits", "99"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
@@ -296,7 +298,7 @@ def test_a_full_disk_is_one_sentence(folder, capsys, monkeypatch):
     def full(path, data):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("stedyn.report.write_atomic", full)
+    monkeypatch.setattr("stedyn.files.report.write_atomic", full)
     assert cli.main(["simulate", *SMALL, *RUNS, "--plot", "s.png"]) == 1
     message = capsys.readouterr().err
     assert message == "stedyn: cannot write s.png (No space left on device).\n"

@@ -9,8 +9,8 @@ from scipy import stats
 from systems import TWO_BIT, reference
 
 from stedyn import SGD, Problem, Quantizer, Run, Start, compare, simulate, solve
-from stedyn._check import InputError
-from stedyn.verdict import LEVEL
+from stedyn.checks import InputError
+from stedyn.comparison.verdict import LEVEL
 
 SIZES = (250, 1000, 4000)
 SEEDS = 16

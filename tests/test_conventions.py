@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from stedyn.conventions import TIES, both_edges, from_library, library_names
-from stedyn.quantizers import Quantizer
+from stedyn.quantizers.conventions import TIES, both_edges, from_library, library_names
+from stedyn.quantizers.quantizer import Quantizer
 
 GEOMETRIES = [
     (kind, edge) for kind in ("mid-rise", "mid-tread", "twos-complement") for edge in ("level", "bin")

@@ -5,14 +5,25 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from stedyn import SGD, Covariance, Problem, Quantizer, Run, Teacher, compare, fixed_point, simulate, solve
-from stedyn.classes import coordinate_classes
-from stedyn.files import load_problem, problem_to_dict, save_problem
-from stedyn.limit import derive
-from stedyn.moments import input_mean, input_moments
+from stedyn import (
+    SGD,
+    Covariance,
+    Problem,
+    Quantizer,
+    Run,
+    Teacher,
+    compare,
+    fixed_point,
+    simulate,
+    solve,
+)
+from stedyn.files.problems import load_problem, problem_to_dict, save_problem
+from stedyn.inputs.moments import input_mean, input_moments
+from stedyn.limit.classes import coordinate_classes
+from stedyn.limit.limit import derive
 from stedyn.rules import Sign
-from stedyn.simulate.observe import Observer
-from stedyn.simulate.population import population
+from stedyn.simulation.observe import Observer
+from stedyn.simulation.population import population
 
 POWER = Covariance.power_law(0.5)
 TWO_BIT = Quantizer(2, 2.0)

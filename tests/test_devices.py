@@ -10,10 +10,10 @@ import sys
 import numpy as np
 import pytest
 
-from stedyn.problem import Problem
-from stedyn.quantizers import Quantizer
+from stedyn.problem.problem import Problem
+from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD, Multinomial
-from stedyn.simulate import layout, simulate
+from stedyn.simulation import layout, simulate
 
 PROBLEMS = {
     "R1": Problem(weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(0.1)),

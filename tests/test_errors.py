@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 
 import stedyn
-from stedyn import SGD, InputError, Problem, Quantizer, Rule, Run, Start, Teacher, _tables, cli, rules
-from stedyn.calibration import calibrated_range
-from stedyn.files import load_problem, problem_from_dict, problem_to_dict, save_problem
+from stedyn import SGD, InputError, Problem, Quantizer, Rule, Run, Start, Teacher, rules
+from stedyn.cli import app as cli
+from stedyn.design.calibration import calibrated_range
+from stedyn.files import tables as _tables
+from stedyn.files.layers import load_weights
+from stedyn.files.problems import load_problem, problem_from_dict, problem_to_dict, save_problem
+from stedyn.files.report import describe
 from stedyn.fingerprint import fingerprint
-from stedyn.layers import load_weights
-from stedyn.report import describe
-from stedyn.simulate import checkpoint, simulate
+from stedyn.simulation import checkpoint, simulate
 
 SMALL = Problem(run=Run(1.0, 3))
 SOLVE = importlib.import_module("stedyn.solve")
@@ -126,9 +128,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch, capsys):
 
 
 def test_a_bug_ends_a_shell_with_exit_code_1():
-    program = (
-        "import sys, stedyn.cli as c; c.build_problem = lambda flags: int('x'); sys.exit(c.main(['predict']))"
-    )
+    program = "import sys, stedyn.cli.app as c; c.build_problem = lambda flags: int('x'); sys.exit(c.main(['predict']))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")

@@ -14,14 +14,15 @@ import faulted_jobs
 import numpy as np
 import pytest
 
-from stedyn import _io, cli
-from stedyn._check import InputError
-from stedyn._tensors import read_tensors
-from stedyn.files import load_problem
-from stedyn.populations import Covariance
-from stedyn.problem import Problem, Run
-from stedyn.simulate import checkpoint, simulate
-from stedyn.workers import compute_all
+from stedyn.checks import InputError
+from stedyn.cli import app as cli
+from stedyn.files import whole as _io
+from stedyn.files.problems import load_problem
+from stedyn.files.tensors import read_tensors
+from stedyn.problem.populations import Covariance
+from stedyn.problem.problem import Problem, Run
+from stedyn.simulation import checkpoint, simulate
+from stedyn.sweeps.workers import compute_all
 
 SMALL = ["--kind", "none", "--tau", "2", "--points", "3"]
 
@@ -72,7 +73,7 @@ def test_processes_end_with_their_parent(tmp_path, number):
 
 
 def test_sigterm_saves_the_checkpoint_and_exits_143(tmp_path, monkeypatch, capsys):
-    from stedyn.simulate import task
+    from stedyn.simulation import task
 
     turn, turns = task.Task.turn, []
 

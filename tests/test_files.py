@@ -10,18 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stedyn import _io, rules
-from stedyn._io import write_atomic
-from stedyn._tables import set_key
-from stedyn.files import (
+from stedyn import rules
+from stedyn.files import whole as _io
+from stedyn.files.problems import (
     load_problem,
     problem_from_dict,
     problem_to_dict,
     read_tables,
     save_problem,
 )
-from stedyn.problem import Problem, Run, Start, Teacher
-from stedyn.quantizers import Quantizer
+from stedyn.files.tables import set_key
+from stedyn.files.whole import write_atomic
+from stedyn.problem.problem import Problem, Run, Start, Teacher
+from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD
 
 ISSUE = """

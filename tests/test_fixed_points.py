@@ -6,13 +6,13 @@ import pytest
 from systems import TWO_BIT, reference, solved
 
 from stedyn import SGD, Problem, Quantizer, Teacher, fixed_point
-from stedyn.classes import sample_bins
-from stedyn.limit import derive
-from stedyn.moments import input_moments
-from stedyn.quantizers import as_arrays
-from stedyn.roots import brackets
+from stedyn.inputs.moments import input_moments
+from stedyn.limit.classes import sample_bins
+from stedyn.limit.limit import derive
+from stedyn.limit.roots import brackets
+from stedyn.limit.stationary import largest_error, scan, stationary_error
+from stedyn.quantizers.quantizer import as_arrays
 from stedyn.rules import QuantizedGradient
-from stedyn.stationary import largest_error, scan, stationary_error
 
 
 @pytest.mark.parametrize(("name", "error"), [("R1", 0.408296), ("R2", 0.197642)])

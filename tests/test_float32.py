@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import reference
 
-from stedyn.problem import Problem, Start
-from stedyn.quantizers import Quantizer
+from stedyn.problem.problem import Problem, Start
+from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD, Multinomial, Rule, Sign, StochasticRounding
 from stedyn.rules.multinomial import multinomial
-from stedyn.simulate import simulate
+from stedyn.simulation import simulate
 
 LARGE = 10**5
 DECAYS = {"lr": 0.1, "weight_decay": 0.01}  # of every weight 1e-8 a step

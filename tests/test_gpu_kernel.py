@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from jax.experimental import pallas as pl
 
-from stedyn.problem import Problem
-from stedyn.quantizers import Quantizer
+from stedyn.problem.problem import Problem
+from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import (
     SGD,
     DeterministicRounding,
@@ -24,8 +24,8 @@ from stedyn.rules import (
     Sign,
     StochasticRounding,
 )
-from stedyn.simulate import gpu, kernel, sampler, simulate, trial
-from stedyn.simulate.model import model_of
+from stedyn.simulation import gpu, kernel, sampler, simulate, trial
+from stedyn.simulation.model import model_of
 
 TWO_BIT = Quantizer(2, 2.0)
 NOISY = {"noise_std": 0.3}

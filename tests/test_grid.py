@@ -8,10 +8,10 @@ import pytest
 from systems import REFERENCE, TWO_BIT, reference, solved
 
 from stedyn import SGD, Problem, Quantizer, Run, Start, Teacher, fixed_point, solve
-from stedyn.integrate import ExtrapolatedEuler, integrate
-from stedyn.laws.grid import GridFlow
-from stedyn.limit import derive
-from stedyn.quantizers import as_arrays
+from stedyn.limit.integrate import ExtrapolatedEuler, integrate
+from stedyn.limit.laws.grid import GridFlow
+from stedyn.limit.limit import derive
+from stedyn.quantizers.quantizer import as_arrays
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from stedyn.layers import Layer, Skipped, input_variances, layers_of, load_weights, read_tensors
+from stedyn.files.layers import (
+    Layer,
+    Skipped,
+    input_variances,
+    layers_of,
+    load_weights,
+    read_tensors,
+)
 
 RNG = np.random.default_rng(5)
 WEIGHT = RNG.normal(0.2, 0.7, (4, 6)).astype(np.float32)

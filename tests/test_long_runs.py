@@ -12,12 +12,12 @@ import time
 import numpy as np
 import pytest
 
-from stedyn import cli
-from stedyn.populations import Covariance, Teacher
-from stedyn.problem import Problem
-from stedyn.quantizers import Quantizer
+from stedyn.cli import app as cli
+from stedyn.problem.populations import Covariance, Teacher
+from stedyn.problem.problem import Problem
+from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD, Rule, StochasticRounding
-from stedyn.simulate import Interrupted, checkpoint, run, simulate
+from stedyn.simulation import Interrupted, checkpoint, run, simulate
 
 R1 = Problem(weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(0.1))
 DIM = 129

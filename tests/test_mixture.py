@@ -8,7 +8,7 @@ from scipy.integrate import solve_ivp
 from systems import TWO_BIT, reference, solved
 
 from stedyn import SGD, Problem, Quantizer, Run, Start, Teacher, solve
-from stedyn.moments import input_moments
+from stedyn.inputs.moments import input_moments
 
 TAUS = np.linspace(0.0, 30.0, 31)
 

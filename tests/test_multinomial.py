@@ -12,7 +12,7 @@ from scipy import integrate, stats
 from systems import COARSE, FLOAT, TREAD, VS, coefficients
 
 from stedyn import Quantizer
-from stedyn.moments import input_moments
+from stedyn.inputs.moments import input_moments
 from stedyn.rules import Multinomial
 from stedyn.rules.multinomial import lengths, multinomial
 

@@ -19,8 +19,8 @@ from stedyn import (
     small_lr_stairs,
     solve,
 )
-from stedyn.dense import PARTS, Steps, between, extrapolated
-from stedyn.plateau import simulated_times, sinking
+from stedyn.curves.dense import PARTS, Steps, between, extrapolated
+from stedyn.curves.plateaus import simulated_times, sinking
 
 TAU = np.linspace(0, 100, 201)
 

@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stedyn import Plateau, cli, plateau_table, plots, small_lr_stairs
-from stedyn._options import build_problem
-from stedyn.plateaus_command import TABLES
+from stedyn import Plateau, plots, small_lr_stairs
+from stedyn.cli import app as cli
+from stedyn.cli.options import build_problem
+from stedyn.cli.plateaus import TABLES
+from stedyn.design import plateau_table
 
 
 class Solved:
@@ -34,7 +36,7 @@ class Solved:
 def solved(monkeypatch):
     import importlib
 
-    monkeypatch.setattr(importlib.import_module("stedyn.plateau_table"), "solve", Solved)
+    monkeypatch.setattr(importlib.import_module("stedyn.design.plateau_table"), "solve", Solved)
 
 
 def run(*flags):
@@ -94,7 +96,7 @@ def test_the_figure_has_every_plateau():
 
 
 def _flags():
-    from stedyn._options import _FLAGS
+    from stedyn.cli.options import _FLAGS
 
     return _FLAGS
 

@@ -6,8 +6,8 @@ import pytest
 from systems import COARSE, FLOAT, TREAD, TWO_BIT, coefficients
 
 from stedyn import Problem, Quantizer, Rule
-from stedyn.limit import check_closes
-from stedyn.moments import input_moments
+from stedyn.inputs.moments import input_moments
+from stedyn.limit.limit import check_closes
 from stedyn.rules import (
     SGD,
     DeterministicRounding,

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
-from stedyn.moments import gaussian_moments, input_mean, input_moments, jumps
-from stedyn.quantizers import Quantizer
+from stedyn.inputs.moments import input_mean, input_moments
+from stedyn.quantizers.pieces import gaussian_moments, jumps
+from stedyn.quantizers.quantizer import Quantizer
 
 GEOMETRIES = [
     ("mid-rise", "level"),

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from stedyn import SGD, Problem, Quantizer, Run, Start, Teacher, choose, cli
-from stedyn._options import repeated
-from stedyn._search import best_range, within
-from stedyn.confirm import _simulated, confirm
-from stedyn.layer_report import _condensed, report_layers
-from stedyn.objectives import Objective, longest_plateau, time_to
+from stedyn import SGD, Problem, Quantizer, Run, Start, Teacher, choose
+from stedyn.cli import app as cli
+from stedyn.cli.options import repeated
+from stedyn.curves.objectives import Objective, longest_plateau, time_to
+from stedyn.design.confirm import _simulated, confirm
+from stedyn.design.layer_report import _condensed, report_layers
+from stedyn.design.search import best_range, within
 
 GAUSSIAN = Problem(Teacher.gaussian(1.0), noise_std=0.1, rule=SGD(0.1), run=Run(100.0, 51))
 TREAD = Problem(

@@ -25,7 +25,7 @@ def test_the_lines_of_python_run(tmp_path, index):
 
 
 def test_the_problem_file_is_valid(tmp_path):
-    from stedyn.files import load_problem
+    from stedyn.files.problems import load_problem
 
     (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     (tmp_path / "p.toml").write_text(text)

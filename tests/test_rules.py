@@ -13,9 +13,9 @@ from scipy.special import ndtri
 from systems import COARSE, FLOAT, TREAD, TWO_BIT, VS, coefficients
 
 from stedyn import Problem, Quantizer, Rule, Run, Start, fixed_point, simulate, solve
-from stedyn.files import problem_from_dict, problem_to_dict
-from stedyn.limit import check_closes
-from stedyn.moments import input_moments
+from stedyn.files.problems import problem_from_dict, problem_to_dict
+from stedyn.inputs.moments import input_moments
+from stedyn.limit.limit import check_closes
 from stedyn.rules import (
     RULES,
     SGD,
@@ -31,8 +31,8 @@ from stedyn.rules import (
     lattice,
 )
 from stedyn.rules.nodes import batch_nodes
-from stedyn.simulate import kernel
-from stedyn.simulate.model import model_of
+from stedyn.simulation import kernel
+from stedyn.simulation.model import model_of
 
 # ---- closed forms
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stedyn.simulate import sampler
+from stedyn.simulation import sampler
 
 
 def test_threefry_known_answers():

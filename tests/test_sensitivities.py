@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import stedyn._tangents as tangents
+import stedyn.design.tangents as tangents
 from stedyn import (
     SGD,
     Problem,
@@ -19,10 +19,10 @@ from stedyn import (
     sensitivity,
     solve,
 )
-from stedyn.dense import Steps, between
-from stedyn.objectives import Objective
+from stedyn.curves.dense import Steps, between
+from stedyn.curves.objectives import Objective
+from stedyn.limit.solution import INACCURATE, MAX_STEPS, REACHED
 from stedyn.rules import Multinomial, Rule
-from stedyn.solution import INACCURATE, MAX_STEPS, REACHED
 
 TAU = np.linspace(0.0, 100.0, 801)
 
@@ -174,7 +174,7 @@ def test_a_teacher_on_an_inner_level(to):
 
 def test_where_two_fixed_points_meet_there_is_no_derivative(monkeypatch):
     monkeypatch.setattr(
-        "stedyn.sensitivities._final_pass",
+        "stedyn.design.sensitivities._final_pass",
         lambda *_: (jnp.asarray(0.3), jnp.asarray(jnp.inf), jnp.asarray(0.0)),
     )
     with pytest.raises(

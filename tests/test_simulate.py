@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import reference
 
-from stedyn.problem import Problem, Start, Teacher
-from stedyn.quantizers import Quantizer
+from stedyn.problem.problem import Problem, Start, Teacher
+from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD, Rule
-from stedyn.simulate import kernel, simulate
-from stedyn.simulate.codes import coder
-from stedyn.simulate.model import bound_of, model_of, unit
-from stedyn.simulate.observe import Observer
+from stedyn.simulation import kernel, simulate
+from stedyn.simulation.codes import coder
+from stedyn.simulation.model import bound_of, model_of, unit
+from stedyn.simulation.observe import Observer
 
 DIM = 129  # odd, and not a multiple of the widths of the kernel; one shape, so that it compiles once
 R1 = Problem(weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(0.1))
@@ -443,7 +443,7 @@ def test_weights_that_diverge_are_refused():
 
 
 def test_interrupt_stops_the_run(monkeypatch):
-    from stedyn.simulate import run
+    from stedyn.simulation import run
 
     calls = []
 

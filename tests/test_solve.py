@@ -12,8 +12,8 @@ from systems import TWO_BIT, reference
 
 import stedyn
 from stedyn import SGD, Problem, Quantizer, Run, SolveError, Start, Teacher, solve
-from stedyn.solution import CURVES, QUANTITIES
-from stedyn.solve import _chosen
+from stedyn.limit.solution import CURVES, QUANTITIES
+from stedyn.limit.solver import _chosen
 
 PACKAGE = Path(stedyn.__file__).parent
 

@@ -10,12 +10,12 @@ import pytest
 from systems import TWO_BIT, reference, solved
 
 from stedyn import SGD, Problem, Quantizer, Run, Teacher, fixed_point, solve
-from stedyn.laws.grid import GridFlow
-from stedyn.limit import derive
-from stedyn.moments import input_moments
-from stedyn.quantizers import as_arrays
+from stedyn.inputs.moments import input_moments
+from stedyn.limit.laws.grid import GridFlow
+from stedyn.limit.limit import derive
+from stedyn.limit.stability import VISIBLE, Spectrum, spectrum
+from stedyn.quantizers.quantizer import as_arrays
 from stedyn.rules import DeterministicRounding
-from stedyn.stability import VISIBLE, Spectrum, spectrum
 
 #: The teacher on an inner level: nothing drives the weights there.
 ON_LEVEL = Problem(noise_std=0.1, rule=SGD(0.1), weights=Quantizer(3, 1.5, kind="mid-tread"))
@@ -103,7 +103,7 @@ def test_a_flat_mode_on_a_level():
 
 def slope_by_differences(problem, error, h=1e-3):
     """``d error/dV`` from the equation itself: what a change of the noise does to the error."""
-    from stedyn.stationary import stationary_error
+    from stedyn.limit.stationary import stationary_error
 
     limit = eqx.filter_jit(derive)(as_arrays(problem), 2)
     V = float(limit.noise_var) + error
@@ -178,7 +178,7 @@ def test_numbers_are_finite_or_none():
 
 
 def test_a_complex_eigenvalue_is_an_oscillation(monkeypatch):
-    monkeypatch.setattr("stedyn.fixed_points.spectrum", lambda *_: Spectrum(complex(-0.5, 2.0)))
+    monkeypatch.setattr("stedyn.limit.fixed_points.spectrum", lambda *_: Spectrum(complex(-0.5, 2.0)))
     found = fixed_point(Problem(noise_std=0.3))
     assert (found.stable, found.relaxation_time, found.oscillates) == (True, 2.0, True)
     assert found.period == pytest.approx(np.pi)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from stedyn import SGD, Covariance, Problem, Quantizer, Run, Start, Teacher, simulate, solve
-from stedyn.limit import derive
-from stedyn.simulate.observe import Observer
+from stedyn.limit.limit import derive
+from stedyn.simulation.observe import Observer
 
 RNG = np.random.default_rng(3)
 SIZE = 600

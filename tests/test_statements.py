@@ -7,7 +7,7 @@ import pytest
 from scipy.linalg import expm
 
 from stedyn import Problem, Quantizer, Run, Start, Teacher, simulate, solve
-from stedyn.moments import input_moments
+from stedyn.inputs.moments import input_moments
 from stedyn.rules import SGD, Inverse, Shrinkage, StochasticRounding
 from stedyn.statements import ShrinkageBound, bc_bound, rounding_chain, sr_error_bound
 

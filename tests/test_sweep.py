@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 import stedyn
-from stedyn import SGD, Problem, Quantizer, Run, cli, simulate, solve
-from stedyn import _rows as rows_module
+from stedyn import SGD, Problem, Quantizer, Run, simulate, solve
+from stedyn.cli import app as cli
+from stedyn.sweeps import rows as rows_module
 
 TABLE = """weights.range,rule.lr,what,law,dim,seeds
 1.0,,,,,

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stedyn.verdict import LEVEL, POWER, Part, judge, least_p, mean_test, shares_test, single_times
+from stedyn.comparison.verdict import (
+    LEVEL,
+    POWER,
+    Part,
+    judge,
+    least_p,
+    mean_test,
+    shares_test,
+    single_times,
+)
 
 DRAWS = 800
 

@@ -13,7 +13,7 @@ response and nothing else, with ``r ~ N(0, V)``:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -21,16 +21,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from .._check import check_keywords, fail, nonnegative, positive, whole
-from ..moments import InputMoments
+from ..checks import check_keywords, fail, nonnegative, positive, whole
+from ..inputs.moments import InputMoments
 from .nodes import batch_nodes, input_atoms
 from .quadrature import FULL, FULL_STEP, LIGHT, LIGHT_STEP, Profile, Samples, profile_of, sample
 from .schedules import Schedule, as_schedule, check_schedule
 from .symmetry import check_product
 from .tables import Table
-
-if TYPE_CHECKING:
-    from ..problem import Problem
 
 #: Largest mini-batch.
 MAX_BATCH = 2**11
@@ -167,7 +164,7 @@ class Rule(eqx.Module):
         """``a, b, D`` and ``E|U|`` at residual variance ``V`` and time ``tau``."""
         return self.response(inputs)(V, tau)
 
-    def check(self, problem: Problem) -> None:
+    def check(self, problem) -> None:
         """Refuse a problem that the rule cannot run, with one sentence."""
         self._check_move()
         check_schedule("rule.schedule", self.schedule, problem.taus)

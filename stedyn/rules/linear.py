@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from .._check import fail, finite, is_traced, nonnegative
+from ..checks import fail, finite, is_traced, nonnegative
 from .base import Coefficients, GradientResponse, Response, Rule
 from .quadrature import Profile
 from .schedules import Schedule, as_schedule, check_schedule

@@ -13,8 +13,8 @@ from jax import lax
 from jaxtyping import Array, Float
 from scipy.special import gammaln
 
-from .._check import fail, is_traced, nonnegative, positive, whole
-from ..moments import InputMoments
+from ..checks import fail, is_traced, nonnegative, positive, whole
+from ..inputs.moments import InputMoments
 from .base import MAX_BATCH, Coefficients, Response, Rule
 from .nodes import batch_nodes
 from .schedules import as_schedule

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from ..moments import InputMoments
+from ..inputs.moments import InputMoments
 
 #: Nodes of a compressed law, and of the chi-squared law.
 COMPRESSED, CHI_SQUARED = 24, 64

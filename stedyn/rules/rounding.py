@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._check import InputError, UnknownKeyword, fail, is_traced, positive
-from ..moments import gaussian_moments, partial_moments
-from ..quantizers import Quantizer
+from ..checks import InputError, UnknownKeyword, fail, is_traced, positive
+from ..quantizers.pieces import gaussian_moments, partial_moments
+from ..quantizers.quantizer import Quantizer
 from . import lattice
 from .base import Rule
 from .quadrature import Profile

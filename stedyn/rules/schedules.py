@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._check import check_keywords, choice, fail, is_traced, nonnegative, positive
+from ..checks import check_keywords, choice, fail, is_traced, nonnegative, positive
 
 
 def _checked(check: Callable, name: str) -> Callable:

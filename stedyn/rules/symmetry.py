@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from scipy.stats import norm
 
-from .._check import fail, is_traced
-from ..moments import input_moments
-
-if TYPE_CHECKING:
-    from ..problem import Problem
-    from .base import Rule
+from ..checks import fail, is_traced
+from ..inputs.moments import input_moments
 
 #: Residuals that are tried, of both signs, in standard deviations of the label; irrational, so that a gradient on a
 #: threshold, which has probability 0, is not one of them.
@@ -29,7 +23,7 @@ PAIRS, APART = 64, 1e-5
 
 
 @jax.ensure_compile_time_eval()
-def check_centred(problem: Problem) -> None:
+def check_centred(problem) -> None:
     """Refuse a rule with ``E[U(r, phi) | r] != 0`` for some residual ``r``, averaged over ``phi`` and own draws.
 
     All coordinates see the same residual: a step moves each of them by ``E[U | r] / sqrt(d)`` besides what its own
@@ -65,7 +59,7 @@ def check_centred(problem: Problem) -> None:
 
 
 @jax.ensure_compile_time_eval()
-def check_product(problem: Problem) -> None:
+def check_product(problem) -> None:
     """Refuse a rule that claims to be a function of the product ``r phi`` and is not."""
     rule = problem.rule
     if not rule.product or any(is_traced(leaf) for leaf in jax.tree.leaves(rule)):
@@ -85,13 +79,13 @@ def check_product(problem: Problem) -> None:
         )
 
 
-def _scale(problem: Problem) -> float:
+def _scale(problem) -> float:
     """Standard deviation of the label, 1 if it is not known or 0."""
     variance = problem.label_variance
     return 1.0 if is_traced(variance) else float(np.sqrt(np.max(variance))) or 1.0
 
 
-def _law(problem: Problem, std: float) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+def _law(problem, std: float) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
     """Values of an input ``x ~ N(0, std^2)``, quantized, and their probabilities."""
     count = FEW_INPUTS if problem.rule.uniforms else INPUTS
     if not problem.inputs.is_none:
@@ -104,7 +98,7 @@ def _law(problem: Problem, std: float) -> tuple[Float[np.ndarray, " N"], Float[n
     return std * x, norm.pdf(x) / norm.pdf(x).sum()
 
 
-def _draws(rule: Rule, rows: int, values: int) -> tuple[Float[Array, "n S N"] | None, int]:
+def _draws(rule, rows: int, values: int) -> tuple[Float[Array, "n S N"] | None, int]:
     """Uniform numbers of a rule, the same for every value of the input, and how many of them."""
     if not rule.uniforms:
         return None, 1

@@ -1,0 +1,52 @@
+from .checks import InputError
+from .comparison.comparison import Comparison, compare
+from .curves.plateaus import Plateau, find_plateaus
+from .design.choices import Choices
+from .design.maps import RangeMap, range_map
+from .design.plateau_table import PlateauTable, plateau_table
+from .design.ranges import choose
+from .design.sensitivities import Sensitivity, sensitivity
+from .limit.fixed_points import FixedPoint, fixed_point
+from .limit.solution import Solution, SolveError
+from .limit.solver import solve
+from .limit.stairs import small_lr_stairs
+from .problem.populations import Covariance, Start, Teacher
+from .problem.problem import Problem, Run
+from .quantizers.quantizer import Quantizer
+from .rules import SGD, Rule
+from .simulation import Ensemble, simulate
+from .sweeps.run import sweep
+
+__version__: str
+__all__ = [
+    "SGD",
+    "Choices",
+    "Comparison",
+    "Covariance",
+    "Ensemble",
+    "FixedPoint",
+    "InputError",
+    "Plateau",
+    "PlateauTable",
+    "Problem",
+    "Quantizer",
+    "RangeMap",
+    "Rule",
+    "Run",
+    "Sensitivity",
+    "Solution",
+    "SolveError",
+    "Start",
+    "Teacher",
+    "choose",
+    "compare",
+    "find_plateaus",
+    "fixed_point",
+    "plateau_table",
+    "range_map",
+    "sensitivity",
+    "simulate",
+    "small_lr_stairs",
+    "solve",
+    "sweep",
+]

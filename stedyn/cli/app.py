@@ -1,0 +1,296 @@
+"""The command line: ``stedyn predict | simulate | compare | fixed-point | plateaus | choose | layers | sweep``.
+
+Results go to standard output, everything else to standard error. A fault of the input is one sentence
+and exit code 2; a computation that failed is exit code 1; an interrupt is 130, SIGTERM 143. Any other
+exception is a bug of stedyn, or of a rule of the user's own: it keeps its traceback, and the exit code is 1.
+Imports that take time are made inside the commands, so that help and faults are answered at once. No annotation
+is postponed: typer reads them.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import __version__
+from ..checks import Failure, InputError
+from ..files.report import describe, to_json
+from .options import build_problem, check_outputs, repeated, takes_problem, write_outputs
+from .plateaus import plateaus
+from .ranges import choose, layers
+from .stopped import Stopped
+from .sweeps import sweep
+
+app = typer.Typer(
+    name="stedyn",
+    help="Predict the learning curve of quantized SGD, simulate it, and compare the two.",
+    epilog="tau = steps / d. Without PROBLEM.toml a command works on setting R1: 2-bit weights and inputs.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Law = Annotated[str, typer.Option(help="How the limit is solved.", metavar="auto|grid|mixture|fluid")]
+Tol = Annotated[float, typer.Option(help="Relative accuracy asked of the law.")]
+Dim = Annotated[int, typer.Option(min=1, help="Input dimension d of the simulation.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Number of simulated runs.")]
+Seed = Annotated[int, typer.Option(min=0, help="First seed.")]
+Checkpoint = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Keep the state here; the same command goes on from it.")
+]
+Every = Annotated[float | None, typer.Option(help="Seconds between checkpoints.  [default: 60]")]
+Devices = Annotated[int | None, typer.Option(help="Devices that share the runs.  [default: all]")]
+Split = Annotated[str, typer.Option(help="What the devices divide.", metavar="seeds|weights")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write CSV, JSON, TOML and a figure here.")]
+Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a figure: .png, .pdf or .svg.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"stedyn {__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+@takes_problem
+def predict(
+    flags: dict,
+    law: Law = "auto",
+    tol: Tol = 5e-3,
+    json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
+) -> int:
+    """The learning curve of the limit, its plateaus and its minimum.
+
+    A plateau starts where nine tenths of the drop before it are done (or at 0), ends where a tenth of its own drop is
+    done, and escapes at half. It counts if the slope of ln(error) falls below half of its peaks in the drops around it
+    (docs/plateaus.md).
+    """
+    problem = _prepare(flags, out, plot)
+    from ..limit.solver import solve
+
+    solution = solve(problem, law=law, tol=tol, throw=False)
+    if len(solution.tau) < 2:
+        return _status(solution.status)
+    record = solution.to_dict() | _about(problem)
+    _print(json, problem, record, str(solution))
+    write_outputs("predict", problem, record, out, plot, {"predict": solution}, "solution_figure", solution)
+    return _status(solution.status)
+
+
+@app.command()
+@takes_problem
+def simulate(
+    flags: dict,
+    dim: Dim = 3000,
+    seeds: Seeds = 4,
+    seed: Seed = 0,
+    checkpoint: Checkpoint = None,
+    every: Every = None,
+    devices: Devices = None,
+    split: Split = "seeds",
+    json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
+) -> int:
+    """One-pass SGD in dimension d, several seeds at once."""
+    problem = _prepare(flags, out, plot)
+    spread = {"devices": devices, "split": split}
+    ensemble = _simulate(problem, checkpoint, dim=dim, seeds=seeds, seed=seed, every=every, **spread)
+    record = ensemble.to_dict() | _about(problem)
+    _print(json, problem, record, str(ensemble))
+    write_outputs("simulate", problem, record, out, plot, {"simulate": ensemble}, "ensemble_figure", ensemble)
+    return _completed(ensemble)
+
+
+@app.command()
+@takes_problem
+def compare(
+    flags: dict,
+    law: Law = "auto",
+    tol: Tol = 5e-3,
+    dim: Dim = 3000,
+    seeds: Seeds = 4,
+    seed: Seed = 0,
+    checkpoint: Checkpoint = None,
+    every: Every = None,
+    devices: Devices = None,
+    split: Split = "seeds",
+    json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
+) -> int:
+    """Prediction and simulation side by side, with a verdict and a figure.
+
+    A plateau starts where nine tenths of the drop before it are done (or at 0), ends where a tenth of its own drop is
+    done, and escapes at half. It counts if the slope of ln(error) falls below half of its peaks in the drops around it
+    (docs/plateaus.md).
+    """
+    if plot is None and out is None and not json:
+        plot = Path("stedyn-compare.png")
+    problem = _prepare(flags, out, plot)
+    from ..comparison.comparison import compare
+    from ..limit.solver import solve
+
+    # the last weights of the simulation are set against the density at the same time
+    densities = None if law == "fluid" else [float(problem.taus[-1])]
+    solution = solve(problem, law=law, tol=tol, densities=densities)
+    spread = {"devices": devices, "split": split}
+    ensemble = _simulate(problem, checkpoint, dim=dim, seeds=seeds, seed=seed, every=every, **spread)
+    _completed(ensemble)
+    comparison = compare(solution, ensemble)
+    record = comparison.to_dict() | _about(problem)
+    _print(json, problem, record, str(comparison))
+    tables = {"theory": solution, "simulation": ensemble}
+    write_outputs("compare", problem, record, out, plot, tables, "compare_figure", comparison)
+    return _status(solution.status)
+
+
+@app.command("fixed-point")
+@takes_problem
+def fixed_point(flags: dict, json: Json = False, out: Out = None) -> int:
+    """Where the curve ends: error, excess over the unquantized model, stability."""
+    problem = _prepare(flags, out, None)
+    from ..limit.fixed_points import fixed_point
+    from ..limit.solver import solve
+
+    found = fixed_point(problem)  # refuses what has none before a curve is solved
+    found = found.beside(solve(problem, throw=False))
+    record = found.to_dict() | _about(problem)
+    _print(json, problem, record, str(found))
+    write_outputs("fixed-point", problem, record, out, None, {}, "", None)
+    return 0
+
+
+for command in (plateaus, choose, layers, sweep):
+    app.command()(command)
+
+
+def _prepare(flags: dict, out: Path | None, plot: Path | None):
+    problem = build_problem(flags)
+    check_outputs(out, plot)
+    os.environ["MPLBACKEND"] = "Agg"
+    return problem
+
+
+def _simulate(problem, checkpoint: Path | None, **given):
+    """The ensemble; a partial one after an interrupt, if there is something to show and no checkpoint."""
+    from ..simulation import Interrupted, simulate
+
+    try:
+        return simulate(problem, checkpoint=checkpoint, progress=_shows_progress(), **given)
+    except Interrupted as stopped:
+        if checkpoint is not None:
+            raise Stopped(f"interrupted; {checkpoint} holds the state: the same command goes on.") from None
+        if stopped.ensemble is None:
+            raise
+        return stopped.ensemble
+
+
+def _completed(ensemble) -> int:
+    if ensemble.partial:
+        reached = f"interrupted at tau = {ensemble.tau[-1]:g} of {ensemble.problem.taus[-1]:g}"
+        raise Stopped(f"{reached}, where the result ends; give --checkpoint FILE to be able to go on.")
+    return 0
+
+
+def _shows_progress() -> bool:
+    return sys.stderr.isatty()
+
+
+def _about(problem) -> dict[str, Any]:
+    from ..files.problems import problem_to_dict
+
+    return {"problem": problem_to_dict(problem), "version": __version__}
+
+
+def _print(as_json: bool, problem, record: dict[str, Any], text: str) -> None:
+    print(to_json(record) if as_json else f"{describe(problem)}\n\n{text}")
+
+
+def _status(status) -> int:
+    if status.ok:
+        return 0
+    print(f"stedyn: {status}", file=sys.stderr)
+    return 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; SIGTERM ends a command as Ctrl-C does."""
+    received: list[int] = []
+
+    def terminate(number, frame):
+        received.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # signals belong to that one
+        return _run(argv)
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        code = _run(argv)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 143 if code == 130 and received else code
+
+
+def _run(argv: list[str] | None) -> int:
+    _set_environment()
+    command: Callable[..., Any] = typer.main.get_command(app)
+    try:
+        code = command(
+            args=repeated(sys.argv[1:] if argv is None else argv), prog_name="stedyn", standalone_mode=False
+        )
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except Stopped as stopped:
+        return _complain(str(stopped), 130)
+    except InputError as error:
+        return _complain(str(error), 2)
+    except Failure as error:
+        return _complain(str(error), 1)
+    except OSError as error:
+        return _complain(f"cannot write {error.filename or 'a file'} ({error.strerror or error}).", 1)
+    except MemoryError as error:
+        reason = f" ({error})" if str(error) else ""
+        return _complain(f"there is not enough memory{reason}; make the problem smaller.", 1)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what typer raises for a fault of usage has one
+            raise
+        return _complain(error.format_message().rstrip(".") + "; see stedyn --help.", 2)
+    if code == 130:  # typer turns an interrupt into this code
+        return _complain("interrupted; what was being computed is lost.", code)
+    return code if isinstance(code, int) else 0
+
+
+def _set_environment() -> None:
+    """Keep compiled programs between calls (unless ``STEDYN_CACHE=off``), if JAX is not running yet.
+
+    A program with a call back into Python cannot be kept: checks of equinox then put nan instead, which
+    a solve reports as its status.
+    """
+    if "jax" in sys.modules or os.environ.get("STEDYN_CACHE", "") == "off":
+        return
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stedyn"
+    for name, value in {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "EQX_ON_ERROR": "nan",
+        "TF_CPP_MIN_LOG_LEVEL": "3",  # loading a kept program logs features of the machine
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _complain(sentence: str, code: int) -> int:
+    print("stedyn: " + " ".join(sentence.split()), file=sys.stderr)
+    return code

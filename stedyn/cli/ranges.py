@@ -1,0 +1,165 @@
+"""The commands ``stedyn choose`` and ``stedyn layers``. No annotation is postponed: typer reads them."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..checks import InputError
+from .options import build_problem, check_outputs, takes_problem, write_outputs
+
+Bits = Annotated[
+    list[int] | None, typer.Option(help="Bit widths: --bits 2 3 4.  [default: 2 3 4]", metavar="B ...")
+]
+Points = Annotated[int, typer.Option(min=5, help="Ranges of the scan.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write CSV and JSON here.")]
+Tensor = Annotated[str | None, typer.Option(help="Name of the tensor in the file.", metavar="NAME")]
+Normalise = Annotated[
+    str, typer.Option(help="Divide weights by their root mean square or maximum.", metavar="std|max|none")
+]
+
+
+@takes_problem(without=("bits", "range"))
+def choose(
+    flags: dict,
+    bits: Bits = None,
+    objective: Annotated[
+        str,
+        typer.Option(help="final-error, error-at=TAU, time-to=ERROR or plateau-length.", metavar="NAME"),
+    ] = "final-error",
+    max_error: Annotated[
+        float | None, typer.Option(help="The wanted error; the fewest bits that reach it are named.")
+    ] = None,
+    ranges: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            help="Bounds of the search.  [default: MSE-optimal range / 4 to * 4]", metavar="LOW HIGH"
+        ),
+    ] = None,
+    lrs: Annotated[
+        list[float] | None,
+        typer.Option(help="Learning rates to choose from, too: --lrs 0.05 0.1 0.2.", metavar="LR ..."),
+    ] = None,
+    layer: Annotated[Path | None, typer.Option(help="Teacher weights from a file.", metavar="FILE")] = None,
+    tensor: Tensor = None,
+    normalise: Normalise = "std",
+    scan: Points = 40,
+    tol: Annotated[float, typer.Option(help="Relative accuracy asked of curves.")] = 1e-2,
+    baselines: Annotated[bool, typer.Option(help="Predict what calibration rules come to.")] = True,
+    libraries: Annotated[
+        bool, typer.Option("--libraries", help="Name every choice as other libraries do.")
+    ] = False,
+    simulated: Annotated[
+        bool, typer.Option("--confirm", help="Simulate every range of the table as well.")
+    ] = False,
+    dim: Annotated[int, typer.Option(min=2, help="Input dimension d of --confirm.")] = 3000,
+    seeds: Annotated[int, typer.Option(min=2, help="Number of runs of --confirm.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="First seed of --confirm.")] = 0,
+    json: Json = False,
+    out: Out = None,
+) -> int:
+    """The best range for every bit width, beside calibration rules with their predicted outcome."""
+    if layer is None and tensor is not None:
+        raise InputError("--tensor: expected --layer FILE with it, found none; name the file.")
+    if layer is not None:
+        flags = flags | {"set_": [*_teacher(layer, tensor, normalise), *(flags["set_"] or ())]}
+    problem = build_problem(flags)
+    check_outputs(out, None)
+    from ..design.ranges import choose
+
+    progress = sys.stderr.isatty()
+    found = choose(
+        problem,
+        bits=bits or (2, 3, 4),
+        objective=objective,
+        max_error=max_error,
+        ranges=ranges,
+        lrs=lrs or None,
+        points=scan,
+        tol=tol,
+        baselines=baselines,
+        progress=progress,
+    )
+    if simulated:
+        from ..design.confirm import confirm
+
+        found = confirm(found, dim=dim, seeds=seeds, seed=seed, progress=progress)
+    text = str(found) + ("\n\n" + _named(found) if libraries else "")
+    _show("choose", problem, found, text, json, out)
+    return 0
+
+
+@takes_problem(without=("bits", "range"))
+def layers(
+    flags: dict,
+    file: Annotated[Path, typer.Argument(help="Weights: .safetensors, .npz, .npy or .csv.", metavar="FILE")],
+    tensor: Tensor = None,
+    bits: Bits = None,
+    per_channel: Annotated[bool, typer.Option("--per-channel", help="A range for every channel.")] = False,
+    axis: Annotated[int, typer.Option(help="The channel axis.")] = 0,
+    normalise: Normalise = "std",
+    scan: Points = 40,
+    json: Json = False,
+    out: Out = None,
+) -> int:
+    """The best range for every layer of a file of weights: each is the teacher of a problem of its own."""
+    problem = build_problem(flags)
+    check_outputs(out, None)
+    from ..design.layer_report import report_layers
+
+    found = report_layers(
+        file,
+        problem,
+        tensor=tensor,
+        bits=bits or (2, 3, 4),
+        per_channel=per_channel,
+        axis=axis,
+        normalise=normalise,
+        points=scan,
+        progress=sys.stderr.isatty(),
+    )
+    _show("layers", problem, found, str(found), json, out)
+    return 0
+
+
+def _teacher(layer: Path, tensor: str | None, normalise: str) -> list[str]:
+    """Assignments, as of ``--set``, that make a tensor the teacher."""
+    import json
+
+    given = {"kind": "file", "path": str(layer.absolute()), "tensor": tensor, "normalise": normalise}
+    return [f"teacher.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+
+
+def _named(found: Any) -> str:
+    """The quantizers of the choices under the names of other libraries."""
+    from ..design.ranges import template
+    from ..quantizers.conventions import library_names
+
+    lines = []
+    for choice in found.choices:
+        lines.append(f"{choice.bits} bits, range {choice.range:.5g}:")
+        names = library_names(template(found.problem, choice.bits).with_range(choice.range))
+        for library, given in names.items():
+            text = (
+                given
+                if isinstance(given, str)
+                else ", ".join(
+                    f"{k}={v:.7g}" if isinstance(v, float) else f"{k}={v}" for k, v in given.items()
+                )
+            )
+            lines.append(f"  {library:<9} {text}")
+    return "\n".join(lines)
+
+
+def _show(name: str, problem, found, text: str, json: bool, out: Path | None) -> None:
+    from .. import __version__
+    from ..design.ranges import template
+    from ..files.problems import problem_to_dict
+    from ..files.report import describe, to_json
+
+    record = found.to_dict() | {"problem": problem_to_dict(problem), "version": __version__}
+    quantizer = template(problem, problem.weights.bits or 2)
+    print(to_json(record) if json else f"{describe(problem, quantizer)}\n\n{text}")
+    write_outputs(name, problem, record, out, None, {name: found})

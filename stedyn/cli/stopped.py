@@ -1,0 +1,5 @@
+"""The end of a command by an interrupt."""
+
+
+class Stopped(Exception):
+    """An interrupt, with the sentence that ends the command."""

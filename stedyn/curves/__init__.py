@@ -1,0 +1,1 @@
+"""Plateaus and objectives of a curve: NumPy alone, no theory."""

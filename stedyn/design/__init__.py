@@ -1,0 +1,1 @@
+"""Choices: ranges, calibration, maps, sensitivities, layers."""

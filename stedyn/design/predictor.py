@@ -1,0 +1,127 @@
+"""Predicted outcomes of one problem as functions of range and learning rate."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import equinox as eqx
+import numpy as np
+
+from ..checks import fail
+from ..curves.objectives import Objective
+from ..limit.solution import Solution
+from ..limit.solver import solve
+from ..limit.stationary import final_error, has_fixed_point
+from ..problem.problem import Problem, Run
+from ..quantizers.quantizer import Quantizer
+
+#: Cells of a scan, over all intervals between thresholds.
+SCAN_CELLS = 240
+#: Saved times of a curve from which times are read.
+LEAST_POINTS = 101
+#: Tolerance of a curve that is only described.
+ROUGH = 0.1
+
+
+class Outcome(NamedTuple):
+    """Value of the objective (infinite where it is not reached), and the error that goes with it."""
+
+    value: float
+    error: float
+
+
+def with_quantizer(problem: Problem, quantizer: Quantizer, lr=None, run: Run | None = None) -> Problem:
+    """The problem with another weight quantizer, learning rate and run."""
+    rule = problem.rule if lr is None else eqx.tree_at(lambda rule: rule.lr, problem.rule, lr)
+    return dataclasses.replace(problem, weights=quantizer, rule=rule, run=run or problem.run)
+
+
+def need_fixed_point(name: str, asked: str, problem: Problem, any_range: bool = False) -> None:
+    """Refuse the quantity ``asked``, a final error, of a problem without a fixed point."""
+    if not has_fixed_point(problem, any_range):
+        fail(name, "a problem with a fixed point for 'final-error'", asked,
+             "use error-at=TAU with the end of the run")  # fmt: skip
+
+
+class Predictor:
+    """A problem with one quantizer, whose range and learning rate vary; exact outcomes are kept."""
+
+    def __init__(self, problem: Problem, quantizer: Quantizer, objective: Objective, max_error, tol: float):
+        self.problem, self.quantizer, self.objective, self.tol = problem, quantizer, objective, tol
+        self.bits = int(quantizer.bits or 0)
+        self.max_error = np.inf if max_error is None else max_error
+        self.stationary = has_fixed_point(problem, any_range=True)
+        horizon = objective.number if objective.kind == "error-at" else problem.run.tau
+        needed = 3 if objective.kind in ("error-at", "final-error") else max(LEAST_POINTS, problem.run.points)
+        self.run = Run(horizon, needed)
+        self.kept: dict[tuple[float, float], Outcome] = {}
+
+    def at(self, width: float, lr: float, run: Run | None = None) -> Problem:
+        """The problem at one range and learning rate."""
+        return with_quantizer(self.problem, self.quantizer.with_range(float(width)), lr, run)
+
+    def fixed_error(self, width: float, lr: float, coarse=False) -> float | None:
+        """Error of the fixed point; None if there is none."""
+        if not self.stationary:
+            return None
+        return final_error(self.at(width, lr), coarse)
+
+    def scan(self, width: float, lr: float) -> Outcome:
+        """The outcome by the law of the scan."""
+        if self.by_fixed_point:
+            return self.exact(width, lr)
+        cells = max(8, SCAN_CELLS // max(1, self.quantizer.n_levels))
+        return self._outcome(width, lr, tol=1.0, cells=cells)
+
+    def exact(self, width: float, lr: float) -> Outcome:
+        """The outcome by the exact law."""
+        key = float(width), float(lr)
+        if key not in self.kept:
+            if self.by_fixed_point:
+                error = self.fixed_error(*key)
+                assert error is not None
+                self.kept[key] = Outcome(error, error)
+            else:
+                self.kept[key] = self._outcome(*key, tol=self.tol)
+        return self.kept[key]
+
+    @property
+    def by_fixed_point(self) -> bool:
+        return not self.objective.needs_curve and self.stationary
+
+    def uncertainty(self, width: float, lr: float) -> float:
+        """Relative error of the objective at one range."""
+        best = self.exact(width, lr).value
+        if not np.isfinite(best) or best <= 0:
+            return 0.0
+        if self.by_fixed_point:
+            merged = self.fixed_error(width, lr, coarse=True)
+            return abs((merged or 0.0) - best) / (3 * best)
+        curve = self._solve(width, lr, tol=self.tol)
+        (tau, error), claim = curve.dense, float(curve.error_estimate or 0.0)
+        shifted = [self.objective.measure(tau, error * (1 + sign * claim)) for sign in (-1, 1)]
+        spread = max((abs(value / best - 1) for value in shifted if np.isfinite(value)), default=claim)
+        return float(max(claim, spread))
+
+    def curve(self, width: float, lr: float) -> Solution:
+        """The curve of the problem's own run; only roughly where the objective is not read off a curve."""
+        tol = max(self.tol, ROUGH) if self.by_fixed_point else self.tol
+        return solve(self.at(width, lr), law="grid", tol=tol, throw=False)
+
+    def _solve(self, width: float, lr: float, *, tol: float, cells: int | None = None) -> Solution:
+        return solve(self.at(width, lr, self.run), law="grid", tol=tol, cells=cells, throw=False)
+
+    def _outcome(self, width: float, lr: float, *, tol: float, cells: int | None = None) -> Outcome:
+        flat = self.objective.kind == "plateau-length"
+        bounded = flat and self.max_error < np.inf
+        final = self.fixed_error(width, lr) if flat else None
+        if bounded and final is not None and final > self.max_error:
+            return Outcome(np.inf, final)
+        curve = self._solve(width, lr, tol=tol, cells=cells)
+        if not curve.status.ok:
+            return Outcome(np.inf, np.inf)
+        end = curve.final_error if final is None else final
+        if bounded and end > self.max_error:
+            return Outcome(np.inf, end)
+        return Outcome(self.objective.measure(*curve.dense, final), end)

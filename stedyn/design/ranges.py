@@ -1,0 +1,256 @@
+r"""The best range for every bit width, from the dynamics, beside the ranges of calibration rules.
+
+The objective is no convex function of the range: where a level crosses a teacher weight it has a cusp, so that
+a teacher of few values gives a sawtooth. A scan over the whole interval, which takes in these crossings, finds
+candidates; the best are refined and confirmed by the exact law.
+
+==================  ==================================  =============================================
+objective           scan                                exact
+==================  ==================================  =============================================
+final-error         fixed points (`stedyn.limit.stationary`)  the same
+others              grid law on `SCAN_CELLS` cells      grid law to the tolerance asked for
+==================  ==================================  =============================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from ..checks import checked, fail, positive, several, whole
+from ..curves.objectives import Objective, longest_plateau, time_to
+from ..limit.solution import Solution
+from ..problem.problem import Problem
+from ..quantizers.conventions import both_edges
+from ..quantizers.quantizer import Quantizer
+from .calibration import calibrated_range, calibrated_ranges
+from .choices import Baseline, Choice, Choices
+from .predictor import ROUGH, Outcome, Predictor
+from .search import Candidate, best_range, within
+
+#: The objective is reported at these multiples of the best range.
+MISSES = (0.5, 0.9, 1.1, 1.5)
+#: The scan reaches from the MSE-optimal range divided by this number to that times it.
+REACH = 4.0
+#: A fixed point counts as reached if the error at the end of the run is as close as this.
+REACHED = 0.02
+
+
+@checked(problem=Problem)
+def choose(
+    problem: Problem,
+    *,
+    bits: Sequence[int] = (2, 3, 4),
+    objective: str = "final-error",
+    max_error: float | None = None,
+    ranges: tuple[float, float] | None = None,
+    lrs: Sequence[float] | None = None,
+    points: int = 40,
+    tol: float = 1e-2,
+    baselines: bool = True,
+    progress: bool = False,
+) -> Choices:
+    """The best range of the weight quantizer for every bit width, by the predicted outcome of training.
+
+    Parameters
+    ----------
+    problem : Problem
+        Its weight quantizer gives kind, edge and rounding (mid-rise by level if it has none), its run the horizon.
+    bits : sequence of int
+        Bit widths.
+    objective : str
+        ``final-error``, ``error-at=TAU``, ``time-to=ERROR`` or ``plateau-length`` (see `stedyn.curves.objectives.Objective`).
+    max_error : float, optional
+        The wanted error. ``plateau-length`` needs it, since the shortest plateau alone is that of the smallest range;
+        for all objectives the fewest bits that reach it are reported.
+    ranges : (low, high), optional
+        Bounds of the search; by default a quarter and four times the range of least rounding error of the teacher.
+    lrs : sequence of float, optional
+        Learning rates from whose span the best is chosen together with the range; by default that of the problem.
+        Not for ``final-error``, which falls with the rate without end.
+    points : int
+        Ranges of the scan.
+    tol : float
+        Relative error of curves (see `stedyn.solve`).
+    baselines : bool
+        Whether to predict the outcome of the calibration rules of `stedyn.design.calibration`, applied to the teacher.
+    progress : bool
+        Show a progress bar on standard error.
+
+    Raises
+    ------
+    ValueError
+        For an argument out of bounds; if no range reaches the error of ``time-to`` or ``max_error`` of
+        ``plateau-length`` with any bit width, with the best that is reachable.
+
+    References
+    ----------
+    ``docs``, theory sections 5 to 7; the rules of `stedyn.design.calibration` name their own sources.
+
+    Examples
+    --------
+    >>> from stedyn import Problem, SGD, Teacher, Run
+    >>> p = Problem(Teacher.gaussian(1.0), noise_std=0.1, rule=SGD(0.1), run=Run(100.0, 21))
+    >>> best = choose(p, bits=[2], points=12, baselines=False).choices[0]
+    >>> print(f"{best.range:.2f} {best.error:.3f}")
+    1.27 0.177
+    """
+    goal = Objective.parse(objective)
+    if max_error is not None:
+        positive("max_error", max_error)
+    if goal.kind == "plateau-length" and max_error is None:
+        fail("max_error", "the error wanted, for the objective plateau-length", None,
+             "set it: the shortest plateau alone is that of the smallest range")  # fmt: skip
+    points = whole("points", points, 5, 10_000)
+    rates = _rates(lrs, problem, goal)
+    widths = checked_bits(bits, problem)
+    bounds = {b: _bounds(ranges, problem, b) for b in widths}
+    rules: dict[int, dict[str, float]] = {}
+    if baselines:
+        rules = {b: calibrated_ranges(problem.teacher, template(problem, b)) for b in widths}
+    steps = len(widths) * (points * len(rates) + len(MISSES) + 1) + sum(len(rule) for rule in rules.values())
+    choices, others = [], []
+    with tqdm(total=steps, unit="range", disable=not progress) as bar:
+        for b in widths:
+            predictor = Predictor(problem, template(problem, b), goal, max_error, tol)
+            chosen, lr = _best(predictor, bounds[b], points, rates, bar)
+            choices.append(_describe(predictor, chosen, lr, max_error, bar))
+            for name, width in rules.get(b, {}).items():
+                outcome = predictor.exact(width, lr)
+                edges = both_edges(predictor.quantizer.with_range(width))
+                others.append(Baseline(b, name, width, outcome.value, outcome.error, edges))
+                bar.update()
+    _check_reachable(goal, max_error, choices, problem)
+    enough = [c.bits for c in choices if max_error is not None and c.error <= max_error]
+    return Choices(problem, goal, max_error, tuple(choices), tuple(others), min(enough, default=None))
+
+
+def checked_bits(bits, problem: Problem) -> tuple[int, ...]:
+    """Bit widths, each once, that the kind of the weight quantizer takes."""
+    widths = tuple(whole("bits", b, 1, 8) for b in several("bits", bits))
+    if not widths or len(set(widths)) < len(widths):
+        fail("bits", "different bit widths, at least one", list(bits), "list each once")
+    for b in widths:
+        template(problem, b)
+    return widths
+
+
+def template(problem: Problem, bits: int) -> Quantizer:
+    """The weight quantizer of a problem with other bits, for range 1; mid-rise by level if it has none."""
+    old = problem.weights
+    if old.kind == "levels":
+        fail("weights.kind", "a kind with bits and a range", old.kind, "choose mid-rise or mid-tread")
+    kind = "mid-rise" if old.is_none else old.kind
+    return Quantizer(bits, 1.0, kind=kind, edge=old.edge, rounding=old.rounding)
+
+
+def _bounds(ranges, problem: Problem, bits: int) -> tuple[float, float]:
+    if ranges is None:
+        middle = calibrated_range(problem.teacher, template(problem, bits), "mse")
+        return middle / REACH, middle * REACH
+    bounds = [positive("ranges", value) for value in several("ranges", ranges)]
+    if len(bounds) != 2 or not bounds[0] < bounds[1]:
+        fail("ranges", "a lower and a higher bound", bounds, "give these two")
+    return bounds[0], bounds[1]
+
+
+def _rates(lrs, problem: Problem, goal: Objective) -> tuple[float, ...]:
+    if lrs is None:
+        return (float(problem.rule.lr),)
+    if goal.kind == "final-error":
+        fail("lrs", "an objective with a time for a choice of the learning rate", str(goal),
+             "use error-at or time-to: the final error falls with lr without end")  # fmt: skip
+    if problem.rule.kind == "multinomial":
+        fail("lrs", "a rule with a learning rate", problem.rule.kind, "leave it out")
+    return tuple(sorted(float(positive("lrs", lr)) for lr in several("lrs", lrs)))
+
+
+def _best(predictor: Predictor, bounds, points: int, rates, bar) -> tuple[Candidate, float]:
+    """The best range, together with the best of several rates and what lies between them."""
+    found = [best_range(predictor, lr, bounds, points, bar) for lr in rates]
+    k = int(np.argmin([candidate.value for candidate in found]))
+    chosen, lr = found[k], rates[k]
+    if len(rates) > 1 and np.isfinite(chosen.value):
+        between = rates[max(k - 1, 0)], rates[min(k + 1, len(rates) - 1)]
+        finer = within(lambda rate: predictor.exact(chosen.range, rate).value, between, lr, log=True)
+        again = best_range(predictor, finer, bounds, points, None)
+        if again.value < chosen.value:
+            return again, finer
+    return chosen, lr
+
+
+def _describe(predictor: Predictor, chosen: Candidate, lr: float, max_error, bar) -> Choice:
+    """The record of a chosen range: what it costs to miss it, its curve and its fixed point."""
+    best = predictor.exact(chosen.range, lr)
+    misses = {}
+    for factor in MISSES:
+        misses[factor] = _ratio(predictor.exact(chosen.range * factor, lr), best)
+        bar.update()
+    curve = predictor.curve(chosen.range, lr)
+    bar.update()
+    target = predictor.objective.number if predictor.objective.kind == "time-to" else max_error
+    when = np.inf if target is None else time_to(*curve.dense, target)
+    fixed = predictor.fixed_error(chosen.range, lr)
+    length = longest_plateau(*curve.dense, fixed)
+    uncertainty = predictor.uncertainty(chosen.range, lr)
+    rivals = [r for r, value in chosen.others if value <= best.value * (1 + 2 * uncertainty)]
+    return Choice(
+        bits=predictor.bits,
+        range=chosen.range,
+        lr=lr,
+        value=best.value,
+        uncertainty=uncertainty,
+        error=best.error,
+        range_interval=chosen.interval,
+        misses=misses,
+        plateau_length=length if np.isfinite(length) else None,
+        time_to_target=float(when) if np.isfinite(when) else None,
+        fixed_point=fixed,
+        edges=both_edges(predictor.quantizer.with_range(chosen.range)),
+        rivals=tuple(rivals),
+        status=_status(chosen, best, fixed, curve, predictor),
+    )
+
+
+def _ratio(outcome: Outcome, best: Outcome) -> float:
+    return outcome.value / best.value if best.value > 0 else (1.0 if outcome.value == best.value else np.inf)
+
+
+def _status(chosen: Candidate, best: Outcome, fixed, curve: Solution, predictor: Predictor) -> str:
+    goal, horizon, end = predictor.objective, float(curve.tau[-1]), curve.final_error
+    claim = 0.0 if curve.error_estimate is None else min(float(curve.error_estimate), ROUGH)
+    final = goal.kind == "plateau-length" and predictor.max_error < np.inf and fixed is not None
+    where = "of a fixed point" if final else f"at tau = {horizon:g}"
+    if not np.isfinite(best.value):
+        return f"No range reaches it; this one has the least error {where}, {best.error:.4g}."
+    parts = []
+    if chosen.at_edge:
+        parts.append("The best range lies at the edge of the ranges searched.")
+    if fixed is None:
+        parts.append(f"There is no fixed point; the error is that at tau = {horizon:g}.")
+    elif abs(end / max(fixed, 1e-300) - 1) <= REACHED + claim:
+        parts.append(f"The fixed point is reached by tau = {horizon:g}.")
+    else:
+        parts.append(
+            f"The curve has not reached its fixed point by tau = {horizon:g}, where the error is {end:.4g}."
+        )
+    if goal.kind == "plateau-length":
+        parts.append(f"The error {where}, {best.error:.4g}, is at most {predictor.max_error:g}, as wanted.")
+    return " ".join(parts)
+
+
+def _check_reachable(goal: Objective, max_error, choices: list[Choice], problem: Problem) -> None:
+    if any(np.isfinite(choice.value) for choice in choices):
+        return
+    target = goal.number if goal.kind == "time-to" else max_error
+    best = min(choices, key=lambda choice: choice.error)
+    where = f"within tau = {problem.run.tau:g}" if goal.kind == "time-to" else "in the end"
+    fail(
+        "objective" if goal.kind == "time-to" else "max_error",
+        f"an error that some range reaches {where}",
+        target,
+        f"the best reachable is {best.error:.4g} ({best.bits} bits, range {best.range:.4g}): raise it, or give more "
+        "bits or time",
+    )

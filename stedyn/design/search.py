@@ -1,0 +1,136 @@
+"""Minimizing an objective over the range: a scan with the crossings of levels, then refinement of candidates."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize
+
+from ..limit.limit import derive
+from ..quantizers.quantizer import as_arrays
+from .predictor import Predictor
+
+#: Local minima of the scan that are refined: the best ones, if within this factor of the best of all.
+CANDIDATES, CLOSE = 3, 1.3
+#: Teachers of at most this many classes put their crossings into the scan.
+FEW = 8
+#: Evaluations that refine a candidate, and relative accuracy of the range.
+REFINE, ACCURACY = {True: 24, False: 10}, 1e-3
+#: The interval of the objective is where it exceeds its least value by this part, found in these steps.
+EXCESS = 0.01
+_STEPS = np.cumprod(np.r_[1.005, np.linspace(1.01, 1.3, 16)])
+
+
+class Candidate(NamedTuple):
+    """A refined minimum: range, value, interval within 1 %, whether at an edge, and the other minima found."""
+
+    range: float
+    value: float
+    interval: tuple[float, float]
+    at_edge: bool
+    others: tuple[tuple[float, float], ...]
+
+
+def best_range(predictor: Predictor, lr: float, bounds: tuple[float, float], points: int, bar) -> Candidate:
+    """The best range between two bounds at one learning rate."""
+    even = np.geomspace(bounds[0], bounds[1], points)
+    grid = np.unique(np.concatenate([even, _crossings(predictor, lr, bounds)]))
+    scanned = []
+    for k, width in enumerate(grid):
+        scanned.append(predictor.scan(width, lr))
+        if bar is not None and k < points:
+            bar.update()
+    values = np.array([outcome.value for outcome in scanned])
+    if not np.any(np.isfinite(values)):
+        k = int(np.argmin([outcome.error for outcome in scanned]))
+        return Candidate(float(grid[k]), np.inf, (float(grid[k]),) * 2, False, ())
+    found = sorted((_refined(predictor, lr, grid, k) for k in _minima(values)), key=lambda pair: pair[1])
+    width, value = found[0]
+
+    def exact(r):
+        return predictor.exact(r, lr).value
+
+    interval = _interval(exact, width, value, bounds, -1), _interval(exact, width, value, bounds, 1)
+    edge = width <= bounds[0] * (1 + ACCURACY) or width >= bounds[1] * (1 - ACCURACY)
+    others = tuple((r, v) for r, v in found[1:] if not interval[0] <= r <= interval[1])
+    return Candidate(width, value, interval, edge, others)
+
+
+def _crossings(predictor: Predictor, lr: float, bounds) -> np.ndarray:
+    """Ranges at which a level meets the value ``a c / b`` to which a weight of a class is driven."""
+    problem = as_arrays(predictor.at(bounds[0], lr))
+    if problem.teacher.kind == "gaussian":
+        return np.zeros(0)
+    limit = derive(problem, 2)
+    if limit.teacher.size > FEW:
+        return np.zeros(0)
+    a, b, _, _ = (np.asarray(x) for x in limit.coefficients(limit.rho, 0.0))
+    unit = np.asarray(limit.levels) / bounds[0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossing = (a * np.asarray(limit.teacher) / b)[:, None] / unit
+    inside = np.isfinite(crossing) & (crossing > bounds[0]) & (crossing < bounds[1])
+    return np.unique(np.round(crossing[inside], 12))
+
+
+def _minima(values: np.ndarray) -> list[int]:
+    """Indices of the best local minima."""
+    padded = np.concatenate([[np.inf], values, [np.inf]])
+    low = np.flatnonzero((values <= padded[:-2]) & (values <= padded[2:]) & np.isfinite(values))
+    low = low[values[low] <= CLOSE * np.min(values) + 1e-12]
+    return sorted(low, key=lambda k: values[k])[:CANDIDATES]
+
+
+def _refined(predictor: Predictor, lr: float, grid: np.ndarray, k: int) -> tuple[float, float]:
+    """Range and exact value of the minimum around a scanned range."""
+    left, right = grid[max(k - 1, 0)], grid[min(k + 1, grid.size - 1)]
+
+    def exact(r):
+        return predictor.exact(r, lr).value
+
+    if not np.isfinite(exact(left)):  # the objective ends inside: its smallest range is where it begins
+        left = _boundary(exact, left, grid[k])
+    width = within(exact, (left, right), grid[k], evaluations=REFINE[predictor.by_fixed_point])
+    return min(((float(r), exact(r)) for r in (width, grid[k], left)), key=lambda pair: pair[1])
+
+
+def within(f, bounds, start: float, *, log: bool = False, evaluations: int = 10) -> float:
+    """The best of the points tried by a bounded search (Brent) for a minimum, ``start`` among them."""
+    into, back = (np.log, np.exp) if log else (float, float)
+    if not bounds[0] < bounds[1]:
+        return float(start)
+    tried = {float(start): f(float(start))}
+
+    def seen(x):
+        tried[float(back(x))] = value = f(float(back(x)))
+        return value if np.isfinite(value) else 1e300
+
+    low, high = (into(bound) for bound in bounds)
+    options = dict(maxiter=evaluations, xatol=ACCURACY * (1.0 if log else start))
+    optimize.minimize_scalar(seen, bounds=(low, high), method="bounded", options=options)
+    return min(tried, key=lambda x: tried[x])
+
+
+def _boundary(f, outside: float, inside: float) -> float:
+    """The range, to `ACCURACY`, from which on ``f`` is finite."""
+    while inside - outside > 0.2 * ACCURACY * inside:
+        middle = 0.5 * (inside + outside)
+        outside, inside = (outside, middle) if np.isfinite(f(middle)) else (middle, inside)
+    return inside
+
+
+def _interval(f, width: float, value: float, bounds, direction: int) -> float:
+    """Where ``f`` has grown by `EXCESS` on one side, by linear interpolation; the bound if it never does."""
+    limit = value * (1 + EXCESS) if value > 0 else EXCESS
+    near, low = width, value
+    for step in _STEPS:
+        far = width * step**direction
+        if not bounds[0] <= far <= bounds[1]:
+            return float(np.clip(far, *bounds)) if near == width else float(near)
+        high = f(far)
+        if not np.isfinite(high):
+            return float(near)
+        if high > limit:
+            return float(near + (far - near) * (limit - low) / (high - low))
+        near, low = far, high
+    return float(near)

@@ -1,0 +1,128 @@
+"""Tangents of error curves with respect to a parameter, and of what is read off these curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..checks import fail
+from ..curves.dense import Steps, between, extrapolated
+from ..curves.objectives import Objective
+from ..curves.plateaus import find_plateaus
+from ..limit.limit import check_closes
+from ..limit.refinement import grid_curves, grid_pass, least_error
+from ..limit.solution import Status
+from ..problem.problem import Problem, Run
+from ..quantizers.quantizer import as_arrays
+
+#: Parameters, and where a problem has them.
+TO: dict[str, Callable] = {
+    "range": lambda problem: problem.weights.range,
+    "lr": lambda problem: problem.rule.lr,
+    "noise_std": lambda problem: problem.noise_std,
+}
+#: Relative change of the parameter in the difference along the tangent.
+STEP = 1e-3
+#: A second difference above this part of the value is a jump.
+JUMP = 1e-3
+#: Saved times of a curve, at which its error is estimated.
+POINTS = 201
+
+
+def moved(problem: Problem, to: str, value) -> Problem:
+    """The problem with another value of the parameter ``to``."""
+    return eqx.tree_at(TO[to], problem, value)
+
+
+@eqx.filter_jit
+def _tangent_pass(problem, taus, keep, rtol, coarse, mesh, to):
+    """A pass of the grid law (see `grid_pass`): the error curve and its tangent, and those of the steps."""
+
+    def run(value):
+        curves, stats, kept, steps, bad = grid_pass(
+            moved(problem, to, value), taus, keep, rtol, coarse, mesh, True
+        )
+        return (curves["error"], steps), (stats, kept, bad)
+
+    value = TO[to](problem)
+    (error, steps), (tangent, moves), (stats, kept, bad) = jax.jvp(
+        run, (value,), (jnp.ones_like(value),), has_aux=True
+    )
+    moves = moves._replace(tau=steps.tau)  # the steps stay where they are
+    return {"error": error, "tangent": tangent}, stats, kept, (steps, moves), bad
+
+
+def of_curve(
+    problem: Problem, goal: Objective | None, of: str, to: str, parameter: float, tol: float
+) -> tuple[float, float, float]:
+    """Value, derivative and estimate of what is read off the error curve; ``goal`` is None for ``escape``."""
+    check_closes(problem)
+    if problem.weights.is_none:
+        fail("of", "'final-error' for weights that are not quantized", of, "choose it, or a weight quantizer")
+    run = Run(problem.run.tau, max(POINTS, problem.run.points))
+    if goal is not None and goal.kind == "error-at":
+        run = Run(goal.number, 3)
+
+    def one_pass(*args):
+        return _tangent_pass(*args, to)
+
+    curves, _, _, steps, estimate, code = grid_curves(
+        as_arrays(problem), jnp.asarray(run.taus), jnp.zeros(0), tol, None, None, one_pass=one_pass
+    )
+    error, tangent = np.asarray(curves["error"]), np.asarray(curves["tangent"])
+    status = Status(int(code))
+    if not (status.ok and np.all(np.isfinite(error)) and np.all(np.isfinite(tangent))):
+        fail(
+            "of", f"a curve that can be followed to tau = {run.tau:g}", str(status), "shorten run or lower lr"
+        )
+    step = STEP * parameter or STEP
+    least = float(least_error(problem))
+    curve, slope = (extrapolated(*(one.within(run.tau) for one in pair)) for pair in zip(*steps, strict=True))
+    low, middle, high = (_read(goal, *between(_shifted(curve, slope, k * step, least))) for k in (-1, 0, 1))
+    if low is None and middle is None and high is None:
+        reached = goal is not None and goal.kind == "time-to"
+        wanted = "an error that is reached" if reached else "a curve with a plateau"
+        fail("of", f"{wanted} within tau = {run.tau:g}", of, "extend run.tau or choose another quantity")
+    if (
+        low is None
+        or middle is None
+        or high is None
+        or not low.place == middle.place == high.place
+        or abs(high.value + low.value - 2 * middle.value) > JUMP * abs(middle.value)
+    ):
+        fail("of", f"a quantity that changes smoothly with {to}", f"a jump of {of!r} at {to} = {parameter:g}",
+             "move the parameter away from it")  # fmt: skip
+    return middle.value, (high.value - low.value) / (2 * step), float(estimate)
+
+
+def _shifted(curve: Steps, tangent: Steps, step: float, least: float) -> Steps:
+    """``error exp(step tangent / error)``: the steps of the curve with a parameter moved by ``step``."""
+    error = np.maximum(curve.error, least)
+    relative = step * tangent.error / error
+    return Steps(curve.tau, error * np.exp(relative))
+
+
+class _Reading(NamedTuple):
+    """A value, and where it is read: which plateau of how many."""
+
+    value: float
+    place: tuple[int, int]
+
+
+def _read(goal: Objective | None, tau, error) -> _Reading | None:
+    """What a curve gives; None if it is not there."""
+    if goal is not None and goal.kind != "plateau-length":
+        value = goal.measure(tau, error)
+        return _Reading(value, (0, 0)) if np.isfinite(value) else None
+    found = [(p.length, p.escape) for p in find_plateaus(tau, error, 0.0)]
+    closed = [(length, escape) for length, escape in found if length is not None and escape is not None]
+    if not closed:
+        return None
+    k = max(range(len(closed)), key=lambda i: closed[i][0])
+    length, escape = closed[k]
+    return _Reading(escape if goal is None else length, (k, len(found)))

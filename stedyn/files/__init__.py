@@ -1,0 +1,1 @@
+"""Problem files, tensors, tables, and whole files or none."""

@@ -1,0 +1,298 @@
+"""Problems as TOML: tables teacher, start, noise, weights, inputs, rule, covariance and run.
+
+What is written and read back is equal. The keys of ``[rule]`` are the parameters of its class in `stedyn.rules.RULES`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..checks import PATH, InputError, checked, fail
+from ..problem.populations import Covariance, Samples, Start, Teacher
+from ..problem.problem import Problem, Run
+from ..quantizers.quantizer import Quantizer
+from ..rules import RULES, SCHEDULES, Rule, Schedule
+from .layers import input_variances, load_weights
+from .tables import checked_tables, rule_parameters
+from .whole import SAMPLE_SUFFIXES, read_samples, refuse_special, write_atomic
+
+
+@checked(path=PATH)
+def load_problem(path: str | os.PathLike) -> Problem:
+    """Read a problem from a TOML file; an InputError names file, table and key, and says how to fix them."""
+    return problem_from_dict(read_tables(path), folder=Path(path).parent, source=str(path))
+
+
+def read_tables(path: str | os.PathLike) -> dict[str, Any]:
+    """The tables of a TOML file, not yet checked; ValueError if it is missing or not TOML."""
+    refuse_special(Path(path), "problem")
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; check the name.") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name a problem file.") from None
+    except RecursionError:
+        raise InputError(f"{path}: lists or tables are nested too deeply; flatten them.") from None
+    except ValueError as error:  # faults of TOML, and bytes that are not UTF-8
+        raise InputError(f"{path}: not valid TOML ({error}); correct it there.") from None
+
+
+@checked(folder=PATH, source=str)
+def problem_from_dict(
+    tables: dict[str, Any], *, folder: str | os.PathLike = ".", source: str | None = None
+) -> Problem:
+    """Build a problem from its tables.
+
+    Parameters
+    ----------
+    tables : dict
+        What `problem_to_dict` returns or a TOML file holds. Absent tables and keys take the defaults;
+        absent ``weights`` or ``inputs`` mean not quantized.
+    folder : path
+        Where relative paths of samples start.
+    source : str
+        Put before the message of an error; usually the name of the file.
+
+    Raises
+    ------
+    ValueError
+        One sentence: table and key, what was expected, what was found, how to fix it.
+
+    Examples
+    --------
+    >>> problem_from_dict({"weights": {"bits": 2, "range": 2.0}, "rule": {"lr": 0.1}}).weights.n_levels
+    4
+    """
+    with _named(f"{source}: " if source else ""):
+        checked = checked_tables(tables)
+        weights, run = checked["weights"], checked["run"]
+        ste, latent_clip = weights.pop("ste", "identity"), weights.pop("latent_clip", None)
+        if "taus" in run and len(run) > 1:
+            raise InputError("run.taus: already sets the saved times; remove run.tau and run.points.")
+        with _named("run."):
+            horizon = Run(**run)
+        return Problem(
+            _law(Teacher, "teacher", checked["teacher"], folder),
+            _law(Start, "start", checked["start"], folder),
+            noise_std=checked["noise"].get("std", 0.0),
+            weights=_quantizer("weights", weights) if "weights" in tables else None,
+            inputs=_quantizer("inputs", checked["inputs"]) if "inputs" in tables else None,
+            ste=ste,
+            latent_clip=latent_clip,
+            rule=_rule(checked["rule"]),
+            covariance=_law(Covariance, "covariance", checked["covariance"], folder),
+            run=horizon,
+        )
+
+
+@contextmanager
+def _named(prefix: str) -> Iterator[None]:
+    """Put the name of a table or file before the message of an InputError raised inside."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{prefix}{error}") from None
+
+
+def _law(law: Any, table: str, content: dict[str, Any], folder: str | os.PathLike):
+    """The teacher, the start or the covariance; its kind names the method that builds it."""
+    kind = content.pop("kind")
+    if kind != "file":
+        return getattr(law, kind.replace("-", "_"))(**content)
+    if ("path" in content) == ("values" in content):
+        found = "both" if "path" in content else "neither"
+        fail(table, "one of path or values for kind = 'file'", found, "give one")
+    if "values" in content:
+        values = content["values"]
+        if len(content) > 1:
+            fail(table, "values alone", sorted(content), "tensor and normalise go with path")
+        if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
+            fail(f"{table}.values", "a list of numbers", values, "give one")
+        return law.samples(values)
+    if not isinstance(content["path"], str):
+        fail(f"{table}.path", "the name of a file", content["path"], "put it in quotes")
+    path = Path(os.path.abspath(Path(folder) / content["path"]))
+    values = _measured(table, path, content.get("tensor"), content.get("normalise"))
+    with _named(f"{table}.path: "):
+        return law.samples(values, str(path))
+
+
+def _measured(table: str, path: Path, tensor, normalise) -> np.ndarray:
+    """The numbers of a file: weights of a tensor, or the variances of inputs from their activations."""
+    if table != "covariance" and tensor is None and normalise is None and path.suffix in SAMPLE_SUFFIXES:
+        return read_samples(path, f"{table}.path")
+    with _named(f"{table}: "):
+        if table == "covariance":
+            return input_variances(path, tensor)
+        layers = load_weights(path, tensor, normalise="none" if normalise is None else normalise)
+        return next(iter(layers.values())).weights
+
+
+def _quantizer(table: str, content: dict[str, Any]) -> Quantizer:
+    levels = content.get("levels", [])
+    if not isinstance(levels, list):
+        fail(f"{table}.levels", "a list of numbers", levels, "write it as [-1.0, 0.0, 1.0]")
+    with _named(f"{table}."):
+        return Quantizer(**content)
+
+
+def _rule(content: dict[str, Any]) -> Rule:
+    kind = content.pop("kind")
+    for name, parameter in rule_parameters(kind).items():
+        if parameter.default is inspect.Parameter.empty and name not in content:
+            fail(f"rule.{name}", f"a value, as kind {kind!r} needs it", None, "set it")
+    with _named("rule."):
+        return RULES[kind](**content)
+
+
+@checked(problem=Problem)
+def problem_to_dict(problem: Problem) -> dict[str, Any]:
+    """The tables of a problem, in plain Python numbers, strings and lists.
+
+    Samples that came from a file are given by its ``path``, others as a list ``values``.
+
+    Raises
+    ------
+    ValueError
+        If a field holds an array of values (a sweep): a file describes one problem.
+    """
+    teacher, start, rule, run = problem.teacher, problem.start, problem.rule, problem.run
+    covariance = problem.covariance
+    name = {"constant": "value", "gaussian": "std", "rademacher": "scale"}.get(teacher.kind)
+    gaussian = start.kind == "gaussian"
+    tables: dict[str, dict[str, Any]] = {
+        "teacher": _samples(teacher.data) if name is None else {name: teacher.scale},
+        "start": _samples(start.data)
+        or ({"mean": start.mean, "std": start.std} if gaussian else {"value": start.mean}),
+        "noise": {"std": problem.noise_std},
+        "weights": {
+            **_quantizer_table(problem.weights),
+            "ste": problem.ste,
+            "latent_clip": problem.latent_clip,
+        },
+        "inputs": _quantizer_table(problem.inputs),
+        "rule": _rule_table(rule),
+        "covariance": _samples(covariance.data)
+        or {"exponent": covariance.exponent, "scale": covariance.scale},
+        "run": {"tau": run.tau, "points": run.points} if run.explicit is None else {"taus": run.explicit},
+    }
+    kinds = {"teacher": teacher.kind, "start": start.kind, "rule": rule.kind, "covariance": covariance.kind}
+    plain = {table: {"kind": kinds[table]} if table in kinds else {} for table in tables}
+    for table, content in tables.items():
+        for key, value in content.items():
+            if value is not None:
+                plain[table][key] = _plain(f"{table}.{key}", value)
+    if plain["rule"].get("batch") == 1:
+        del plain["rule"]["batch"]
+    if plain["weights"] == {"kind": "none", "ste": "identity"}:
+        del plain["weights"]
+    if plain["inputs"] == {"kind": "none"}:
+        del plain["inputs"]
+    if covariance.kind == "identity":
+        del plain["covariance"]
+    return plain
+
+
+def _rule_table(rule: Rule) -> dict[str, Any]:
+    if RULES.get(rule.kind) is not type(rule):
+        fail("rule", f"one of the kinds {', '.join(RULES)}", f"the class {type(rule).__name__}",
+             "a rule defined in Python cannot be written to a problem file: keep the program that makes it, or enter "
+             "the class in stedyn.rules.RULES under a kind of its own")  # fmt: skip
+    return {key: _rule_value(rule, key) for key in rule_parameters(rule.kind)}
+
+
+def _rule_value(rule: Rule, key: str) -> Any:
+    """A parameter of a rule; schedules and quantizers as tables of their own."""
+    value = getattr(rule, key)
+    if isinstance(value, Quantizer):
+        return {k: v for k, v in _quantizer_table(value).items() if v is not None}
+    if isinstance(value, Schedule):
+        if value.kind not in SCHEDULES:
+            fail(
+                f"rule.{key}",
+                f"one of the kinds {', '.join(SCHEDULES)}",
+                value.kind,
+                "a file holds no function",
+            )
+        return {"kind": value.kind} | {k: getattr(value, k) for k in value.parameters()}
+    return value
+
+
+def _samples(data: Samples | None) -> dict[str, Any]:
+    if data is None:
+        return {}
+    return {"values": data.values} if data.path is None else {"path": os.path.abspath(data.path)}
+
+
+def _quantizer_table(quantizer: Quantizer) -> dict[str, Any]:
+    edge = None if quantizer.is_none and quantizer.edge == "level" else quantizer.edge
+    rounding = None if quantizer.is_none else quantizer.rounding
+    range_ = None if quantizer.kind == "levels" else quantizer.range
+    table = {"bits": quantizer.bits, "range": range_, "kind": quantizer.kind, "edge": edge}
+    return {**table, "rounding": rounding, "levels": quantizer.explicit}
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value as TOML and JSON can hold it."""
+    if isinstance(value, (jax.Array, np.ndarray, np.generic)):
+        if value.ndim > 0 and not name.endswith(".values"):
+            fail(
+                name, "one value", f"an array of {value.size}", "write the problems of a sweep one at a time"
+            )
+        return np.asarray(value).tolist()
+    if isinstance(value, dict):
+        return {key: _plain(f"{name}.{key}", item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(name, item) for item in value]
+    return value
+
+
+@checked(problem=Problem, path=PATH)
+def save_problem(problem: Problem, path: str | os.PathLike) -> Path:
+    """Write a problem as TOML, and samples that are in no file as ``.npy`` beside it.
+
+    Raises
+    ------
+    ValueError
+        If a field holds an array of values (see `problem_to_dict`).
+    OSError
+        If a file cannot be written; an old one stays as it was.
+    """
+    import tomli_w
+
+    path = Path(path)
+    tables = problem_to_dict(problem)
+    for table in ("teacher", "start", "covariance"):
+        if (data := getattr(problem, table).data) is not None:
+            tables[table] = {"kind": "file", "path": _keep(data, path, table)}
+    return write_atomic(path, "# a problem of stedyn; tau = steps / d\n" + tomli_w.dumps(tables))
+
+
+def _keep(data: Samples, path: Path, table: str) -> str:
+    """The path of a file with these samples, relative to the problem file if it lies below it."""
+    folder = Path(os.path.abspath(path)).parent
+    kept = None if data.path is None else Path(os.path.abspath(data.path))
+    if kept is None or not _holds(kept, data.values):
+        kept = folder / f"{path.stem}-{table}.npy"
+        buffer = io.BytesIO()
+        np.save(buffer, np.asarray(data.values))
+        write_atomic(kept, buffer.getvalue())
+    return kept.relative_to(folder).as_posix() if kept.is_relative_to(folder) else str(kept)
+
+
+def _holds(path: Path, values: Any) -> bool:
+    try:
+        return np.array_equal(read_samples(path, "path"), np.asarray(values))
+    except InputError:
+        return False

@@ -1,0 +1,162 @@
+"""What the command line prints and writes: the conventions, JSON, CSV, figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from .whole import write_atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..problem.problem import Problem
+    from ..quantizers.quantizer import Quantizer
+    from ..rules import Rule
+
+CONVENTIONS = "tau = steps / d; the error has no factor 1/2 and leaves the label noise out"
+
+
+def versions() -> str:
+    """Versions of everything a result depends on, in one line."""
+    import jax
+    import numpy
+
+    python = platform.python_version()
+    return f"stedyn {__version__}, python {python}, jax {jax.__version__}, numpy {numpy.__version__}"
+
+
+def describe(problem: Problem, weights: Quantizer | None = None) -> str:
+    """The problem in a few lines that name every convention its numbers depend on.
+
+    With ``weights``, a quantizer whose bits and range are still to be chosen, its geometry stands for both.
+    """
+    import equinox as eqx
+
+    from ..rules import SGD
+    from .problems import problem_to_dict
+
+    tables = problem_to_dict(
+        eqx.tree_at(lambda p: p.rule, problem, SGD())
+    )  # no table holds a rule of one's own
+    laws = {table: tables[table] for table in ("teacher", "start")}
+    teacher, start = (_law(law) for law in laws.values())
+    shown = (
+        _quantizer(problem.weights)
+        if weights is None
+        else f"bits and range to be chosen, {_geometry(weights)}"
+    )
+    weights_line = shown + f"; straight-through estimator: {problem.ste}"
+    if problem.latent_clip is not None:
+        weights_line += f", latent clip {problem.latent_clip:g}"
+    lines = {
+        "teacher": f"{teacher}; start {start}; label noise std {problem.noise_std:g}",
+        "weights": weights_line,
+        "inputs": _quantizer(problem.inputs) + _covariance(tables),
+        "rule": _rule(problem.rule),
+        "units": CONVENTIONS,
+    }
+    return "\n".join(f"{name:<8} {text}" for name, text in lines.items())
+
+
+def _rule(rule: Rule) -> str:
+    """Kind and fields; of a rule of the user's own the name of its class and the fields."""
+    from ..rules import RULES
+
+    name = rule.kind if RULES.get(rule.kind) is type(rule) else f"{type(rule).__name__} (defined in Python)"
+    fields = {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule)}
+    shown = {
+        key: value for key, value in fields.items() if value is not None and (key, value) != ("batch", 1)
+    }
+    return ", ".join([name, *(f"{key} {_field(value)}" for key, value in shown.items())])
+
+
+def _field(value: Any) -> str:
+    """A field of a rule: a number, a quantizer, a schedule, or whatever a rule of the user's own has."""
+    from ..quantizers.quantizer import Quantizer
+
+    if isinstance(value, Quantizer):
+        return f"({_quantizer(value)})"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        rest = [f"{field.name} {_field(getattr(value, field.name))}" for field in dataclasses.fields(value)]
+        return f"{getattr(value, 'kind', type(value).__name__)} ({', '.join(rest)})"
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    return _number(value.tolist() if hasattr(value, "tolist") else value)
+
+
+def _covariance(tables: dict[str, Any]) -> str:
+    return f"; variances {_law(tables['covariance'])}" if "covariance" in tables else ""
+
+
+def _law(table: dict[str, Any]) -> str:
+    rest = ", ".join(f"{key} {_number(value)}" for key, value in table.items() if key != "kind")
+    return f"{table['kind']} ({rest})"
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, list):
+        return f"of {len(value)} numbers"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _quantizer(quantizer: Quantizer) -> str:
+    if quantizer.is_none:
+        return "not quantized"
+    if quantizer.explicit is not None:
+        return (
+            f"levels {', '.join(f'{level:g}' for level in quantizer.explicit)}; {quantizer.rounding} rounding"
+        )
+    bits = f"{quantizer.bits} bit{'s' if quantizer.bits != 1 else ''}"
+    return f"{bits}, range {quantizer.range:g}, {_geometry(quantizer)}"
+
+
+def _geometry(quantizer: Quantizer) -> str:
+    return f"{quantizer.kind}, {quantizer.edge} edge, {quantizer.rounding} rounding"
+
+
+def to_json(record: dict[str, Any]) -> str:
+    """One JSON object; what is not finite becomes null."""
+    return json.dumps(_finite(record), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: Path, record: dict[str, Any]) -> Path:
+    """Write `to_json` and a line end."""
+    return write_atomic(path, to_json(record) + "\n")
+
+
+def write_csv(path: Path, frame: pd.DataFrame, *about: str) -> Path:
+    """Write a table below comment lines (``#``) with the versions, the conventions and ``about``."""
+    buffer = io.StringIO()
+    for line in (versions(), CONVENTIONS, *about):
+        buffer.write(f"# {line}\n")
+    frame.to_csv(buffer, index=False)
+    return write_atomic(path, buffer.getvalue())
+
+
+def write_figure(path: Path, figure: Any) -> Path:
+    """Write a matplotlib figure in the format of the file name and close it."""
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=150)
+    plt.close(figure)
+    return write_atomic(path, buffer.getvalue())

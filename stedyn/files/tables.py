@@ -1,0 +1,157 @@
+"""The tables and keys of a problem file: which exist, which go together, and how to change one."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import tomllib
+from collections.abc import Iterable
+from typing import Any
+
+from ..checks import InputError, check_known, choice, fail
+from ..quantizers.quantizer import KINDS
+from ..rules import RULES
+
+_LATTICE = ("bits", "range", "edge", "rounding")
+_QUANTIZER: dict[str | None, tuple[str, ...]] = dict.fromkeys(KINDS, _LATTICE)
+_QUANTIZER |= {"levels": ("levels", *_LATTICE), "none": ("range", "edge")}
+_STE = ("ste", "latent_clip")
+_FILE = ("path", "values", "tensor", "normalise")
+#: Keys of every table but [rule], by its kind; tables without a kind have one entry under None.
+_KEYS: dict[str, dict[str | None, tuple[str, ...]]] = {
+    "teacher": {
+        "constant": ("value",),
+        "gaussian": ("std",),
+        "rademacher": ("scale",),
+        "file": _FILE,
+    },
+    "start": {"gaussian": ("mean", "std"), "constant": ("value",), "file": _FILE},
+    "noise": {None: ("std",)},
+    "weights": {kind: keys + _STE for kind, keys in _QUANTIZER.items()},
+    "inputs": _QUANTIZER,
+    "covariance": {"identity": (), "power-law": ("exponent", "scale"), "file": ("path", "values", "tensor")},
+    "run": {None: ("tau", "points", "taus")},
+}
+_DEFAULT_KIND = {
+    "teacher": "constant",
+    "start": "gaussian",
+    "weights": "mid-rise",
+    "inputs": "mid-rise",
+    "rule": "sgd",
+    "covariance": "identity",
+}
+TABLES = ("teacher", "start", "noise", "weights", "inputs", "rule", "covariance", "run")
+
+
+#: What a command computes when it is given no problem file: setting R1.
+DEFAULT_TABLES: dict[str, dict[str, Any]] = {
+    "teacher": {"kind": "constant", "value": 1.0},
+    "start": {"kind": "gaussian", "mean": 0.0, "std": 1.0},
+    "weights": {"bits": 2, "range": 2.0},
+    "inputs": {"bits": 2, "range": 2.0},
+    "rule": {"kind": "sgd", "lr": 0.1},
+    "run": {"tau": 100.0, "points": 201},
+}
+
+
+def rule_parameters(kind: str) -> dict[str, inspect.Parameter]:
+    """The parameters of the rule of this kind, which are its keys in ``[rule]``."""
+    return dict(inspect.signature(RULES[kind]).parameters)
+
+
+def keys_of(table: str, kind: Any) -> tuple[str, ...] | None:
+    """Keys of a table of this kind, without ``kind``; None if there is no such kind."""
+    if not isinstance(kind, (str, type(None))):
+        return None
+    if table == "rule":
+        return tuple(rule_parameters(kind)) if kind in RULES else None
+    return _KEYS[table].get(kind)
+
+
+def known_keys(table: str) -> tuple[str, ...]:
+    """Every key that a table can have, whatever its kind."""
+    kinds: list[Any] = list(RULES) if table == "rule" else list(_KEYS[table])
+    found = dict.fromkeys(key for kind in kinds for key in keys_of(table, kind) or ())
+    return ("kind", *found) if table in _DEFAULT_KIND else tuple(found)
+
+
+def checked_tables(tables: Any) -> dict[str, dict[str, Any]]:
+    """A copy with every table present, every ``kind`` set, and no key that would be ignored.
+
+    Raises
+    ------
+    ValueError
+        At the first table or key that is unknown, or that does not go with its kind.
+    """
+    if not isinstance(tables, dict):
+        fail("problem", "tables", tables, "give a dictionary of dictionaries")
+    for table, content in tables.items():
+        check_known("table", table, TABLES)
+        if not isinstance(content, dict):
+            fail(table, "a table", content, f"write [{table}] and its keys below it")
+    return {table: _checked(table, dict(tables.get(table, {}))) for table in TABLES}
+
+
+def _checked(table: str, content: dict[str, Any]) -> dict[str, Any]:
+    for key in content:
+        check_known(f"key of [{table}]", key, known_keys(table))
+    if table not in _DEFAULT_KIND:
+        return content
+    kinds: Iterable[Any] = RULES if table == "rule" else _KEYS[table]
+    kind = choice(f"{table}.kind", content.setdefault("kind", _DEFAULT_KIND[table]), tuple(kinds))
+    allowed = keys_of(table, kind) or ()
+    for key in content:
+        if key != "kind" and key not in allowed:
+            takes = ", ".join(allowed) or "no other key"
+            raise InputError(
+                f"{table}.{key}: does not go with kind = {kind!r}, which takes {takes}; remove it."
+            )
+    return content
+
+
+def set_value(tables: dict[str, Any], table: str, key: str, value: Any) -> dict[str, Any]:
+    """A copy of ``tables`` with ``tables[table][key] = value``.
+
+    A new ``kind`` drops the keys that it does not take (and the bits, for kinds of fixed bits);
+    ``run.tau`` and ``run.points`` replace ``run.taus`` and the reverse.
+    """
+    content = dict(tables.get(table, {}))
+    if key == "kind" and value != content.get("kind", _DEFAULT_KIND[table]):
+        allowed = keys_of(table, value)
+        fixed = ("bits",) if value in ("sign", "ternary") else ()
+        if allowed is not None:
+            content = {name: old for name, old in content.items() if name in allowed and name not in fixed}
+    if table == "run":
+        for name in ("tau", "points") if key == "taus" else ("taus",):
+            content.pop(name, None)
+    return {**tables, table: {**content, key: value}}
+
+
+def set_key(tables: dict[str, Any], assignment: str) -> dict[str, Any]:
+    """A copy of ``tables`` with one key changed, such as ``"rule.lr=0.1"`` (see `set_value`).
+
+    The value is read as TOML; a bare word is a string.
+
+    Raises
+    ------
+    ValueError
+        If the text is not ``TABLE.KEY=VALUE``, or the table or the key is unknown.
+
+    Examples
+    --------
+    >>> set_key({"rule": {"lr": 0.1}}, "rule.lr=0.2")
+    {'rule': {'lr': 0.2}}
+    """
+    match = re.fullmatch(r"\s*([^.=\s]+)\.([^.=\s]+)\s*=\s*(\S(?:.*\S)?)\s*", assignment)
+    if match is None:
+        fail("--set", "TABLE.KEY=VALUE", assignment, "write for example --set rule.lr=0.1")
+    table, key, text = match.groups()
+    check_known("table", table, TABLES)
+    check_known(f"key of [{table}]", key, known_keys(table))
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        if re.search(r"[\s\"'\[\]{}=,]", text):
+            fail("--set", "a TOML value", text, "quote text, and write lists as [1, 2]")
+        value = text
+    return set_value(tables, table, key, value)

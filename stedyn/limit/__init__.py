@@ -1,0 +1,1 @@
+"""The limit ``d -> infinity``: classes, laws, solver, solution, fixed points."""

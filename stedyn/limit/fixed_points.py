@@ -1,0 +1,246 @@
+"""Fixed points of the limit: where a curve ends, what quantization adds there, and whether it is stable."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from ..checks import InputError, checked, whole
+from ..problem.problem import Problem
+from ..quantizers.quantizer import as_arrays
+from ..rules.symmetry import check_centred
+from .limit import Limit, derive
+from .roots import Searched, error_and_slope, find_roots
+from .stability import FROZEN, Spectrum, spectrum
+
+if TYPE_CHECKING:
+    from .solution import Solution
+
+#: A curve whose error differs by this part of the larger one is not at its fixed point.
+AWAY = 0.02
+#: Teacher classes whose densities are followed for the stability.
+FOLLOWED = 64
+
+
+class FixedPoint(eqx.Module):
+    """A fixed point of the limit.
+
+    Attributes
+    ----------
+    error : float
+        Generalization error.
+    excess : float
+        ``error`` minus the fixed point of the same problem with unquantized weights, which for SGD is
+        ``rho (1 - k1^2/k2) + lr k2 s^2 / (2 - lr k2)``, ``s^2 = noise_std^2 + rho (1 - k1^2/k2)`` for inputs of one
+        variance.
+    unquantized_error : float or None
+        That fixed point; None (as ``excess``) if lr is above its ceiling, so that only quantization holds
+        the weights.
+    saturated_fraction : float
+        Probability of the teacher values with ``|a c| >= b max|psi|``: their weights leave the range.
+    slope : float
+        ``d error / d V`` of the stationary law; a fixed point with a slope above 1 is unstable.
+    stable : bool
+        Whether a small change of the densities dies out.
+    relaxation_time : float or None
+        A small change of the error shrinks by a factor e in this time (``tau = steps / d``) in the end:
+        ``-1 / Re(leading eigenvalue)`` of the linearized limit. None if it does not die out exponentially; ``status``
+        says why.
+    oscillates : bool
+        Whether that eigenvalue is complex, with the ``period`` (float or None) in ``tau``.
+    lr_ceiling : float or None
+        Largest lr with a fixed point, ``2 / k2`` for SGD with a linear ``psi``; None if ``psi`` is bounded,
+        when no such ceiling applies.
+    others : tuple of float
+        Errors of further fixed points, if the equation has several; the reported one has the largest error.
+    searched : Searched
+        Where they were looked for.
+    minimum : tuple of float or None
+        ``(tau, error)`` where the curve of a given solution is lowest, if that lies below the fixed point.
+    horizon : tuple or None
+        ``(tau, error)`` at the end of a given solution.
+    status : str
+    """
+
+    error: float
+    excess: float | None
+    unquantized_error: float | None
+    saturated_fraction: float
+    slope: float
+    stable: bool
+    relaxation_time: float | None
+    oscillates: bool
+    period: float | None
+    lr_ceiling: float | None
+    others: tuple[float, ...]
+    searched: Searched
+    minimum: tuple[float, float] | None
+    horizon: tuple[float, float] | None
+    outcome: str
+
+    @property
+    def status(self) -> str:
+        """What a curve does at the fixed point, in a sentence or two."""
+        if self.horizon is None or abs(self.horizon[1] - self.error) <= AWAY * max(
+            self.error, self.horizon[1]
+        ):
+            return self.outcome
+        tau, error = self.horizon
+        return f"{self.outcome} At the horizon tau = {tau:.4g} the curve is not there but at {error:.4g}."
+
+    def beside(self, solution: Solution) -> FixedPoint:
+        """The same with the end of a solution of the problem, and its minimum if that lies below the fixed point."""
+        lowest, end = solution.minimum, (float(solution.tau[-1]), solution.final_error)
+        return dataclasses.replace(self, minimum=lowest if lowest[1] < self.error else None, horizon=end)
+
+    def to_dict(self) -> dict:
+        """The attributes as plain values; ``minimum`` and ``horizon`` with ``tau`` and ``error``."""
+        record = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del record["outcome"]
+        for name in ("minimum", "horizon"):
+            if record[name] is not None:
+                record[name] = dict(zip(("tau", "error"), record[name], strict=True))
+        return record | {
+            "others": list(self.others),
+            "searched": self.searched._asdict(),
+            "status": self.status,
+        }
+
+    def __str__(self):
+        ceiling = (
+            "no ceiling of lr (psi or the rule is bounded)"
+            if self.lr_ceiling is None
+            else f"lr below {self.lr_ceiling:.4g}"
+        )
+        over = "unquantized weights would diverge"
+        if self.excess is not None:
+            over = f"excess {self.excess:.6g} over unquantized weights ({self.unquantized_error:.6g})"
+        lower = ""
+        if self.minimum is not None:
+            tau, error = self.minimum
+            lower = f"\nthe curve passes below it: error {error:.6g} at tau = {tau:.4g}"
+        back = "no relaxation time"
+        if self.relaxation_time is not None:
+            back = f"relaxation time {self.relaxation_time:.4g}"
+        if self.period is not None:
+            back += f", oscillating with period {self.period:.4g}"
+        more = ""
+        if self.others:
+            more = "; further ones at " + ", ".join(f"{error:.6g}" for error in self.others)
+        low, high, points = self.searched
+        return (
+            f"fixed point: error {self.error:.8g}, {over}{lower}\nsaturated fraction {self.saturated_fraction:.4g}; "
+            f"d error/dV = {self.slope:.4g}; {back}; {ceiling}\n"
+            f"searched errors from {low:.3g} to {high:.3g} at {points} points{more}\n{self.status}"
+        )
+
+
+@eqx.filter_jit
+def _pull(limit: Limit):
+    """``a, b`` (C,) at the variance of the teacher's output."""
+    return limit.coefficients(limit.rho, jnp.inf)[:2]
+
+
+@checked(problem=Problem)
+def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
+    """Fixed point of the limit of a problem.
+
+    Parameters
+    ----------
+    problem : Problem
+    classes : int
+        Number of teacher classes of a Gaussian or measured teacher.
+
+    Raises
+    ------
+    ValueError
+        If lr is above its ceiling; for a rule of one's own whose move has a mean; or for the clipped
+        straight-through estimator: its range ends absorb, so
+        that what remains depends on the start and on how long one waits.
+    """
+    whole("classes", classes, 2, 4096)
+    check_centred(problem)
+    if problem.absorbs:
+        raise InputError(
+            "weights.ste: expected 'identity' for a fixed point, found 'clipped', whose range ends absorb so that the "
+            "final error depends on the start; use predict with a long tau instead."
+        )
+    final = float(problem.rule.rate(jnp.inf))
+    if not 0 < final < np.inf:
+        raise InputError(
+            f"rule.schedule: expected a rate that stays above 0 for a fixed point, found {final:g} at the end, "
+            "where nothing moves any more; use predict with a long tau instead."
+        )
+    limit = eqx.filter_jit(derive)(as_arrays(problem), classes + classes % 2)
+    found, searched, freezes = find_roots(limit)
+    linear = problem.weights.is_none and problem.latent_clip is None
+    if linear:
+        base = found
+    else:
+        base = find_roots(eqx.filter_jit(derive)(as_arrays(problem.unquantized()), classes + classes % 2))[0]
+    k2 = float(limit.share @ limit.k2)
+    a, b = _pull(limit)
+    ceiling = None
+    if linear:  # S = D / (2 b): the error reproduces itself once lr k2 = 2
+        far = 1e7 * limit.rho  # where rounding no longer matters, and a bounded rule does not grow
+        slope = float(error_and_slope(limit, far)[1])
+        ceiling = final / slope if np.isfinite(slope) else 2 / k2
+        ceiling = None if slope < 1e-3 * final else ceiling
+    saturated = 0.0
+    if problem.weights.n_levels:
+        pull = np.asarray(a * limit.teacher)
+        ends = [np.asarray(b * limit.levels[k]) * (1 - 1e-12) for k in (0, -1)]
+        beyond = (pull <= ends[0]) | (pull >= ends[1])
+        saturated = float(np.asarray(limit.share) @ beyond)
+    if not found:
+        raise InputError(
+            f"rule.lr: expected a rate below its ceiling {ceiling:.6g}, found {float(problem.rule.rate(jnp.inf)):g}, "
+            "with which the error grows without bound and there is no fixed point; lower it."
+        )
+    error, slope = found[-1]
+    reference = base[-1][0] if base else None
+    back = Spectrum(None, FROZEN)
+    if not freezes or len(found) > 1:
+        few = eqx.filter_jit(derive)(as_arrays(problem), min(FOLLOWED, classes + classes % 2))
+        back = spectrum(limit, few, max(error + float(limit.noise_var), 1e-10 * float(limit.rho)))
+    return FixedPoint(
+        error=error,
+        excess=None if reference is None else error - reference,
+        unquantized_error=reference,
+        saturated_fraction=saturated,
+        slope=slope,
+        lr_ceiling=ceiling,
+        others=tuple(other for other, _ in found[:-1]),
+        searched=searched,
+        minimum=None,
+        horizon=None,
+        **_verdict(error < 1e-12 * float(limit.rho), back),
+    )
+
+
+def _verdict(vanishes: bool, back: Spectrum) -> dict:
+    """``stable, relaxation_time, oscillates, period, outcome`` from the leading eigenvalue."""
+    value = back.leading
+    rate = None if value is None else value.real
+    stable = rate is None or rate < 0
+    oscillates = value is not None and abs(value.imag) > 1e-6 * abs(value)
+    if value is None:
+        end = back.reason
+    elif rate < 0:
+        end = f"relaxation takes tau = {-1 / rate:.3g} for a factor e"
+    else:
+        end = "a small excess error grows" + (f" by a factor e in tau = {1 / rate:.3g}" if rate > 0 else "")
+    start = "The fixed point is " + ("stable" if stable else "unstable")
+    if vanishes:
+        start = "The error vanishes: the weights settle on levels that fit the teacher exactly"
+    return dict(
+        stable=stable,
+        relaxation_time=-1 / rate if rate is not None and rate < 0 else None,
+        oscillates=oscillates,
+        period=2 * np.pi / abs(value.imag) if oscillates else None,
+        outcome=f"{start}; {end}.",
+    )

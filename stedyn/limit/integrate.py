@@ -1,0 +1,139 @@
+"""Integration of a law with Diffrax; the only module that imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from diffrax import RESULTS
+from jaxtyping import Array, Float
+
+from ..curves.dense import Steps
+
+#: Substeps of the extrapolated step: one of size 1, two of 1/2, three of 1/3.
+_FRACTIONS = (1.0, 1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3)
+_STARTS = (0.0, 0.0, 1 / 2, 0.0, 1 / 3, 2 / 3)
+MAX_STEPS = 200_000
+
+
+class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
+    """Linearly implicit Euler steps of size ``h, h/2, h/3``, extrapolated to third order.
+
+    The law is the argument ``args`` and has to offer ``advance(t, h, y)``, one linearly implicit step,
+    and ``watch(best, other)``: the values whose relative accuracy counts and how far two results lie
+    apart in them. The state is ``(y, values)``, and only ``values`` carry an error estimate: the
+    difference to the second-order member of the tableau (Deuflhard 1985).
+    """
+
+    term_structure: ClassVar = diffrax.AbstractTerm
+    interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation
+
+    def order(self, terms):
+        return 3
+
+    def error_order(self, terms):
+        return 3
+
+    def init(self, terms, t0, t1, y0, args):
+        return None
+
+    def func(self, terms, t0, y0, args):
+        return terms.vf(t0, y0, args)
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        h, state = t1 - t0, y0[0]
+
+        def substep(current, where):
+            start, fraction = where
+            current = jax.tree.map(lambda now, first: jnp.where(start == 0, first, now), current, state)
+            new = args.advance(t0 + start * h, fraction * h, current)
+            return new, new
+
+        _, out = jax.lax.scan(substep, state, (jnp.array(_STARTS), jnp.array(_FRACTIONS)))
+        finer = jax.tree.map(lambda y: 3 * y[5] - 2 * y[2], out)
+        best = jax.tree.map(lambda y, fine: 1.5 * fine - 0.5 * (2 * y[2] - y[0]), out, finer)
+        values, error = args.watch(best, finer)
+        y1 = (best, values)
+        unseen = jax.tree.map(jnp.zeros_like, best)
+        return y1, (unseen, error), dict(y0=y0, y1=y1), None, RESULTS.successful
+
+
+def _field(t, y, law):
+    """The vector field of ``(state, values)``; the law travels as the argument of the solve."""
+    return law(t, y[0]), jnp.zeros_like(y[1])
+
+
+def _largest(scaled):
+    """Largest scaled error of the watched values."""
+    return jnp.max(jnp.abs(scaled[1]))
+
+
+def _record(tau, y, law):
+    """Time and error."""
+    return tau, law.error(y[0])
+
+
+def integrate(
+    law,
+    taus: Float[Array, " T"],
+    keep: Float[Array, " K"],
+    rtol,
+    forward: bool = False,
+) -> diffrax.Solution:
+    """Integrate a law from ``tau = 0`` to its last saved time.
+
+    Parameters
+    ----------
+    law
+        Has ``start``, ``advance``, ``watch``, ``observe(tau, state)``, ``error(state)``, and is the velocity
+        ``law(tau, state)`` of the state.
+    taus, keep
+        Increasing times at which the observables, and the whole state, are saved. Every one of them
+        ends a step, so that nothing is interpolated.
+    rtol
+        Relative error of the watched values in one step.
+    forward
+        Whether to be differentiated in forward mode (jvp) only; otherwise in reverse mode only.
+
+    Returns
+    -------
+    diffrax.Solution
+        ``ys[0]`` the observables, ``ys[1]`` the states if ``keep`` is not empty; see also `steps`; never raises.
+    """
+    times = jnp.sort(jnp.concatenate([taus, keep]))
+    controller = diffrax.ClipStepSizeController(
+        diffrax.PIDController(rtol=rtol, atol=1e-12, norm=_largest), step_ts=times
+    )
+    saves = [diffrax.SubSaveAt(ts=taus, fn=lambda t, y, args: args.observe(t, y[0]))]
+    if keep.size:
+        saves.append(diffrax.SubSaveAt(ts=keep, fn=lambda t, y, args: y[0]))
+    saves.append(diffrax.SubSaveAt(t0=True, steps=True, fn=_record))
+    start = law.start()
+    return diffrax.diffeqsolve(
+        diffrax.ODETerm(_field),
+        ExtrapolatedEuler(),
+        t0=jnp.zeros(()),
+        t1=times[-1],
+        dt0=1e-4 * times[-1],
+        y0=(start, law.watch(start, start)[0]),
+        args=law,
+        saveat=diffrax.SaveAt(subs=saves),
+        stepsize_controller=controller,
+        adjoint=diffrax.ForwardMode() if forward else diffrax.RecursiveCheckpointAdjoint(),
+        max_steps=MAX_STEPS,
+        throw=False,
+    )
+
+
+def steps(solution: diffrax.Solution) -> Steps:
+    """The error at every step, however the solution is saved."""
+    saved: Any = solution.ys
+    return Steps(*saved[-1])
+
+
+def failed(solution: diffrax.Solution):
+    """Whether an integration stopped before its last time."""
+    return solution.result != RESULTS.successful

@@ -1,0 +1,168 @@
+"""Cells for the grid law: edges on thresholds and walls, sizes that follow the boundary layers."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ...quantizers.pieces import gaussian_moments
+from ..limit import Limit
+
+#: Start densities are resolved to this many standard deviations.
+EXTENT = 6.5
+#: Share of all moves, that is of the integrated rate, whose boundary layers need not be resolved.
+MOVES = 1e-3
+_BISECTIONS = 60
+#: Shares of the four coordinates of `faces_of` among the cells of an interval.
+SHARES = np.array([0.2, 0.2, 0.4, 0.2])[:, None, None]
+
+
+def faces_of(
+    limit: Limit, cells: int, horizon, coarse=False
+) -> tuple[Float[Array, " N+1"], Float[Array, ""]]:
+    """Cell edges with ``cells`` cells in every interval between two features, and the upper wall.
+
+    With ``coarse`` (a traced flag) every other edge is dropped, and as many empty cells are put
+    behind the wall: both meshes have one shape, so that one compilation serves for both.
+
+    Features are thresholds, the ends of the range of a clipped straight-through estimator, and the
+    walls of a latent clip; the two ends of the domain are none. Cells are equally spaced in a sum
+    of four coordinates, each with its share: between two features the logarithmic distances to either
+    of them, measured in boundary layers, and the position itself; in the two outer intervals the
+    logarithmic distance to the feature, in layers and twice in units of the bulk; and everywhere
+    ``arcsinh`` of the distance to the start in its standard deviations. The layer is
+    ``D / (2 b step)`` at the smallest residual variance the problem allows and the smallest rate that still moves
+    weights.
+    """
+    centre, spread = _start_scale(limit)
+    fast, slow = _rate_times(limit, horizon)
+    at_start, at_floor, at_end = _extremes(limit, centre, spread, fast, slow)
+    layer, gap = _layer(limit, at_end)
+    bulk = jnp.maximum(spread, gap)
+    spread = jnp.maximum(spread, layer)
+    low, high = _domain(limit, at_start, at_floor, horizon, gap)
+    hard = limit.pieces.breaks
+    for edge in (limit.range if limit.clipped else None, limit.latent_clip):
+        if edge is not None:
+            hard = jnp.concatenate([_pushed_out(hard, edge, gap), jnp.stack([-edge, edge])])
+    ends = jnp.concatenate([low[None], jnp.sort(hard), high[None]])
+    below, above = ends[:-1, None], ends[1:, None]
+    # for each coordinate: whether distances are taken from the upper end, and their unit
+    n = hard.size + 1
+    from_above = np.zeros((3, n, 1), bool)
+    from_above[1] = True
+    unit = jnp.stack([jnp.full((n, 1), layer), jnp.full((n, 1), layer), 1e6 * (above - below)])
+    from_above[:, 0], from_above[:, -1] = True, False
+    unit = unit.at[1:, jnp.array([0, n - 1])].set(bulk)
+    sign = np.where(from_above, -1.0, 1.0)
+
+    def coordinates(w):
+        distance = jnp.where(from_above, above - w, w - below)
+        offset = (w - centre) / spread
+        # log(1 + x) and arcsinh(x), spelled out in one logarithm: it compiles three times faster
+        start = jnp.abs(offset) + jnp.sqrt(1 + offset**2)
+        logs = jnp.log(jnp.concatenate([1 + distance / unit, start[None]]))
+        return logs * jnp.concatenate([jnp.broadcast_to(sign, distance.shape), jnp.sign(offset)[None]])
+
+    outer = coordinates(jnp.concatenate([below, above], axis=1))
+    first, last = outer[..., :1], outer[..., 1:]
+    weight = SHARES / (last - first)
+    target = jnp.linspace(0.0, 1.0, cells + 1)
+
+    def halve(_, bracket):
+        left, right = bracket
+        middle = 0.5 * (left + right)
+        under = jnp.sum(weight * (coordinates(middle) - first), axis=0) < target
+        return jnp.where(under, middle, left), jnp.where(under, right, middle)
+
+    shape = (n, cells + 1)
+    bracket = jnp.broadcast_to(below, shape), jnp.broadcast_to(above, shape)
+    left, right = jax.lax.fori_loop(0, _BISECTIONS, halve, bracket)
+    inner = (0.5 * (left + right)).at[:, :1].set(below)
+    faces = jnp.append(inner[:, :-1].reshape(-1), high)
+    kept = faces[::2]
+    behind = high + (high - low) * jnp.arange(1, faces.size - kept.size + 1)
+    return jnp.where(coarse, jnp.concatenate([kept, behind]), faces), high
+
+
+def _pushed_out(features, edge, gap):
+    """Features at or beyond ``-edge`` and ``edge`` put well behind them, where nothing happens.
+
+    Two features on one place would leave cells without width between them.
+    """
+    rank = jnp.arange(1, features.size + 1)
+    above, below = features >= edge * (1 - 1e-9), features <= -edge * (1 - 1e-9)
+    return jnp.where(above, edge + gap * rank, jnp.where(below, -edge - gap * rank[::-1], features))
+
+
+def _start_scale(limit: Limit):
+    """Mean and standard deviation of the start."""
+    start = limit.start.law
+    if start.data is not None:
+        values = jnp.asarray(start.data.values)
+        return jnp.mean(values), jnp.std(values)
+    return jnp.asarray(start.mean) * 1.0, jnp.asarray(start.std) * 1.0
+
+
+def _rate_times(limit: Limit, horizon):
+    """Times of the largest rate, and of the smallest with at least `MOVES` of the integrated rate on either side."""
+    if limit.rule.schedule is None:
+        return 0.0, 0.0
+    tau = horizon * jnp.linspace(0.0, 1.0, 513)
+    rate = jax.vmap(limit.rule.rate)(tau)
+    done = jnp.cumsum(rate) - 0.5 * rate
+    done = done / done[-1]
+    moving = (done >= MOVES) & (done <= 1 - MOVES)
+    return tau[jnp.argmax(rate)], tau[jnp.argmin(jnp.where(moving, rate, jnp.inf))]
+
+
+def _extremes(limit: Limit, centre, spread, fast, slow):
+    """Coefficients at the start and at the smallest error the problem allows, at the largest and at a small rate."""
+    moments = gaussian_moments(limit.pieces, centre, jnp.maximum(spread, 1e-9))
+    every = jnp.ones_like(limit.teacher)
+    start = limit.error(every * moments.mean, every * moments.square)
+    floor = jnp.maximum(limit.floor, 1e-6 * limit.rho)
+    return (
+        limit.coefficients(start, fast),
+        limit.coefficients(floor, fast),
+        limit.coefficients(floor, slow),
+    )
+
+
+def _layer(limit: Limit, at_end):
+    """Width of the thinnest boundary layer, and the distance between levels (or the teacher's size)."""
+    levels = limit.levels
+    gap = jnp.sqrt(limit.rho) if levels.size < 2 else (levels[-1] - levels[0]) / (levels.size - 1)
+    tiny = 1e-200  # rules that round may stand still at the floor
+    layer = jnp.min((at_end.D + tiny) / (2 * (at_end.b + tiny) * gap))
+    return jnp.clip(layer, 1e-7 * gap, gap), gap
+
+
+def _domain(limit: Limit, at_start, at_floor, horizon, gap):
+    """Ends of the domain: the start and the reach of drift and diffusion, or a little behind the walls."""
+    if limit.latent_clip is not None:
+        behind = limit.latent_clip + gap * (limit.pieces.breaks.size + 4)
+        return -behind, behind
+    start = limit.start.law
+    if start.data is not None:
+        values = jnp.asarray(start.data.values)
+        low, high = jnp.min(values), jnp.max(values)
+    else:
+        low, high = start.mean - EXTENT * start.std, start.mean + EXTENT * start.std
+    a, b = jnp.maximum(at_start.a, at_floor.a), jnp.maximum(jnp.minimum(at_start.b, at_floor.b), 1e-200)
+    D = 2 * jnp.maximum(at_start.D, at_floor.D)
+    pull = a * limit.teacher
+    if limit.clipped:
+        edge = limit.range + gap * (limit.pieces.breaks.size + 2)
+        drift_low, drift_high, spread = 0.0, 0.0, 0.0
+    elif limit.levels.size == 0:
+        edge, spread = gap, EXTENT * jnp.sqrt(D * jnp.minimum(horizon, 1 / b))
+        drift_low, drift_high = jnp.maximum(-pull / b, 0.0), jnp.maximum(pull / b, 0.0)
+    else:
+        edge, spread = jnp.max(jnp.abs(limit.levels)) + gap, EXTENT * jnp.sqrt(D * horizon)
+        drift_low = jnp.maximum(-(pull - b * limit.levels[0]), 0.0) * horizon
+        drift_high = jnp.maximum(pull - b * limit.levels[-1], 0.0) * horizon
+    drift_low, drift_high, spread = (jnp.max(jnp.asarray(x)) for x in (drift_low, drift_high, spread))
+    return jnp.minimum(low, -edge) - drift_low - spread, jnp.maximum(high, edge) + drift_high + spread

@@ -1,0 +1,174 @@
+r"""The ``mixture`` law: mean and variance of every (teacher, start) class, one shape within a class.
+
+State: ``mean, var (C, J)`` for ``C`` teacher and ``J`` start classes. With the drift
+``v(w) = a c - b psi(w) - lr weight_decay w`` the moments follow (``docs``, theory section 5)
+
+    ``d mean / d tau = E[v]``,    ``d var / d tau = 2 Cov(w, v) + D``,
+
+and the expectations are closed by assuming a shape: Gaussian, which is the law, or Laplace, which
+has the exponential tails of a weight held at a threshold. The distance between the two closures is
+the error the law claims; for a linear ``psi`` both are exact and it vanishes.
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ...inputs.moments import split_between
+from ...quantizers.pieces import PartialMoments, partial_moments
+from ..limit import Limit
+
+#: Cells in which the density of a mixture is handed out.
+DENSITY_CELLS = 2000
+
+
+class MixtureFlow(eqx.Module):
+    """The moment equations of all classes.
+
+    ``blend`` is None for Gaussian classes; a number mixes in Laplace moments, up to 1.
+    """
+
+    limit: Limit
+    blend: Float[Array, ""] | None
+    share: Float[Array, "*C J"]
+    mean0: Float[Array, "*C J"]
+    var0: Float[Array, "*C J"]
+
+    def __init__(self, limit: Limit, starts: int, blend=None, coarse=False):
+        self.limit, self.blend = limit, blend
+        self.share, self.mean0, self.var0 = limit.start.classes(starts, coarse)
+
+    def start(self):
+        """``(mean, var)`` at ``tau = 0``, each (C, J)."""
+        shape = (self.limit.teacher.size, self.share.shape[1])
+        return jnp.broadcast_to(self.mean0, shape), jnp.broadcast_to(self.var0, shape)
+
+    def _partial(self, state) -> PartialMoments:
+        mean, var = state
+        std = jnp.sqrt(jnp.maximum(var, 1e-14 * self.limit.scale))
+        breaks = self.limit.pieces.breaks
+        normal = partial_moments(breaks, mean, std)
+        if self.blend is None or breaks.size == 0:
+            return normal
+        laplace = _laplace_moments(breaks, mean, std)
+        return PartialMoments(
+            *[(1 - self.blend) * g + self.blend * x for g, x in zip(normal, laplace, strict=True)]
+        )
+
+    def moments(self, state):
+        """``E[psi], E[psi^2]`` of every teacher class, (C,) each."""
+        psi, square = self._averages(self._partial(state))
+        return jnp.sum(psi * self.share, axis=1), jnp.sum(square * self.share, axis=1)
+
+    def _averages(self, p: PartialMoments):
+        """``E[psi], E[psi^2]`` of every class, (C, J) each."""
+        _, first, second = self.limit.pieces
+        psi = p.zeroth @ first[:, 0] + p.first @ first[:, 1]
+        return psi, p.zeroth @ second[:, 0] + p.first @ second[:, 1] + p.second @ second[:, 2]
+
+    def error(self, state) -> Float[Array, ""]:
+        """Generalization error of the classes."""
+        return self.limit.error(*self.moments(state))
+
+    def velocity(self, tau, state):
+        """Velocities of mean and variance, and their (diagonal) relaxation rates."""
+        limit = self.limit
+        mean, var = state
+        p = self._partial(state)
+        psi, square = self._averages(p)
+        error = limit.error(jnp.sum(psi * self.share, axis=1), jnp.sum(square * self.share, axis=1))
+        a, b, D, _ = (x[:, None] for x in limit.coefficients(error, tau))
+        decay = limit.decay(tau)
+        first = limit.pieces.first
+        both = p.first @ first[:, 0] + p.second @ first[:, 1]
+        covariance = jnp.maximum(both - mean * psi, 0.0)
+        rate = b * covariance / jnp.maximum(var, 1e-14 * limit.scale) + decay
+        up = a * limit.teacher[:, None] - b * psi - decay * mean
+        return (up, D - 2 * b * covariance - 2 * decay * var), (rate, 2 * rate)
+
+    def __call__(self, tau, state, args=None):
+        """``d (mean, var) / d tau``."""
+        return self.velocity(tau, state)[0]
+
+    def advance(self, tau, step, state):
+        """One linearly implicit Euler step with the relaxation rates as its Jacobian."""
+        velocity, rate = self.velocity(tau, state)
+        mean, var = (y + step * dy / (1 + step * k) for y, dy, k in zip(state, velocity, rate, strict=True))
+        return mean, jnp.maximum(var, 0.0)
+
+    def watch(self, best, other):
+        """Values whose relative accuracy the step controller keeps, and their errors."""
+        scale = jnp.sqrt(self.limit.scale)
+        spread = jnp.max(jnp.abs(best[1] - other[1]) / (best[1] + 1e-4 * self.limit.scale))
+        here, there = jax.vmap(self.error)(jax.tree.map(lambda *pair: jnp.stack(pair), best, other))
+        values = jnp.stack([here, 1.0, 1.0])
+        errors = [here - there, jnp.max(jnp.abs(best[0] - other[0])) / scale, spread]
+        return values, jnp.abs(jnp.stack(errors))
+
+    def observe(self, tau, state) -> dict[str, Array]:
+        """Order parameters and observables (``docs``, theory section 8)."""
+        limit = self.limit
+        mean, var = state
+        psi, square = self.moments(state)
+        weight = limit.share[:, None] * self.share
+        out = dict(
+            error=limit.error(psi, square),
+            m=(limit.share * limit.teacher) @ psi,
+            q=limit.share @ square,
+            overlap=jnp.sum(weight * limit.teacher[:, None] * mean),
+            norm=jnp.sum(weight * (mean**2 + var)),
+        )
+        out["effective_step"] = limit.effective_step(out["error"], tau)
+        std = jnp.sqrt(jnp.maximum(var, 1e-14 * limit.scale))
+        levels = limit.levels
+        if levels.size:
+            p = partial_moments(limit.pieces.breaks, mean, std)
+            if limit.pieces.first.shape[0] == levels.size:
+                out["occupancy"] = jnp.tensordot(weight, p.zeroth, 2)
+                mean_abs = limit.coefficients(out["error"], tau).mean_abs
+                out["flip_rate"] = jnp.sum(weight * mean_abs[:, None] * p.pdf.sum(-1))
+            else:
+                each = split_between(levels, p.zeroth, p.first)
+                out["occupancy"] = jnp.tensordot(weight, each, 2)
+        if limit.range is not None:
+            p = partial_moments(jnp.stack([-limit.range, limit.range]), mean, std)
+            out["saturated"] = jnp.sum(weight * (p.zeroth[..., 0] + p.zeroth[..., 2]))
+        return out
+
+    def masses(self, mean, var):
+        """Cell masses of saved states ``(K, C, J)``: edges (N+1,), (K, C, N), teacher, share."""
+        std = jnp.sqrt(jnp.maximum(var, 1e-14 * self.limit.scale))
+        low, high = jnp.min(mean - 6 * std), jnp.max(mean + 6 * std)
+        edges = jnp.linspace(low, high, DENSITY_CELLS + 1)
+        each = partial_moments(edges[1:-1], mean, std).zeroth
+        share = jnp.broadcast_to(self.share, mean.shape[1:])
+        return edges, jnp.einsum("kcjn,cj->kcn", each, share), self.limit.teacher, self.limit.share
+
+
+def _laplace_moments(breaks, mean, std) -> PartialMoments:
+    """As `partial_moments`, for a Laplace law of the same mean and variance."""
+    scale = (std / jnp.sqrt(2.0))[..., None]
+    z = (breaks - mean[..., None]) / scale
+    decay = jnp.exp(-jnp.abs(z))
+    above = z >= 0
+    t, excess = breaks, mean[..., None] - breaks
+    tail = jnp.where(above, 0.5 * decay, 1 - 0.5 * decay)
+    gain = jnp.where(above, 0.5 * scale * decay, excess + 0.5 * scale * decay)
+    square = jnp.where(above, scale**2 * decay, 2 * scale**2 + excess**2 - scale**2 * decay)
+    first = gain + t * tail
+    second = square + 2 * t * gain + t**2 * tail
+
+    def between(whole, upper):
+        ends = jnp.broadcast_to(whole[..., None], (*upper.shape[:-1], 1))
+        edges = jnp.concatenate([ends, upper, jnp.zeros_like(ends)], -1)
+        return edges[..., :-1] - edges[..., 1:]
+
+    return PartialMoments(
+        between(jnp.ones_like(mean), tail),
+        between(mean, first),
+        between(mean**2 + std**2, second),
+        0.5 * decay / scale,
+    )

@@ -1,0 +1,183 @@
+r"""The limit ``d -> infinity``: classes, drift, diffusion and observables of a problem.
+
+At fixed ``tau = steps / d`` the coordinates decouple. Given its teacher value ``c`` a latent weight
+follows (``docs``, theory section 3; Ito)
+
+    ``dw = [ h(w) (a c - b psi(w)) - lr weight_decay w ] dtau + h(w) sqrt(D) dB``
+
+with ``a, b, D`` functions of the residual variance ``V = noise_std^2 + error`` alone, and
+
+    ``error = sum_c share_c E[ v c^2 - 2 k1 c psi + k2 psi^2 ]``.
+
+Coordinates whose inputs have the variance ``v`` are a class of their own: ``a, b, D`` and ``k1, k2`` are then
+averages over ``x ~ N(0, v)``, since ``r`` feels one coordinate only by ``(c x - psi phi) / sqrt(d)``.
+
+This module turns a `Problem` into the numbers that every law needs, and nothing else.
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ..checks import fail, is_traced
+from ..inputs.moments import InputMoments, input_moments
+from ..problem.problem import Problem
+from ..quantizers.pieces import Pieces
+from ..rules import Coefficients, Response, Rule
+from ..rules.symmetry import check_centred
+from .classes import coordinate_classes
+from .starts import Starts, starts_of
+
+
+class Limit(eqx.Module):
+    """A problem as the laws see it: ``C`` classes of coordinates, levels, polynomials of ``psi``.
+
+    A class has a teacher value and one of ``K`` input variances (``group`` says which); ``inputs`` and
+    ``response`` hold one entry for each of these.
+    """
+
+    teacher: Float[Array, " C"]
+    share: Float[Array, " C"]
+    group: Int[Array, " C"]
+    levels: Float[Array, " L"]
+    pieces: Pieces
+    inputs: InputMoments
+    rule: Rule
+    response: Response
+    start: Starts
+    noise_var: Float[Array, ""]
+    range: Float[Array, ""] | None
+    latent_clip: Float[Array, ""] | None
+    clipped: bool = eqx.field(static=True)
+    folded: bool = eqx.field(static=True)
+
+    @property
+    def k1(self) -> Float[Array, " C"]:
+        """``E[x phi(x)]`` of every class."""
+        return self.inputs.k1[self.group]
+
+    @property
+    def k2(self) -> Float[Array, " C"]:
+        """``E[phi(x)^2]`` of every class."""
+        return self.inputs.k2[self.group]
+
+    @property
+    def rho(self) -> Float[Array, ""]:
+        """``E[v w*^2]``, the variance of the teacher's output."""
+        return self.share @ (self.inputs.std[self.group] * self.teacher) ** 2
+
+    @property
+    def scale(self) -> Float[Array, ""]:
+        """``rho``, or the label noise where the teacher is 0: small values are small against this."""
+        return jnp.where(self.rho > 0, self.rho, self.noise_var + 1e-12)
+
+    def coefficients(self, error, tau) -> Coefficients:
+        """``a, b, D, E|U|`` (C,) of every class when the generalization error is ``error``."""
+        return self.coefficients_at(self.noise_var + jnp.maximum(error, 0.0), tau)
+
+    def coefficients_at(self, V, tau) -> Coefficients:
+        """The same at residual variance ``V``."""
+        each = eqx.filter_vmap(lambda response: response(V, tau))(self.response)
+        return Coefficients(*(jnp.asarray(value)[self.group] for value in each))
+
+    def effective_step(self, error, tau) -> Float[Array, ""]:
+        """``b / (lr k2)``: 1 for SGD, the part of the step that is left by rounding (0 once lr is 0)."""
+        rate = self.rule.rate(tau)
+        part = (self.share @ self.coefficients(error, tau).b) / (self.share @ self.k2)
+        return jnp.where(rate > 0, part / jnp.where(rate > 0, rate, 1.0), 0.0)
+
+    def decay(self, tau) -> Float[Array, ""]:
+        """``lr weight_decay``: rate at which latent weights shrink."""
+        return self.rule.rate(tau) * self.rule.weight_decay
+
+    def error(self, psi, square) -> Float[Array, "*n"]:
+        """Generalization error from ``E[psi]`` and ``E[psi^2]`` of every class (C, *n)."""
+        return self.rho + (self.share * self.k2) @ square - 2 * (self.share * self.k1 * self.teacher) @ psi
+
+    @property
+    def floor(self) -> Float[Array, ""]:
+        """A lower bound of the error: every weight on the level that suits its teacher best."""
+        ideal = self.k1 / self.k2 * self.teacher
+        unavoidable = self.rho - (self.share * self.k2) @ ideal**2
+        if self.levels.size == 0:
+            return unavoidable
+        distance = jnp.min(jnp.abs(ideal[:, None] - self.levels), axis=1)
+        return unavoidable + (self.share * self.k2) @ distance**2
+
+    @property
+    def ceiling(self) -> Float[Array, ""]:
+        """An upper bound of the error, with every weight at the worse end; infinite if ``psi`` is unbounded."""
+        if self.levels.size:
+            ends = self.levels[jnp.array([0, -1])]
+        elif self.latent_clip is not None:
+            ends = jnp.stack([-self.latent_clip, self.latent_clip])
+        else:
+            return jnp.asarray(jnp.inf)
+        each = self.k2[:, None] * ends**2 - 2 * (self.k1 * self.teacher)[:, None] * ends
+        return self.rho + self.share @ jnp.max(each, axis=1)
+
+
+def derive(
+    problem: Problem, classes: int = 64, coarse=False, variances: int | None = None, folded: bool = False
+) -> Limit:
+    """The limit of a problem with about ``classes`` teacher classes for each of ``variances`` (even numbers).
+
+    ``coarse`` and ``folded`` as in `coordinate_classes`; a problem is ``folded`` only if it `is_symmetric`.
+    """
+    wall = problem.latent_clip
+    clipped = problem.ste == "clipped"
+    found = coordinate_classes(problem, classes, coarse, variances, folded)
+    inputs = input_moments(problem.inputs, jnp.sqrt(found.variance))
+    every = found.share @ inputs.mean_abs[found.group]
+    inputs = inputs._replace(crowd=jnp.full_like(inputs.std, 1.0) * every)
+    each = inputs
+    if inputs.levels is not None:
+        each = inputs._replace(levels=jnp.tile(inputs.levels, (found.variance.size, 1)))
+    scale = problem.weights.range
+    return Limit(
+        found.teacher,
+        found.share,
+        found.group,
+        problem.weights.levels,
+        problem.weights.pieces,
+        inputs,
+        problem.rule,
+        eqx.filter_vmap(problem.rule.response)(each),
+        starts_of(problem, found),
+        jnp.asarray(problem.noise_std) ** 2,
+        None if scale is None else jnp.asarray(scale),
+        None if wall is None else jnp.asarray(wall),
+        clipped,
+        folded,
+    )
+
+
+def is_symmetric(problem: Problem) -> bool:
+    """Whether a problem is known to stay the same when weights and teacher change their signs."""
+    start, weights = problem.start, problem.weights
+    centred = start.data is None and not is_traced(start.mean) and np.all(np.asarray(start.mean) == 0)
+    return bool(centred) and weights.kind not in ("twos-complement", "levels")
+
+
+def check_closes(problem: Problem) -> None:
+    """Refuse a problem whose limit is no equation in ``V`` alone.
+
+    Raises
+    ------
+    ValueError
+        For the clipped straight-through estimator with weight decay: weights beyond the range drift back
+        and stick to its ends for a time set by the overshoot of single steps. Simulate such a problem. Or for a rule
+        of one's own whose move has a mean.
+    """
+    check_centred(problem)
+    decay = problem.rule.weight_decay
+    if problem.ste == "clipped" and not is_traced(decay) and np.any(np.asarray(decay) != 0):
+        fail(
+            "rule.weight_decay",
+            "0 with weights.ste = 'clipped' (decayed weights stick to the ends of the range and no limit closes)",
+            decay,
+            "set it to 0, use the identity estimator, or simulate",
+        )

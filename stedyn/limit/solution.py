@@ -1,0 +1,311 @@
+"""What a solve returns: curves, occupancies, densities, status; and the registry of quantities."""
+
+from __future__ import annotations
+
+import decimal
+from typing import TYPE_CHECKING, NamedTuple
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..checks import Failure
+from ..curves.dense import Steps, between, extrapolated
+from ..curves.plateaus import LEAST_DROP, Plateau, ends_slowly, find_plateaus, sinking
+from ..problem.problem import Problem
+from .stairs import stair_at, stairs_left
+from .stationary import final_error, has_fixed_point
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Quantity(NamedTuple):
+    """How a quantity is written: symbol, axis label, unit, and what it is."""
+
+    symbol: str
+    label: str
+    unit: str
+    description: str
+
+
+QUANTITIES: dict[str, Quantity] = {
+    "tau": Quantity(r"\tau", "time", "steps / d", "number of steps divided by the input dimension"),
+    "error": Quantity(
+        r"\varepsilon",
+        "generalization error",
+        "output variance",
+        "E[(teacher - student output)^2], without the factor 1/2 and without label noise",
+    ),
+    "m": Quantity("m", "overlap of teacher and quantized student", "1", "E[w* psi(w)]"),
+    "q": Quantity("q", "norm of the quantized student", "1", "E[psi(w)^2]"),
+    "overlap": Quantity(r"E[w^* w]", "overlap of teacher and latent weights", "1", "E[w* w]"),
+    "norm": Quantity(r"E[w^2]", "norm of the latent weights", "1", "E[w^2]"),
+    "saturated": Quantity(
+        r"P(|w| > R)", "saturated fraction", "1", "fraction of latent weights beyond the range"
+    ),
+    "flip_rate": Quantity(
+        r"\sqrt{d}\,P(\mathrm{flip})",
+        "flip rate times sqrt(d)",
+        "1 / step",
+        "fraction of weights whose level changes in one step, times sqrt(d)",
+    ),
+    "effective_step": Quantity(
+        r"b/(\eta k_2)",
+        "effective step size",
+        "learning rate",
+        "drift of the limit towards the teacher over that of SGD at the same rate",
+    ),
+    "occupancy": Quantity("P(psi)", "level occupancy", "1", "fraction of weights on every level"),
+}
+CURVES = ("error", "m", "q", "overlap", "norm", "effective_step", "saturated", "flip_rate")
+
+_SENTENCES = (
+    "The solution reached the horizon within the requested tolerance.",
+    "The solution reached the horizon, but its error estimate is above the requested tolerance.",
+    "The solution reached the horizon; no error estimate was made.",
+    "The integration stopped before the horizon: the largest number of steps was reached.",
+    "The integration stopped before the horizon: the error grows without bound (lower lr).",
+)
+REACHED, INACCURATE, UNESTIMATED, MAX_STEPS, DIVERGED = range(5)
+
+
+class Status(eqx.Module):
+    """Outcome of a solve: ``str()`` is a sentence, ``ok`` whether the horizon was reached."""
+
+    code: Array | int
+
+    @property
+    def ok(self) -> bool:
+        return int(self.code) <= UNESTIMATED
+
+    def __str__(self):
+        return _SENTENCES[int(self.code)]
+
+
+class SolveError(Failure, RuntimeError):
+    """A solve did not reach its horizon."""
+
+
+class Densities(eqx.Module):
+    """Law of the latent weights at ``K`` times: masses of ``N`` cells for every teacher class.
+
+    Attributes
+    ----------
+    tau : (K,)
+    edges : (N + 1,)
+    mass : (K, C, N), each row sums to 1
+    teacher, share : (C,), teacher values and their probabilities
+    """
+
+    tau: Float[Array, " K"]
+    edges: Float[Array, " N+1"]
+    mass: Float[Array, "K C N"]
+    teacher: Float[Array, " C"]
+    share: Float[Array, " C"]
+
+    @property
+    def total(self) -> np.ndarray:
+        """Masses averaged over the teacher (K, N)."""
+        return np.einsum("c,kcn->kn", np.asarray(self.share), np.asarray(self.mass))
+
+    @property
+    def pdf(self) -> np.ndarray:
+        """Density in every cell, averaged over the teacher (K, N)."""
+        return self.total / np.diff(self.edges)
+
+    def cdf(self, k: int, w) -> np.ndarray:
+        """Probability of a latent weight below ``w`` at time ``tau[k]``."""
+        below = np.append(0.0, np.cumsum(self.total[k]))
+        return np.interp(w, self.edges, np.clip(below / below[-1], 0.0, 1.0), left=0.0, right=1.0)
+
+
+def _rounded_up(value) -> str:
+    """Two digits, never less than the value: an estimate above a tolerance is not printed as equal to it."""
+    with decimal.localcontext(prec=2, rounding=decimal.ROUND_CEILING):
+        return f"{float(+decimal.Decimal(repr(float(value)))):.1e}"
+
+
+class Solution(eqx.Module):
+    """The limit of a problem along its run. All curves have the length of ``tau`` (T,).
+
+    Attributes
+    ----------
+    tau, error, m, q, overlap, norm : (T,)
+        See `QUANTITIES` for what each is.
+    effective_step : (T,)
+        ``b(V) / (lr k2)``: 1 for SGD, less where rounding loses a part of the step.
+    saturated, flip_rate : (T,) or None
+        None where the problem has no range, or where the level changes at every step.
+    occupancy : (T, L) or None
+        Probability of every level of the weight quantizer.
+    densities : Densities or None
+        Law of the latent weights at the times asked for.
+    law : str
+        The law that was solved.
+    error_estimate : float or None
+        Estimated largest relative error of ``error`` over the curve; None if the law has none, or if the run
+        stopped before its horizon.
+    status : Status
+    statistics : dict
+        Steps, cells, classes, passes.
+    problem : Problem
+    steps : tuple of Steps
+        Error at every step of the solver; two of them are extrapolated, as the curves are; none for the saved curve.
+    """
+
+    tau: Float[Array, " T"]
+    error: Float[Array, " T"]
+    m: Float[Array, " T"]
+    q: Float[Array, " T"]
+    overlap: Float[Array, " T"]
+    norm: Float[Array, " T"]
+    effective_step: Float[Array, " T"]
+    saturated: Float[Array, " T"] | None
+    flip_rate: Float[Array, " T"] | None
+    occupancy: Float[Array, "T L"] | None
+    densities: Densities | None
+    law: str = eqx.field(static=True)
+    error_estimate: Array | float | None
+    status: Status
+    statistics: dict
+    problem: Problem
+    steps: tuple[Steps, ...] = ()
+
+    @property
+    def final_error(self) -> float:
+        """Error at the last saved time (not a fixed point: see `stedyn.fixed_point`)."""
+        return float(self.error[-1])
+
+    @property
+    def minimum(self) -> tuple[float, float]:
+        """``(tau, error)`` where the saved curve is lowest."""
+        k = int(np.argmin(np.asarray(self.error)))
+        return float(self.tau[k]), float(self.error[k])
+
+    @property
+    def dense(self) -> tuple[np.ndarray, np.ndarray]:
+        """Times and errors (M,) on the steps of the solver and between them, whatever ``tau`` is."""
+        steps = [one.within(float(self.tau[-1])) for one in self.steps]
+        if not steps or np.size(steps[0].tau) < 2:
+            return np.asarray(self.tau), np.asarray(self.error)
+        if self.law == "fluid":  # samples, between which it is not smooth
+            return steps[0].tau, np.maximum(steps[0].error, 0.0)
+        return between(extrapolated(*steps) if len(steps) == 2 else steps[0])
+
+    def plateaus(self) -> list[Plateau]:
+        """Plateaus of the error curve (`stedyn.find_plateaus`), found on the steps of the solver, not on ``tau``.
+
+        A curve that is flat at its horizon ends on an open plateau if the fixed point lies at least 20 % below it, and
+        either stands on a closed-form stair that is left later (`stedyn.small_lr_stairs`), or falls slower than the
+        relaxation to the fixed point (`stedyn.curves.plateaus.sinking`). Beyond all stairs, and otherwise, it sinks.
+        """
+        found = self._flat_or_left()
+        return (
+            found[:-1] if self._ending(found) in ("flat", "sinking") and found and found[-1].open else found
+        )
+
+    def _flat_or_left(self) -> list[Plateau]:
+        """All plateaus, the flat end of the curve among them, whatever follows."""
+        sampled = not self.steps or self.law == "fluid"
+        return find_plateaus(*self.dense, None if sampled else 0.0, floor=0.0, sinks=False)
+
+    def _ending(self, found: list[Plateau]) -> str:
+        """How the curve ends: on an ``open`` plateau, ``flat``, ``sinking`` to the fixed point, or neither (empty)."""
+        flat = bool(found) and found[-1].open and not found[-1].falling
+        if found and found[-1].falling:
+            return ""
+        if (
+            not has_fixed_point(self.problem)
+            or final_error(self.problem) >= (1 - LEAST_DROP) * self.final_error
+        ):
+            return "flat" if flat else ""
+        if not flat and not ends_slowly(*self.dense):
+            return ""
+        stair, left = stair_at(self.problem, self.final_error), stairs_left(self.problem)
+        if stair is not None and float(self.tau[-1]) < stair.leave:
+            return "open" if flat else ""
+        if left is not None and all(
+            one.error > self.final_error and one.leave < float(self.tau[-1]) for one in left
+        ):
+            return "sinking"
+        end = sinking(*self.dense, final_error(self.problem), self._fixed_point().relaxation_time)
+        return "sinking" if end else "open" if flat else ""
+
+    def _fixed_point(self):
+        from .fixed_points import fixed_point  # imports this module
+
+        return fixed_point(self.problem)
+
+    def ending(self) -> str:
+        """What is known of the end of a curve that is flat, or sinks, at the horizon; empty if it does neither."""
+        end = self._ending(self._flat_or_left())
+        if end == "flat":
+            return f"flat at the horizon at error {self.final_error:.4g}; {self._outlook()}"
+        if end == "sinking":
+            found = self._fixed_point()
+            why = found.outcome.split("; ", 1)[-1].rstrip(".")
+            return (
+                f"sinking towards the fixed point {found.error:.4g} at the horizon, "
+                f"at error {self.final_error:.4g}; {why}"
+            )
+        return ""
+
+    def _outlook(self, height: float | None = None) -> str:
+        """What is known to follow an error that is flat, or falls, at the horizon."""
+        known = "no fixed point is known"
+        if has_fixed_point(self.problem):
+            known = f"fixed point {final_error(self.problem):.4g}"
+        stair = None if height is None else stair_at(self.problem, height)
+        return known if stair is None else f"for a small lr it would end at tau = {stair.leave:.4g}; {known}"
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a saved time; level occupancies in columns ``occupancy_0, ...``."""
+        import pandas as pd  # slow to import
+
+        columns = {"tau": np.asarray(self.tau)}
+        for name in CURVES:
+            curve = getattr(self, name)
+            if curve is not None:
+                columns[name] = np.asarray(curve)
+        if self.occupancy is not None:
+            columns |= {f"occupancy_{k}": column for k, column in enumerate(np.asarray(self.occupancy).T)}
+        return pd.DataFrame(columns)
+
+    def to_dict(self) -> dict:
+        """Plain numbers and lists: curve, plateaus, minimum, final error, law, estimate, status."""
+        tau, error = self.minimum
+        return {
+            "tau": np.asarray(self.tau).tolist(),
+            "error": np.asarray(self.error).tolist(),
+            "m": np.asarray(self.m).tolist(),
+            "q": np.asarray(self.q).tolist(),
+            "plateaus": [plateau.to_dict() for plateau in self.plateaus()],
+            "minimum": {"tau": tau, "error": error},
+            "final_error": self.final_error,
+            "law": self.law,
+            "error_estimate": None if self.error_estimate is None else float(self.error_estimate),
+            "status": str(self.status),
+        }
+
+    def __str__(self):
+        estimate = self.error_estimate
+        claim = "no error estimate" if estimate is None else f"relative error below {_rounded_up(estimate)}"
+        rows = self.to_pandas()[["tau", "error", "m", "q"]]
+        picked = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, 9).round().astype(int))]
+        tau, error = self.minimum
+        lines = [
+            f"{self.law} law to tau = {float(self.tau[-1]):g} (tau = steps / d), {claim}",
+            picked.to_string(index=False, float_format=lambda x: f"{x:.6g}"),
+            f"minimum: error {error:.6g} at tau = {tau:.4g}; final error {self.final_error:.6g}",
+        ]
+        lines += self._plateau_lines()
+        return "\n".join([*lines, str(self.status)])
+
+    def _plateau_lines(self) -> list[str]:
+        lines = [
+            f"plateau: {plateau}" + (f"; {self._outlook(plateau.height)}" if plateau.open else "")
+            for plateau in self.plateaus()
+        ] or ["no plateau"]
+        ending = self.ending()
+        return [*lines, ending] if ending else lines

@@ -1,0 +1,1 @@
+"""The problem: populations, quantizers, rule and horizon."""

@@ -1,0 +1,157 @@
+"""Laws of the coordinates: teacher weights, starts, input variances; and the samples that measured ones keep."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..checks import checked, fail, finite, is_traced, nonnegative, positive
+
+#: Samples with at most this many distinct values keep them exactly (``atoms`` and their shares).
+MAX_ATOMS = 64
+#: Inputs that stand for a power law of variances in the limit.
+POWER_LAW_VALUES = 2**14
+
+
+class Samples(eqx.Module):
+    """Measured values and, if they came from a file, its path (kept for writing the problem back)."""
+
+    values: Float[Array, " n"]
+    atoms: Float[Array, " U"] | None
+    weights: Float[Array, " U"] | None
+    path: str | None = eqx.field(static=True)
+
+    def __init__(self, values, path: str | None = None):
+        where = f"file {path}" if path else "samples"
+        try:
+            array = np.asarray(values)
+        except ValueError:  # rows of different lengths
+            fail(where, "a one-dimensional list of at least 2 numbers", values, "give one list")
+        if array.ndim != 1 or array.size < 2 or array.dtype.kind not in "fiu":
+            fail(where, "a one-dimensional list of at least 2 numbers", f"shape {array.shape}", "reshape it")
+        if not np.all(np.isfinite(array)):
+            fail(where, "finite numbers only", f"{np.sum(~np.isfinite(array))} nan or inf", "remove them")
+        self.values = array.astype(float)
+        self.path = path
+        atoms, counts = np.unique(self.values, return_counts=True)
+        few = atoms.size <= MAX_ATOMS
+        self.atoms, self.weights = (atoms, counts / array.size) if few else (None, None)
+
+
+class Teacher(eqx.Module):
+    """Law of the teacher weights ``w*``: one independent draw for each coordinate.
+
+    ``Teacher.constant(value)``, ``Teacher.gaussian(std)``, ``Teacher.rademacher(scale)`` (``+-scale``
+    with equal probability) or ``Teacher.samples(values)``.
+    """
+
+    kind: str = eqx.field(static=True)
+    scale: Float[Array, ""] | float | None
+    data: Samples | None
+
+    @classmethod
+    @checked()
+    def constant(cls, value=1.0):
+        return cls("constant", finite("teacher.value", value), None)
+
+    @classmethod
+    @checked()
+    def gaussian(cls, std=1.0):
+        return cls("gaussian", positive("teacher.std", std), None)
+
+    @classmethod
+    @checked()
+    def rademacher(cls, scale=1.0):
+        return cls("rademacher", positive("teacher.scale", scale), None)
+
+    @classmethod
+    @checked()
+    def samples(cls, values, path=None):
+        return cls("file", None, values if isinstance(values, Samples) else Samples(values, path))
+
+    @property
+    def rho(self) -> Float[Array, ""]:
+        """``E[w*^2]``."""
+        if self.data is not None:
+            return jnp.mean(jnp.asarray(self.data.values) ** 2)
+        return jnp.asarray(self.scale) ** 2
+
+
+class Start(eqx.Module):
+    """Law of the latent weights at ``tau = 0``.
+
+    ``Start.gaussian(mean, std)``, ``Start.constant(value)`` or ``Start.samples(values)``. It is independent of teacher
+    and variances, unless these are measured too and equally many: then value ``i`` of each belongs to coordinate ``i``.
+    """
+
+    kind: str = eqx.field(static=True)
+    mean: Float[Array, ""] | float | None
+    std: Float[Array, ""] | float | None
+    data: Samples | None
+
+    @classmethod
+    @checked()
+    def gaussian(cls, mean=0.0, std=1.0):
+        return cls("gaussian", finite("start.mean", mean), positive("start.std", std), None)
+
+    @classmethod
+    @checked()
+    def constant(cls, value=0.0):
+        return cls("constant", finite("start.value", value), 0.0, None)
+
+    @classmethod
+    @checked()
+    def samples(cls, values, path=None):
+        return cls("file", None, None, values if isinstance(values, Samples) else Samples(values, path))
+
+
+class Covariance(eqx.Module):
+    """Variances ``v_i`` of the inputs, ``x_i ~ N(0, v_i)`` independently: a diagonal covariance.
+
+    ``Covariance.identity()``; ``Covariance.power_law(exponent, scale)``, ``v_i`` proportional to ``i^-exponent`` with
+    mean ``scale``; or ``Covariance.samples(values)``, measured variances. Variances are independent of the teacher,
+    unless both are measured and equally many: then value ``i`` of one belongs to value ``i`` of the other.
+    """
+
+    kind: str = eqx.field(static=True)
+    exponent: Float[Array, ""] | float | None
+    scale: Float[Array, ""] | float | None
+    data: Samples | None
+
+    @classmethod
+    @checked()
+    def identity(cls):
+        return cls("identity", None, None, None)
+
+    @classmethod
+    @checked()
+    def power_law(cls, exponent=0.5, scale=1.0):
+        exponent = nonnegative("covariance.exponent", exponent)
+        if not is_traced(exponent) and np.any(np.asarray(exponent) >= 1):
+            fail("covariance.exponent", "a number below 1 (else a few inputs carry all the variance)", exponent,
+                 "lower it, or give the variances in a file")  # fmt: skip
+        return cls("power-law", exponent, positive("covariance.scale", scale), None)
+
+    @classmethod
+    @checked()
+    def samples(cls, values, path=None):
+        data = values if isinstance(values, Samples) else Samples(values, path)
+        if not is_traced(data.values) and (data.values.size < 4 or np.any(np.asarray(data.values) <= 0)):
+            found = f"{data.values.size} of which {np.sum(np.asarray(data.values) <= 0)} are not"
+            fail("covariance", "at least 4 variances above 0", found, "remove inputs that are constant")
+        return cls("file", None, None, data)
+
+    def values(self, n: int = POWER_LAW_VALUES) -> Float[Array, " n"]:
+        """The measured variances, or those of ``n`` inputs, whose sum is exactly ``n scale``, largest first.
+
+        Input ``i`` has the mean of ``(1 - exponent) u^-exponent`` over ``u`` from ``i/n`` to ``(i + 1)/n``.
+        """
+        if self.data is not None:
+            return jnp.asarray(self.data.values)
+        if self.kind == "identity":
+            return jnp.ones(n)
+        return (
+            jnp.asarray(self.scale) * n * jnp.diff((np.arange(n + 1) / n) ** (1 - jnp.asarray(self.exponent)))
+        )

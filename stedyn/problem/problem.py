@@ -1,0 +1,217 @@
+"""The problem: teacher, start, noise, quantizers, rule and horizon, checked when built."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..checks import checked, choice, fail, finite, is_traced, nonnegative, positive, whole
+from ..inputs.moments import input_mean, input_moments
+from ..quantizers.quantizer import Quantizer
+from ..rules import SGD, Rule
+from .populations import Covariance, Start, Teacher
+
+STES = ("identity", "clipped")
+#: Largest |E[phi]| / sqrt(E[phi^2]) accepted: below it the neglected drift stays small up to d = 1e8.
+MEAN_TOLERANCE = 1e-6
+#: Largest number of a problem: beside a larger one, double precision loses 1.
+LARGEST = 1e15
+
+
+class Run(eqx.Module):
+    """Horizon and saved times: ``points`` equally spaced in ``[0, tau]``, or an explicit list ``taus``."""
+
+    tau: float = eqx.field(static=True)
+    points: int = eqx.field(static=True)
+    explicit: tuple[float, ...] | None = eqx.field(static=True)
+
+    @checked()
+    def __init__(self, tau=100.0, points=201, *, taus=None):
+        self.explicit = None
+        if taus is None:
+            self.tau = float(positive("tau", tau))
+            self.points = whole("points", points, 2, 10**6)
+            return
+        values = tuple(float(finite("taus", t)) for t in np.atleast_1d(np.asarray(taus, dtype=object)))
+        if len(values) < 2 or values[0] < 0 or any(b <= a for a, b in zip(values, values[1:], strict=False)):
+            fail("taus", "at least two increasing times, the first 0 or later", list(values)[:6], "sort them")
+        self.explicit, self.tau, self.points = values, values[-1], len(values)
+
+    @property
+    def taus(self) -> np.ndarray:
+        """The saved times (T,), in units of steps / d."""
+        return np.linspace(0.0, self.tau, self.points) if self.explicit is None else np.array(self.explicit)
+
+
+class Problem(eqx.Module):
+    """A quantized teacher-student problem (``docs``, theory sections 0 to 2).
+
+    ``y = w*.x / sqrt(d) + noise_std xi`` and the student predicts ``psi(w).phi(x) / sqrt(d)``, with
+    ``psi`` the weight quantizer and ``phi`` the input quantizer, ``x_i ~ N(0, v_i)``.
+
+    Parameters
+    ----------
+    teacher, start : Teacher, Start
+        Laws of ``w*`` and of the latent weights at the start.
+    noise_std : float
+        Standard deviation of the label noise.
+    weights, inputs : Quantizer or None
+        None means not quantized.
+    ste : {"identity", "clipped"}
+        Surrogate derivative ``h``: 1, or ``1{|w| <= weights.range}``.
+    latent_clip : float or None
+        Latent weights are clipped to ``[-latent_clip, latent_clip]`` after every step.
+    rule : Rule
+        The update rule; `SGD` by default.
+    covariance : Covariance
+        Variances ``v_i`` of the inputs; all 1 by default.
+    run : Run
+        Horizon and saved times, in units of ``tau = steps / d``.
+
+    Raises
+    ------
+    ValueError
+        If a field is out of bounds, or if the input quantizer has a non-zero mean: then
+        ``sum_j psi_j E[phi]`` grows like ``sqrt(d)`` and no limit exists.
+
+    Examples
+    --------
+    >>> from stedyn import Problem, Quantizer, SGD
+    >>> p = Problem(weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(lr=0.1))
+    >>> p.weights.n_levels
+    4
+    """
+
+    teacher: Teacher
+    start: Start
+    noise_std: Float[Array, ""] | float
+    weights: Quantizer
+    inputs: Quantizer
+    ste: str = eqx.field(static=True)
+    latent_clip: Float[Array, ""] | float | None
+    rule: Rule
+    covariance: Covariance
+    run: Run
+
+    @checked(
+        teacher=Teacher,
+        start=Start,
+        weights=Quantizer,
+        inputs=Quantizer,
+        rule=Rule,
+        covariance=Covariance,
+        run=Run,
+    )
+    def __init__(
+        self,
+        teacher: Teacher | None = None,
+        start: Start | None = None,
+        *,
+        noise_std=0.0,
+        weights: Quantizer | None = None,
+        inputs: Quantizer | None = None,
+        ste: str = "identity",
+        latent_clip=None,
+        rule: Rule | None = None,
+        covariance: Covariance | None = None,
+        run: Run | None = None,
+    ):
+        self.teacher = Teacher.constant() if teacher is None else teacher
+        self.start = Start.gaussian() if start is None else start
+        self.noise_std = nonnegative("noise.std", noise_std)
+        self.weights = Quantizer(kind="none") if weights is None else weights
+        self.inputs = Quantizer(kind="none") if inputs is None else inputs
+        self.ste = choice("weights.ste", ste, STES)
+        self.latent_clip = None if latent_clip is None else positive("weights.latent_clip", latent_clip)
+        self.rule = SGD() if rule is None else rule
+        self.covariance = Covariance.identity() if covariance is None else covariance
+        self.run = Run() if run is None else run
+        if self.ste == "clipped" and self.weights.range is None:
+            fail("weights.range", "a positive number for ste = 'clipped'", None, "set it")
+        self._check_magnitudes()
+        self._check_inputs()
+        self._check_start()
+        self.rule.check(self)
+
+    def _check_magnitudes(self):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self):
+            numbers = isinstance(leaf, (float, jax.Array, np.ndarray, np.number)) and not is_traced(leaf)
+            if numbers and np.asarray(leaf).dtype.kind == "f":
+                largest = float(np.max(np.abs(np.asarray(leaf)), initial=0.0))
+                if np.isfinite(largest) and largest > LARGEST:
+                    name = jax.tree_util.keystr(path, simple=True, separator=".")
+                    fail(name, f"numbers of at most {LARGEST:g}", largest, "choose other units")
+
+    def _check_inputs(self):
+        symmetric = self.inputs.kind not in ("twos-complement", "levels")
+        if symmetric or any(is_traced(leaf) for leaf in jax.tree.leaves((self.inputs, self.covariance))):
+            return
+        std = np.sqrt(np.quantile(self.covariance.values(), [0, 0.5, 1]))
+        mean, spread = input_mean(self.inputs, std), jnp.sqrt(input_moments(self.inputs, std).k2)
+        worst = int(np.argmax(jnp.abs(mean) / spread))
+        if abs(mean := float(mean[worst])) > MEAN_TOLERANCE * float(spread[worst]):
+            fail(
+                "inputs",
+                "a quantizer with E[phi(x)] = 0 (otherwise the output grows like sqrt(d) and no limit exists)",
+                f"kind {self.inputs.kind!r} with mean {mean:.3g}",
+                "use mid-rise or mid-tread, or centre the levels",
+            )
+
+    def _check_start(self):
+        clip, value = self.latent_clip, self.start.mean
+        if clip is None or self.start.kind != "constant" or is_traced(clip) or is_traced(value):
+            return
+        if np.any(np.abs(value) > clip):
+            fail("start.value", f"a value inside the latent clip {clip}", value, "move it or widen the clip")
+
+    @property
+    def taus(self) -> np.ndarray:
+        """The saved times ``tau = steps / d`` (T,)."""
+        return self.run.taus
+
+    @property
+    def together(self) -> tuple[int, ...]:
+        """Teacher (0), start (1) and variances (2): for each the first of them that was measured together with it.
+
+        Measured values that are equally many belong to the same coordinates, in the same order.
+        """
+        data = self.teacher.data, self.start.data, self.covariance.data
+        sizes = [None if one is None else one.values.size for one in data]
+        return tuple(k if size is None else sizes.index(size) for k, size in enumerate(sizes))
+
+    @property
+    def paired(self) -> bool:
+        """Whether teacher weights and input variances were measured together, coordinate by coordinate."""
+        return self.together[2] == 0
+
+    @property
+    def label_variance(self) -> Float[Array, ""]:
+        """``noise_std^2 + E[v w*^2]``: the scale of errors of the problem."""
+        variance = self.covariance.values()
+        if self.paired:
+            signal = jnp.mean(variance * jnp.asarray(self.teacher.data.values) ** 2)
+        else:
+            signal = jnp.mean(variance) * self.teacher.rho
+        return jnp.asarray(self.noise_std) ** 2 + signal
+
+    @property
+    def absorbs(self) -> bool:
+        """Whether weights that leave the range of the clipped straight-through estimator stop there for good."""
+        return self.ste == "clipped" and (
+            self.latent_clip is None or bool(self.latent_clip > self.weights.range)
+        )
+
+    def unquantized(self) -> Problem:
+        """The same problem with weights that are not quantized (inputs and rule as they are)."""
+        return Problem(
+            self.teacher,
+            self.start,
+            noise_std=self.noise_std,
+            inputs=self.inputs,
+            rule=self.rule,
+            covariance=self.covariance,
+            run=self.run,
+        )

@@ -1,0 +1,1 @@
+"""Quantizers: levels, thresholds, rounding; their Gaussian pieces; their names in other libraries."""

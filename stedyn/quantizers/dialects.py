@@ -1,0 +1,264 @@
+"""How every library of `conventions` writes a quantizer, and how it is read back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..checks import choice, fail, finite, positive, whole
+from .quantizer import MAX_BITS, ROUNDINGS, Quantizer
+
+
+class Grid(NamedTuple):
+    """A quantizer with equally spaced levels, as plain numbers.
+
+    ``family`` counts sign to mid-rise and ternary to mid-tread; ``level`` and ``bin`` are the ranges of
+    the two edge conventions in units of the step; ``half = 2^(bits - 1)``.
+    """
+
+    kind: str
+    family: str
+    bits: int
+    half: int
+    range: float
+    step: float
+    level: float
+    bin: float
+    edge: str
+    rounding: str
+
+
+def grid(quantizer: Quantizer) -> Grid:
+    """The numbers of a quantizer; ValueError for kinds ``levels`` and ``none``."""
+    if quantizer.lattice is None or quantizer.bits is None or quantizer.range is None:
+        fail("quantizer", "equally spaced levels", f"kind {quantizer.kind!r}", "choose another kind")
+    unit, lowest, offset = quantizer.lattice
+    family = {"sign": "mid-rise", "ternary": "mid-tread"}.get(quantizer.kind, quantizer.kind)
+    width, level = float(quantizer.range), -(lowest + offset)
+    outside = -0.5 if family == "twos-complement" else 0.5
+    edge = "level" if family != quantizer.kind else quantizer.edge
+    return Grid(
+        quantizer.kind,
+        family,
+        quantizer.bits,
+        2 ** (quantizer.bits - 1),
+        width,
+        width * unit,
+        level,
+        level + outside,
+        edge,
+        quantizer.rounding,
+    )
+
+
+def _lattice(step: float, lowest: float, count: int, rounding: str, library: str) -> Quantizer:
+    """The quantizer with ``count`` levels from ``lowest * step`` on."""
+    bits = count.bit_length() if count % 2 else count.bit_length() - 1
+    if count == 2**bits and lowest == -(count - 1) / 2:
+        kind = "mid-rise"
+    elif count == 2**bits - 1 > 1 and lowest == -(count - 1) / 2:
+        kind = "mid-tread"
+    elif count == 2**bits and lowest == -count / 2:
+        kind = "twos-complement"
+    else:
+        bounds = f"{count} from {lowest * step:g} to {(lowest + count - 1) * step:g}"
+        fix = "list the levels with Quantizer(kind='levels', levels=[...]) if there are two or more"
+        fail(library, "symmetric or two's complement levels", bounds, fix)
+    return Quantizer(bits, -lowest * step, kind=kind, rounding=rounding)
+
+
+def _flag(name: str, value: Any) -> bool:
+    return bool(choice(name, value, (True, False)))
+
+
+def _to_brevitas(q: Grid) -> dict[str, Any] | str:
+    nearest = q.rounding == "nearest"
+    if nearest and q.kind == "sign":
+        return {"quant_type": "BINARY", "scale": q.range}
+    if nearest and q.kind == "ternary":
+        return {"quant_type": "TERNARY", "threshold": 0.5, "scale": q.range}
+    return {
+        "quant_type": "INT",
+        "bit_width": q.bits,
+        "signed": True,
+        "narrow_range": q.family == "mid-tread",
+        "scale": q.step,
+        "zero_point": -0.5 if q.family == "mid-rise" else 0,  # a half needs quantize_zero_point=False
+        "float_to_int_impl_type": "ROUND" if nearest else "STOCHASTIC_ROUND",
+    }
+
+
+def _from_brevitas(
+    *,
+    scale,
+    quant_type="INT",
+    bit_width=None,
+    signed=True,
+    narrow_range=False,
+    zero_point=0,
+    threshold=None,
+    float_to_int_impl_type="ROUND",
+) -> Quantizer:
+    scale, zero = positive("brevitas.scale", scale), finite("brevitas.zero_point", zero_point)
+    quant_type = choice("brevitas.quant_type", quant_type, ("INT", "BINARY", "TERNARY"))
+    rounds = ("ROUND", "STOCHASTIC_ROUND")
+    how = choice("brevitas.float_to_int_impl_type", float_to_int_impl_type, rounds)
+    if quant_type != "TERNARY" and threshold is not None:
+        fail("brevitas.threshold", "it with quant_type 'TERNARY' only", threshold, "leave it out")
+    if quant_type == "INT":
+        half = 2 ** (whole("brevitas.bit_width", bit_width, 1, MAX_BITS) - 1)
+        narrow = _flag("brevitas.narrow_range", narrow_range)
+        signed = _flag("brevitas.signed", signed)
+        low, high = (-half + narrow, half - 1) if signed else (0, 2 * half - 1 - narrow)
+        return _lattice(scale, low - zero, high - low + 1, ROUNDINGS[rounds.index(how)], "brevitas")
+    if (narrow_range, zero, how, signed) != (False, 0, "ROUND", True):
+        expected = f"a signed scale alone for quant_type {quant_type!r}"
+        fail("brevitas", expected, "more", "leave out narrow_range, zero_point, float_to_int_impl_type")
+    bits = 1 if quant_type == "BINARY" else 2
+    if bit_width not in (None, bits):
+        fail("brevitas.bit_width", f"{bits} for quant_type {quant_type!r}", bit_width, "leave it out")
+    if quant_type == "TERNARY" and threshold != 0.5:
+        fail("brevitas.threshold", "0.5, half-way to the outer levels", threshold, "set it to 0.5")
+    return Quantizer(range=scale, kind="sign" if quant_type == "BINARY" else "ternary")
+
+
+def _to_torchao(q: Grid) -> dict[str, Any] | str:
+    if q.rounding == "stochastic":
+        return "The affine quantizers of torchao round to the nearest level only."
+    if q.family == "mid-rise":  # the zero point of the tinygemm kernels, a float
+        bounds = {"quant_min": 0, "quant_max": 2 * q.half - 1, "scale": q.step, "zero_point": q.step / 2}
+        return bounds | {"zero_point_domain": "FLOAT", "mapping_type": "ASYMMETRIC"}
+    low = -q.half + (q.family == "mid-tread")
+    bounds = {"quant_min": low, "quant_max": q.half - 1, "scale": q.step, "zero_point": 0}
+    return bounds | {"zero_point_domain": "INT", "mapping_type": "SYMMETRIC"}
+
+
+def _from_torchao(
+    *, quant_min, quant_max, scale, zero_point=0, zero_point_domain="INT", mapping_type=None
+) -> Quantizer:
+    scale, zero = positive("torchao.scale", scale), finite("torchao.zero_point", zero_point)
+    low = whole("torchao.quant_min", quant_min, -(2**MAX_BITS), 2**MAX_BITS)
+    high = whole("torchao.quant_max", quant_max, low + 1, 2**MAX_BITS)
+    domain = choice("torchao.zero_point_domain", zero_point_domain, ("INT", "FLOAT"))
+    types = (None, "SYMMETRIC", "SYMMETRIC_NO_CLIPPING_ERR", "ASYMMETRIC")
+    symmetric = choice("torchao.mapping_type", mapping_type, types) in types[1:3]
+    middle = int((low + high + 1) / 2)
+    if symmetric and (domain, zero) != ("INT", middle):
+        found = f"{zero:g} in the domain {domain}"
+        fail("torchao.zero_point", f"the integer {middle} for a symmetric mapping", found, "set it")
+    if domain == "INT":  # rounded before the zero point is added, which therefore is whole
+        lowest = low - whole("torchao.zero_point", zero_point, -(2**MAX_BITS), 2**MAX_BITS)
+    else:  # to the nearest half, as z / s is not exact
+        lowest = round(2 * (low - (low + high + 1) / 2 + zero / scale), 9) / 2
+    return _lattice(scale, lowest, high - low + 1, "nearest", "torchao")
+
+
+def _to_aqt(q: Grid) -> dict[str, Any] | str:
+    if q.family == "twos-complement":
+        return "AQT has symmetric levels only, and two's complement has one more below zero than above."
+    return {
+        "bits": q.bits,
+        "bound": q.range,
+        "preserve_zero": q.family == "mid-tread",
+        "preserve_max_val": q.edge == "level",
+        "clip": True,
+        "round": True,
+        "noise_fn": None if q.rounding == "nearest" else "JaxUniform",
+    }
+
+
+def _from_aqt(
+    *, bits, bound, preserve_zero, preserve_max_val, clip=True, round=True, noise_fn=None
+) -> Quantizer:
+    if not (_flag("AQT.clip", clip) and _flag("AQT.round", round)):
+        fail("AQT", "clip and round both True", f"{clip} and {round}", "set them, or there are no levels")
+    zero = _flag("AQT.preserve_zero", preserve_zero)
+    noise = choice("AQT.noise_fn", noise_fn, (None, "JaxUniform", "RandomCenteredUniform"))
+    return Quantizer(
+        whole("AQT.bits", bits, 2 if zero else 1, MAX_BITS),
+        positive("AQT.bound", bound),
+        kind="mid-tread" if zero else "mid-rise",
+        edge="level" if _flag("AQT.preserve_max_val", preserve_max_val) else "bin",
+        rounding="nearest" if noise is None else "stochastic",
+    )
+
+
+_QTYPES = tuple(f"int{bits}" for bits in range(2, 9))
+_NOISY_QTYPES = ("int4", "int8")
+
+
+def _to_qwix(q: Grid) -> dict[str, Any] | str:
+    qtype, bound, nearest = f"int{q.bits}", q.bin * q.step, q.rounding == "nearest"
+    if q.family == "mid-rise":
+        return "The integers of qwix contain zero, and mid-rise levels do not."
+    if qtype not in _QTYPES:
+        return f"qwix has int2 to int8 with such a step, and the quantizer has {q.bits} bits."
+    if not nearest and q.family == "mid-tread":
+        return "qwix has one more level below zero, and its stochastic rounding reaches it."
+    if not nearest and qtype not in _NOISY_QTYPES:
+        return f"qwix rounds stochastically to int4 and int8 only, and the quantizer has {q.bits} bits."
+    if q.family == "mid-tread":
+        return {"qtype": qtype, "calibration_method": "absmax", "absmax": bound, "noise_fn": None}
+    method = f"fixed,{-bound!r},{bound!r}"
+    return {"qtype": qtype, "calibration_method": method, "noise_fn": None if nearest else "uniform"}
+
+
+def _from_qwix(*, qtype, calibration_method, absmax=None, noise_fn=None) -> Quantizer:
+    bits = int(choice("qwix.qtype", qtype, _QTYPES)[3:])
+    noise = choice("qwix.noise_fn", noise_fn, (None, "uniform", "low_bit_uniform"))
+    if noise is not None and qtype not in _NOISY_QTYPES:
+        fail("qwix.noise_fn", "it with qtype int4 and int8 only", qtype, "leave it out")
+    method, *rest = str(calibration_method).lower().split(",")
+    try:
+        numbers = [float(number) for number in rest]
+    except ValueError:
+        numbers = [math.nan] * 3
+    if method == "fixed" and absmax is None and numbers and numbers[0] == -numbers[-1] and len(numbers) == 2:
+        bound, kind = numbers[1], "twos-complement"
+    elif method == "absmax" and absmax is not None and len(numbers) <= 1:
+        factor = positive("qwix.calibration_method", numbers[0] if numbers else 1.0)
+        bound = positive("qwix.absmax", absmax) * factor
+        # what is cut off below, or thrown there by the noise, takes the extra level
+        kind = "mid-tread" if factor >= 1 and noise is None else "twos-complement"
+    else:
+        expected = "'fixed,-B,B' without absmax, or 'absmax' or 'absmax,factor' with it, the largest |w|"
+        found = f"{calibration_method!r}, absmax = {absmax}"
+        fail("qwix.calibration_method", expected, found, "give one of these")
+    rounding = "nearest" if noise is None else "stochastic"
+    return Quantizer(bits, positive("qwix bound", bound), kind=kind, edge="bin", rounding=rounding)
+
+
+def _to_qpytorch(q: Grid) -> dict[str, Any] | str:
+    if q.family == "mid-rise":
+        return "The fixed point numbers of QPyTorch contain zero, and mid-rise levels do not."
+    length = round(-math.log2(q.step))
+    if abs(q.step * 2.0**length - 1) > 1e-12:
+        return f"The steps of QPyTorch are powers of two, and this one is {q.step:g}."
+    fields = {"wl": q.bits, "fl": length, "clamp": True, "symmetric": q.family == "mid-tread"}
+    return fields | {"rounding": q.rounding}
+
+
+def _from_qpytorch(*, wl, fl, clamp=True, symmetric=False, rounding="stochastic") -> Quantizer:
+    if not _flag("QPyTorch.clamp", clamp):
+        fail("QPyTorch.clamp", "True", clamp, "set it, or the levels have no end")
+    half = 2 ** (whole("QPyTorch.wl", wl, 1, MAX_BITS) - 1)
+    low = -half + _flag("QPyTorch.symmetric", symmetric)
+    step = 2.0 ** -whole("QPyTorch.fl", fl, -64, 64)
+    return _lattice(step, low, half - low, choice("QPyTorch.rounding", rounding, ROUNDINGS), "QPyTorch")
+
+
+WRITERS: dict[str, Callable[[Grid], dict[str, Any] | str]] = {
+    "brevitas": _to_brevitas,
+    "torchao": _to_torchao,
+    "AQT": _to_aqt,
+    "qwix": _to_qwix,
+    "QPyTorch": _to_qpytorch,
+}
+READERS: dict[str, Callable[..., Quantizer]] = {
+    "brevitas": _from_brevitas,
+    "torchao": _from_torchao,
+    "AQT": _from_aqt,
+    "qwix": _from_qwix,
+    "QPyTorch": _from_qpytorch,
+}

@@ -1,0 +1,96 @@
+r"""Gaussian moments of quantizers in closed form.
+
+On every interval between its breaks a quantizer has conditional mean and mean square that are
+polynomials of the weight, so that its moments are sums of truncated Gaussian moments.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import erfc
+from jax.scipy.stats import norm
+from jaxtyping import Array, Float
+
+
+class Pieces(NamedTuple):
+    """Mean and mean square of the rounded value, as polynomials on ``K`` intervals.
+
+    On interval ``k`` (between ``breaks[k-1]`` and ``breaks[k]``, the outermost ones unbounded)
+    ``E[Q(w) | w] = first[k, 0] + first[k, 1] w`` and
+    ``E[Q(w)^2 | w] = second[k, 0] + second[k, 1] w + second[k, 2] w^2``.
+    The averages are over the randomness of stochastic rounding.
+    """
+
+    breaks: Float[Array, "K-1"]
+    first: Float[Array, "K 2"]
+    second: Float[Array, "K 3"]
+
+
+class PartialMoments(NamedTuple):
+    """``E[w^n ; w in piece k]`` for ``n = 0, 1, 2`` and ``w ~ N(mean, std^2)``; and pdf at breaks."""
+
+    zeroth: Float[Array, "*n K"]
+    first: Float[Array, "*n K"]
+    second: Float[Array, "*n K"]
+    pdf: Float[Array, "*n K-1"]
+
+
+@jax.jit
+def partial_moments(breaks: Float[Array, "K-1"], mean, std) -> PartialMoments:
+    """Gaussian moments restricted to the intervals between ``breaks``.
+
+    ``mean`` and ``std > 0`` broadcast against each other; the intervals are the last axis.
+    """
+    mean, std = jnp.broadcast_arrays(jnp.asarray(mean) * 1.0, jnp.asarray(std) * 1.0)
+    mean, std = mean[..., None], std[..., None]
+    z = (breaks - mean) / std
+    density = norm.pdf(z)
+    edge0 = jnp.zeros_like(mean)
+    # differences of the cdf, taken in the tail where both values are small
+    above = z > 0
+    tail = 0.5 * erfc(jnp.where(above, z, -z) / np.sqrt(2))  # not abs: it has no derivative at 0
+    lower = jnp.concatenate([edge0, jnp.where(above, 1 - tail, tail), edge0 + 1.0], -1)
+    upper = jnp.concatenate([edge0 + 1.0, jnp.where(above, tail, 1 - tail), edge0], -1)
+    use_upper = jnp.concatenate([above, jnp.ones_like(edge0, bool)], -1)
+    zeroth = jnp.where(use_upper, upper[..., :-1] - upper[..., 1:], lower[..., 1:] - lower[..., :-1])
+    g = jnp.concatenate([edge0, density, edge0], -1)
+    zg = jnp.concatenate([edge0, z * density, edge0], -1)
+    u1 = g[..., :-1] - g[..., 1:]
+    u2 = zeroth + zg[..., :-1] - zg[..., 1:]
+    first = mean * zeroth + std * u1
+    second = mean**2 * zeroth + 2 * mean * std * u1 + std**2 * u2
+    return PartialMoments(zeroth, first, second, density / std)
+
+
+class GaussianMoments(NamedTuple):
+    """Moments of ``Q(w)`` for ``w ~ N(M, S)``: mean, mean square, and ``E[Q']``.
+
+    ``slope = Cov(w, Q) / S = sum_j jump_j pdf(theta_j) + sum_k slope_k P(piece k)``.
+    """
+
+    mean: Float[Array, "*n"]
+    square: Float[Array, "*n"]
+    slope: Float[Array, "*n"]
+
+
+def gaussian_moments(pieces: Pieces, mean, std) -> GaussianMoments:
+    """Closed-form moments of a quantized Gaussian (``docs``, theory section 2)."""
+    p = partial_moments(pieces.breaks, mean, std)
+    first, second = pieces.first, pieces.second
+    slope = p.pdf @ jumps(pieces) + p.zeroth @ first[:, 1]
+    return GaussianMoments(
+        p.zeroth @ first[:, 0] + p.first @ first[:, 1],
+        p.zeroth @ second[:, 0] + p.first @ second[:, 1] + p.second @ second[:, 2],
+        slope,
+    )
+
+
+def jumps(pieces: Pieces) -> Float[Array, "K-1"]:
+    """Height of the jump of the conditional mean at every break (0 for stochastic rounding)."""
+    at = pieces.breaks
+    left, right = pieces.first[:-1], pieces.first[1:]
+    return (right[:, 0] - left[:, 0]) + (right[:, 1] - left[:, 1]) * at

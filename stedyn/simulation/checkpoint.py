@@ -1,0 +1,169 @@
+"""Checkpoints: one file with everything that a long run needs to go on, or its result once it is done.
+
+A line that names the format, a line with the SHA-256 of the rest, and a NumPy archive: a header in
+JSON, where every seed stands, and all that was saved so far. Random numbers are functions of seed and
+step, so the state of the weights is all there is to keep.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from .. import __version__
+from ..checks import InputError
+from ..files.whole import write_atomic
+from ..fingerprint import fingerprint, is_library
+from .task import Standing, Task
+
+_FIRST_LINE = b"stedyn checkpoint 2\n"
+_OLDER = (b"stedyn checkpoint 1\n",)  # without the rests of the weights
+_LONGEST = 80  # bytes of a line
+_STANDING = "standing."
+
+
+class Checkpoint:
+    """The file of one simulation.
+
+    Parameters
+    ----------
+    path : path
+        The file, in a folder that exists.
+    task : Task
+        What is simulated; with ``platform`` it decides which file can be continued.
+    """
+
+    def __init__(self, path: Path, task: Task, platform: str):
+        self.path, self.task = path, task
+        self.header = _header(task, platform)
+        self.seconds = 0.0
+
+    def load(self) -> Standing | None:
+        """Fill the record of the task and return where its seeds stand; None without a file.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, is no checkpoint, or is one of another simulation.
+        """
+        for scratch in self.path.parent.glob(f".{glob.escape(self.path.name)}.{'?' * 8}.tmp"):
+            scratch.unlink(missing_ok=True)  # left by a process that was killed while it wrote
+        try:
+            with open(self.path, "rb") as file:
+                entries = self._read(file)
+        except FileNotFoundError:
+            return None
+        header = json.loads(str(entries.pop("header")))
+        self._compare(header)
+        self.seconds = float(entries.pop("seconds"))
+        standing = Standing(**{name: entries.pop(_STANDING + name) for name in Standing._fields})
+        self.task.record.update(entries)
+        return standing
+
+    def _read(self, file: io.BufferedReader) -> dict[str, Any]:
+        first = file.readline(_LONGEST)
+        if first in _OLDER:
+            raise InputError(
+                f"{self.path}: was written by an older stedyn, which made its steps with other rounding errors; name "
+                "another file or delete it."
+            )
+        if first != _FIRST_LINE:
+            raise InputError(
+                f"{self.path}: is not a checkpoint of stedyn, or is damaged; name another file or delete it."
+            )
+        digest, begin = file.readline(_LONGEST).removesuffix(b"\n"), file.tell()
+        if hashlib.file_digest(file, "sha256").hexdigest().encode() != digest:
+            raise InputError(f"{self.path}: is damaged, its checksum is wrong; delete it to start again.")
+        file.seek(begin)
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+
+    def save(self, seconds: float) -> None:
+        """Write the file; ``seconds`` of computing have passed since `load`."""
+        standing = self.task.standing()  # first: what it counts is in the record and stays there
+        entries: dict[str, Any] = {_STANDING + name: part for name, part in standing._asdict().items()}
+        entries |= self.task.record
+        buffer = io.BytesIO()
+        header = np.array(json.dumps(self.header))
+        np.savez(buffer, header=header, seconds=np.array(self.seconds + seconds), **entries)
+        body = buffer.getbuffer()
+        write_atomic(self.path, _FIRST_LINE, f"{hashlib.sha256(body).hexdigest()}\n", body)
+
+    def _compare(self, found: dict[str, Any]) -> None:
+        for name in {**self.header, **found}:
+            there, here = found.get(name), self.header.get(name)
+            if there != here:
+                raise InputError(
+                    f"{self.path}: belongs to another simulation, {name} is {_shown(there)} there and "
+                    f"{_shown(here)} here; name another file or delete it."
+                )
+
+
+def _header(task: Task, platform: str) -> dict[str, Any]:
+    """What has to be the same for a run to go on to the same bits."""
+    return {
+        "stedyn": __version__,
+        "jax": jax.__version__,
+        "platform": platform,
+        "split": "seeds" if task.spread is None else "weights",
+        "dim": task.dim,
+        "seed": int(task.keys[0]),
+        "seeds": int(task.keys.size),
+        "taus": (task.steps / task.dim).tolist(),
+        "snapshots": (task.kept / task.dim).tolist(),
+        **dict(_entries("", task.problem)),
+    }
+
+
+def _entries(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Every number and word of a problem with its name, such as ``("rule.lr", 0.1)``.
+
+    Long lists are given by their hash, code of the user's own by its `stedyn.fingerprint`; what does not enter a
+    run is left out.
+
+    Raises
+    ------
+    InputError
+        If the problem uses code whose content cannot be known.
+    """
+    if dataclasses.is_dataclass(value):
+        yield f"{name}.class".lstrip("."), type(value).__qualname__
+        if not is_library(type(value)):
+            yield f"{name}.code".lstrip("."), fingerprint(name, type(value))
+        for field in dataclasses.fields(value):
+            inner = f"{name}.{field.name}".lstrip(".")
+            if inner != "run" and field.name not in ("path", "atoms"):
+                yield from _entries(inner, getattr(value, field.name))
+    elif value is None or isinstance(value, (bool, int, str)):
+        yield name, value
+    elif (array := _numbers(value)) is None:
+        yield name, f"code {fingerprint(name, value)}"
+    else:
+        digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+        yield name, array.item() if array.size == 1 else f"{array.size} numbers ({digest})"
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """A number, a list of numbers or an array as an array; None for anything else."""
+    if callable(value) or isinstance(value, (dict, bytes)):
+        return None
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        return None
+    return array if array.dtype.kind in "biufc" else None
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return f"{len(value)} times up to {value[-1]:g}" if value else "no times"
+    return "absent" if value is None else str(value)

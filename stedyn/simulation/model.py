@@ -1,0 +1,70 @@
+"""What the kernel needs of a problem: quantizers as codes, the rule, and numbers in float32."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float32
+
+from ..checks import fail
+from ..problem.problem import Problem
+from ..rules import Rule
+from . import sampler
+from .codes import Coder, coder
+from .lattice import Lattice, lattice_of
+
+
+class Model(eqx.Module):
+    """What the kernel needs of a problem; every number is an array, so new values do not recompile."""
+
+    weights: Coder
+    inputs: Coder
+    rule: Rule
+    noise_std: Float32[Array, ""]
+    ste_range: Float32[Array, ""] | None
+    latent_clip: Float32[Array, ""] | None
+    lattice: Lattice | None
+    dim: int = eqx.field(static=True)
+
+
+def model_of(problem: Problem, dim: int) -> Model:
+    """The kernel's form of a problem in ``dim`` dimensions."""
+
+    def single(value):
+        return None if value is None else jnp.asarray(value, jnp.float32)
+
+    def leaf(value):
+        array = jnp.asarray(value)
+        return array.astype(jnp.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array
+
+    problem.rule.check_dim(dim)
+    lattice = lattice_of(problem.rule, dim)
+    if problem.rule.streams + (lattice is not None) > sampler.MAX_RULE_STREAMS:
+        most = f"at most {sampler.MAX_RULE_STREAMS} uniform numbers for each coordinate"
+        fail("rule.uniforms", most, problem.rule.streams, "use fewer")
+    return Model(
+        coder(problem.weights),
+        coder(problem.inputs),
+        jax.tree.map(leaf, problem.rule),
+        single(problem.noise_std),
+        single(problem.weights.range) if problem.ste == "clipped" else None,
+        single(problem.latent_clip),
+        lattice,
+        dim,
+    )
+
+
+def integer(model: Model) -> bool:
+    """Whether ``psi(w).phi(x)`` is a sum of integers, in units of `unit`."""
+    return model.weights.integer and model.inputs.integer
+
+
+def unit(model: Model) -> Float32[Array, ""]:
+    """What one unit of the `terms` is worth."""
+    return model.weights.unit * model.inputs.unit if integer(model) else jnp.float32(1.0)
+
+
+def bound_of(model: Model) -> int | None:
+    """Largest absolute value of a pair of `terms` if they are integers."""
+    return 2 * model.weights.bound * model.inputs.bound if integer(model) else None

@@ -1,0 +1,96 @@
+"""Order parameters of given weights, exact given the weights; float64 on the host."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ..inputs.moments import input_moments
+from ..problem.problem import Problem
+from ..quantizers.quantizer import Quantizer
+
+_BLOCK = 2**14  # coordinates at a time, so that the intermediate arrays stay small
+
+
+@jax.jit
+def _moments(inputs: Quantizer, std):
+    moments = input_moments(inputs, std)
+    return moments.k1, moments.k2
+
+
+class Observed(NamedTuple):
+    """Order parameters of one seed at one time; see `Ensemble` for the names."""
+
+    error: float
+    m: float
+    q: float
+    overlap: float
+    norm: float
+    saturated: float | None
+    occupancy: np.ndarray | None
+
+
+class Observer:
+    """Measures weights; the constants of the problem are taken once, when it is built.
+
+    ``error = mean(v w*^2 - 2 k1 w* E[psi | w] + k2 E[psi^2 | w])`` with ``k1 = E[x phi]``, ``k2 = E[phi^2]`` for
+    ``x ~ N(0, v)``; ``m = mean(w* E[psi | w])``, ``q = mean(E[psi^2 | w])``, the averages being over the randomness
+    of stochastic rounding.
+    """
+
+    def __init__(self, problem: Problem):
+        self.inputs = problem.inputs
+        self.alike = self._weights_of(np.ones(1))
+        quantizer = problem.weights
+        self.breaks, self.first, self.second = (np.asarray(piece, float) for piece in quantizer.pieces)
+        self.range = None if quantizer.range is None else float(quantizer.range)
+        self.levels = np.asarray(quantizer.levels, float)
+        self.stochastic = quantizer.rounding == "stochastic"
+
+    def _weights_of(self, variance: np.ndarray) -> tuple[np.ndarray, ...]:
+        """``v, k1, k2`` of inputs with these variances."""
+        count = variance.size
+        # filled up to a power of two, as every shape is compiled
+        variance = np.pad(variance, (0, (1 << (count - 1).bit_length()) - count), mode="edge")
+        moments = _moments(self.inputs, np.sqrt(variance))
+        return tuple(np.asarray(part)[:count] for part in (variance, *moments))
+
+    def __call__(self, w: np.ndarray, teacher: np.ndarray, variance: np.ndarray | None = None) -> Observed:
+        """Order parameters of weights (d,) with their teacher and the variances of their inputs, 1 by default."""
+        blocks = [slice(first, first + _BLOCK) for first in range(0, w.size, _BLOCK)]
+        parts = [self._sums(w[b], teacher[b], None if variance is None else variance[b]) for b in blocks]
+        sums: list[Any] = [None if c[0] is None else sum(c[1:], c[0]) for c in zip(*parts, strict=True)]
+        means: list[Any] = [None if total is None else total / w.size for total in sums]
+        return Observed(*means)
+
+    def _sums(self, w: np.ndarray, teacher: np.ndarray, variance: np.ndarray | None) -> Observed:
+        """The order parameters of some coordinates, times their number."""
+        v, k1, k2 = self.alike if variance is None else self._weights_of(variance)
+        w, teacher = w.astype(float), teacher.astype(float)
+        piece = np.searchsorted(self.breaks, w, side="right")
+        first, second = self.first[piece], self.second[piece]
+        mean = first[:, 0] + first[:, 1] * w
+        square = second[:, 0] + second[:, 1] * w + second[:, 2] * w**2
+        error = np.sum(v * teacher**2 - 2 * k1 * teacher * mean + k2 * square)
+        return Observed(
+            float(error),
+            float(np.sum(teacher * mean)),
+            float(np.sum(square)),
+            float(np.sum(teacher * w)),
+            float(np.sum(w**2)),
+            None if self.range is None else float(np.sum(np.abs(w) > self.range)),
+            self._occupancy(w, piece),
+        )
+
+    def _occupancy(self, w: np.ndarray, piece: np.ndarray) -> np.ndarray | None:
+        count = self.levels.size
+        if count == 0:
+            return None
+        if not self.stochastic:
+            return np.bincount(piece, minlength=count)
+        place = np.interp(w, self.levels, np.arange(count))
+        low = np.minimum(place.astype(int), count - 2)
+        up = place - low
+        return np.bincount(low, 1 - up, count) + np.bincount(low + 1, up, count)

@@ -1,0 +1,65 @@
+"""Teacher and start weights of one seed, drawn on the host by NumPy, and the variances of its inputs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..problem.populations import Covariance, Samples, Start, Teacher
+from ..problem.problem import Problem
+
+
+class Population(NamedTuple):
+    """Teacher and latent weights (d,), float32, and input variances (d,), None where all are 1."""
+
+    teacher: np.ndarray
+    start: np.ndarray
+    variance: np.ndarray | None
+
+
+def population(problem: Problem, dim: int, seed: int) -> Population:
+    """The coordinates at the start of the run with key ``seed``.
+
+    Samples of a file are used as they are, in their order, when there are exactly ``dim`` of them;
+    otherwise ``dim`` of them are drawn with replacement, the same of all that were measured together.
+    """
+    teacher, start, variance = (np.random.default_rng([seed, k]) for k in problem.together)
+    return Population(
+        _teacher(problem.teacher, dim, teacher),
+        _start(problem.start, dim, start),
+        _variance(problem.covariance, dim, variance),
+    )
+
+
+def _variance(covariance: Covariance, dim: int, rng: np.random.Generator) -> np.ndarray | None:
+    if covariance.kind == "identity":
+        return None
+    return (
+        np.asarray(covariance.values(dim))
+        if covariance.data is None
+        else _resample(covariance.data, dim, rng)
+    )
+
+
+def _teacher(teacher: Teacher, dim: int, rng: np.random.Generator) -> np.ndarray:
+    if teacher.data is not None:
+        return _resample(teacher.data, dim, rng)
+    if teacher.kind == "constant":
+        return np.full(dim, teacher.scale, np.float32)
+    unit = rng.standard_normal(dim) if teacher.kind == "gaussian" else rng.choice([-1.0, 1.0], dim)
+    return (np.asarray(teacher.scale) * unit).astype(np.float32)
+
+
+def _start(start: Start, dim: int, rng: np.random.Generator) -> np.ndarray:
+    if start.data is not None:
+        return _resample(start.data, dim, rng)
+    if start.kind == "constant":
+        return np.full(dim, start.mean, np.float32)
+    return (np.asarray(start.mean) + np.asarray(start.std) * rng.standard_normal(dim)).astype(np.float32)
+
+
+def _resample(samples: Samples, dim: int, rng: np.random.Generator) -> np.ndarray:
+    values = np.asarray(samples.values)
+    chosen = values if values.size == dim else values[rng.integers(values.size, size=dim)]
+    return chosen.astype(np.float32)

@@ -1,0 +1,269 @@
+"""One simulation: compiled programs, groups of seeds on their devices, and what is saved at which step."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int, UInt32
+
+from ..checks import Failure, fail
+from ..problem.problem import Problem
+from . import kernel
+from .lattice import LAST
+from .layout import Halves, Spread
+from .model import model_of
+from .observe import Observed, Observer
+from .population import population
+
+_FLIP_STEPS = 32
+_PER_SEED = ("snapshots", "weights", "teacher", "variance")  # not one value a saved step
+
+#: Arrays of an `Ensemble` by their names, filled while the runs go on; and variances of the inputs.
+Record = dict[str, np.ndarray]
+
+
+class Diverged(Failure, FloatingPointError):
+    """The weights of a run grew beyond float32."""
+
+
+class State(NamedTuple):
+    """Where a group stands: how many saved steps lie behind it, its step, and the state of its loop.
+
+    It is replaced as a whole and its arrays never change, so that any thread can read it at any time.
+    """
+
+    done: int
+    at: int
+    w: Halves
+
+
+class Standing(NamedTuple):
+    """Where every seed stands, on the host: the same as `State`, one row a seed.
+
+    ``states (S, d)`` are codes, or complex numbers: weights and their rests (`kernel.encode`).
+    """
+
+    done: Int[np.ndarray, " S"]
+    at: Int[np.ndarray, " S"]
+    states: np.ndarray
+
+
+class Group:
+    """A few seeds that advance together on one device.
+
+    Attributes
+    ----------
+    rows, keys, fixed : slice, array (s,), kernel.Fixed
+        Their rows in the record, their keys, teachers and input variances.
+    state : State
+    weights : dict
+        Weights (s, d) by saved step, from the last one that all groups have reached.
+    """
+
+    def __init__(self, rows: slice, keys: jax.Array, fixed: kernel.Fixed, state: State):
+        self.rows, self.keys, self.fixed, self.state = rows, keys, fixed, state
+        self.weights: dict[int, np.ndarray] = {}
+
+    @property
+    def seeds(self) -> int:
+        """Number of seeds."""
+        return self.rows.stop - self.rows.start
+
+
+class Task:
+    """The runs of some seeds of one problem.
+
+    Parameters
+    ----------
+    problem, dim : Problem, int
+        What to simulate.
+    keys : array (S,)
+        The key of every run.
+    steps, kept : arrays (T,) and (n,)
+        Steps, increasing, at which the order parameters and the weights themselves are saved.
+    chunk : int
+        Most steps in one call of a program.
+    spread : Spread or None
+        Devices over which the coordinates are spread, instead of the seeds.
+
+    Attributes
+    ----------
+    events : array (E,)
+        ``steps`` and ``kept`` together.
+    record : Record
+        What has been saved. Of a seed it is complete up to the events that its `State` counts.
+    stop : threading.Event
+        Once set, no more calls are made.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        dim: int,
+        keys: UInt32[np.ndarray, " S"],
+        steps: Int[np.ndarray, " T"],
+        kept: Int[np.ndarray, " n"],
+        chunk: int,
+        platform: str,
+        spread: Spread | None = None,
+    ):
+        self.problem, self.dim, self.keys = problem, dim, keys
+        self.steps, self.kept, self.chunk = steps, kept, chunk
+        self.events = np.union1d(steps, kept)
+        self.model = model_of(problem, dim)
+        self.programs = kernel.programs(platform, spread)
+        lattice = self.model.lattice
+        #: Weights are smaller than this, or have diverged.
+        self.limit = np.inf if lattice is None else float(lattice.decode(jnp.int32(LAST)))
+        self.observer = Observer(problem)
+        self.flip_steps = max(1, min(_FLIP_STEPS, dim // 32))
+        self.counts_flips = problem.weights.n_levels > 0 and problem.weights.rounding == "nearest"
+        self.spread = spread
+        self.stop = threading.Event()
+        self.groups: list[Group] = []
+        S, T, L = keys.size, steps.size, problem.weights.n_levels
+        columns = ["error", "m", "q", "overlap", "norm"]
+        columns += ["saturated"] * (problem.weights.range is not None) + ["flip_rate"] * self.counts_flips
+        self.record: Record = {name: np.zeros((S, T)) for name in columns}
+        if L > 0:
+            self.record["occupancy"] = np.zeros((S, T, L))
+        self.record["snapshots"] = np.zeros((S, kept.size, dim), np.float32)
+        self.record["weights"] = np.zeros((S, dim), np.float32)
+        self.record["teacher"] = np.zeros((S, dim), np.float32)
+        if problem.covariance.kind != "identity":
+            self.record["variance"] = np.zeros((S, dim))
+
+    def draw(self) -> Standing:
+        """Draw teacher and start of every seed."""
+        states = []
+        for row, key in enumerate(self.keys):
+            drawn = population(self.problem, self.dim, int(key))
+            self.record["teacher"][row] = drawn.teacher
+            if drawn.variance is not None:
+                self.record["variance"][row] = drawn.variance
+            if not np.all(np.abs(drawn.start) < self.limit):
+                most = f"start weights below {self.limit:.3g}, where the codes of the lattice end"
+                fail("start", most, float(np.abs(drawn.start).max()), "scale it down, or raise the spacing")
+            encoded = kernel.encode(self.model, kernel.halves(jnp.asarray(drawn.start[None])))
+            states.append(np.asarray(kernel.whole(encoded, self.dim)))
+        zeros = np.zeros(self.keys.size, np.int64)
+        return Standing(zeros, zeros, np.concatenate(states))
+
+    def place(self, standing: Standing, size: int, devices: list[jax.Device]) -> None:
+        """Make groups of up to ``size`` seeds, all of a group at one step, on the devices in turn."""
+        first, groups = 0, []
+        for row in range(1, self.keys.size + 1):
+            if row == self.keys.size or row - first == size or standing.at[row] != standing.at[first]:
+                groups.append(slice(first, row))
+                first = row
+        for k, rows in enumerate(groups):
+            device = devices[k % len(devices)] if self.spread is None else self.spread.copied
+            std = None
+            if "variance" in self.record:
+                std = self._put(np.sqrt(self.record["variance"][rows]).astype(np.float32), device)
+            teacher, w = (self._put(part[rows], device) for part in (self.record["teacher"], standing.states))
+            fixed = kernel.Fixed(teacher, std, None if self.spread is None else self.spread.index)
+            keys = jax.device_put(jnp.asarray(self.keys[rows]), device)
+            state = State(int(standing.done[rows.start]), int(standing.at[rows.start]), w)
+            self.groups.append(Group(rows, keys, fixed, state))
+
+    def standing(self) -> Standing:
+        """Where every seed stands now; safe while other threads go on."""
+        states = [(group.seeds, group.state) for group in self.groups]
+        return Standing(
+            np.concatenate([np.full(seeds, state.done) for seeds, state in states]),
+            np.concatenate([np.full(seeds, state.at) for seeds, state in states]),
+            np.concatenate([self._whole(state.w) for _, state in states]),
+        )
+
+    def compile(self) -> None:
+        """Call the programs with no steps, for every shape and device, two at a time."""
+        programs = self.programs if self.counts_flips else self.programs[:1]
+        unlike = {(group.seeds, group.keys.device): group for group in self.unfinished()}
+        with ThreadPoolExecutor(2) as pool:
+            futures = [
+                pool.submit(self._call, program, group, group.state.w, 0, 0)
+                for group in unlike.values()
+                for program in programs
+            ]
+            for future in futures:
+                future.result()
+
+    def unfinished(self) -> list[Group]:
+        """The groups with saved steps ahead."""
+        return [group for group in self.groups if group.state.done < self.events.size]
+
+    def turn(self, group: Group) -> int:
+        """One call of the program, up to the next saved step at most; the number of steps made."""
+        done, at, w = group.state
+        target = int(self.events[done])
+        n = min(self.chunk, target - at, 2**32 - at % 2**32)
+        if n > 0:
+            w, at = self._call(self.programs.advance, group, w, at, n), at + n
+        if at == target:
+            self._save(group, w, at)
+            done += 1
+        group.state = State(done, at, w)
+        return n
+
+    def partial(self) -> Record | None:
+        """The record up to the last saved step that all seeds have reached; None if that is not known.
+
+        Only after all threads have stopped.
+        """
+        at = min(max(group.weights, default=-1) for group in self.groups)
+        if not all(at in group.weights for group in self.groups):
+            return None
+        times, kept = (int(np.count_nonzero(steps <= at)) for steps in (self.steps, self.kept))
+        cut = {name: values[:, :times] for name, values in self.record.items() if name not in _PER_SEED}
+        return cut | {
+            "snapshots": self.record["snapshots"][:, :kept],
+            "weights": np.concatenate([group.weights[at] for group in self.groups]),
+            "teacher": self.record["teacher"],
+        }
+
+    def _call(self, program, group: Group, w, at: int, n: int):
+        low, high = np.uint32(at % 2**32), np.uint32(at // 2**32)
+        return jax.block_until_ready(program(self.model, group.keys, group.fixed, w, low, high, np.int32(n)))
+
+    def _put(self, values: np.ndarray, device) -> Halves:
+        if self.spread is not None:
+            return self.spread.put(values)
+        return jax.device_put(kernel.halves(jnp.asarray(values)), device)
+
+    def _whole(self, w: Halves) -> np.ndarray:
+        return np.asarray(kernel.whole(w, self.dim)) if self.spread is None else self.spread.whole(w)
+
+    def _save(self, group: Group, w, at: int) -> None:
+        weights = self._whole(kernel.latent(self.model, w))
+        if not np.all(np.abs(weights) < self.limit):  # nan is not
+            what = "float32" if self.model.lattice is None else f"{self.limit:.3g}, where int32 codes end,"
+            raise Diverged(
+                f"the weights grew beyond {what} before tau = {at / self.dim:.4g}: the run diverges; "
+                "lower lr or stop sooner."
+            )
+        rows, record = group.rows, self.record
+        record["snapshots"][rows, self.kept == at] = weights[:, None]
+        columns = np.flatnonzero(self.steps == at)
+        if columns.size == 0:
+            return
+        for row, values in zip(range(rows.start, rows.stop), weights, strict=True):
+            variance = record["variance"][row] if "variance" in record else None
+            seen = self.observer(values, record["teacher"][row], variance)
+            for name in set(Observed._fields) & record.keys():
+                record[name][row, columns] = getattr(seen, name)
+        if self.counts_flips:
+            record["flip_rate"][rows, columns] = self._flip_rate(group, w, at)[:, None]
+        record["weights"][rows] = weights
+        common = min(max(other.weights, default=0) for other in self.groups)
+        group.weights = {step: old for step, old in group.weights.items() if step >= common} | {at: weights}
+
+    def _flip_rate(self, group: Group, w, at: int) -> np.ndarray:
+        n = min(self.flip_steps, 2**32 - at % 2**32)
+        total = np.asarray(self._call(self.programs.flips, group, w, at, n), float)
+        return total / (n * self.dim**0.5)
