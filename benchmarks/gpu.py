@@ -25,7 +25,7 @@ from stedyn import Run, solve
 from stedyn.problem.problem import Problem
 from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD, StochasticRounding
-from stedyn.simulation import gpu, kernel, sampler, simulate
+from stedyn.simulation import gpu, kernel, programs, sampler, simulate
 from stedyn.simulation.model import model_of
 from stedyn.simulation.observe import Observer
 
@@ -104,7 +104,7 @@ def agreement(problem: Problem, dim: int, steps: int, advance) -> dict:
     model, rest = arguments[0], arguments[1:4]
     cpu = jax.local_devices(backend="cpu")[0]
     on_cpu = jax.device_put(arguments[:4], cpu)
-    expected = kernel.programs("cpu").advance(*on_cpu, *arguments[4:], np.int32(steps))
+    expected = programs.programs("cpu").advance(*on_cpu, *arguments[4:], np.int32(steps))
     found = advance(*arguments, np.int32(steps))
     cut = steps // 3
     first = advance(*arguments, np.int32(cut))
@@ -184,7 +184,7 @@ def main() -> None:
         parser.exit(2, "error: no GPU is found; --quick runs in the interpreter.\n")
     advance = functools.partial(gpu.advance, interpret=quick)
     streamed = functools.partial(advance, held=0)
-    plain = jax.jit(kernel._advance)
+    plain = jax.jit(kernel.advance)
     head = f"{device.device_kind}, jax {jax.__version__}" + (", INTERPRETED" if quick else "")
     print(head)
 

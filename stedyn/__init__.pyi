@@ -3,7 +3,7 @@ from .comparison.comparison import Comparison, compare
 from .curves.plateaus import Plateau, find_plateaus
 from .design.choices import Choices
 from .design.maps import RangeMap, range_map
-from .design.plateau_table import PlateauTable, plateau_table
+from .design.plateau_tables import PlateauTable, plateau_table
 from .design.ranges import choose
 from .design.sensitivities import Sensitivity, sensitivity
 from .limit.fixed_points import FixedPoint, fixed_point

@@ -15,7 +15,7 @@ from .limit.solution import QUANTITIES
 if TYPE_CHECKING:
     from .comparison.comparison import Comparison
     from .design.maps import RangeMap
-    from .design.plateau_table import PlateauTable
+    from .design.plateau_tables import PlateauTable
     from .limit.solution import Solution
     from .simulation import Ensemble
 

@@ -13,7 +13,8 @@ import tomli_w
 
 from stedyn import plots
 from stedyn.cli import app as cli
-from stedyn.cli import options as _options
+from stedyn.cli import options
+from stedyn.files.tables import DEFAULT_TABLES
 
 BAD = {
     "predict no.toml": "no.toml: there is no such file",
@@ -78,7 +79,7 @@ def folder(tmp_path, monkeypatch):
     Path("bad.toml").write_text("[rule\n")
     Path("unknown.toml").write_text("[rule]\nlrr = 0.1\n")
     Path("two.toml").write_text("[weights]\nbits = 2\nrange = 2.0\n")
-    Path("r1.toml").write_text(tomli_w.dumps(_options.DEFAULT_TABLES))
+    Path("r1.toml").write_text(tomli_w.dumps(DEFAULT_TABLES))
     Path("folder.png").mkdir()
     return tmp_path
 
@@ -119,12 +120,12 @@ def test_help_and_version(capsys):
 
 
 def flags(**given):
-    names = [*_options._FLAGS, "problem", "set_"]
+    names = [*options._FLAGS, "problem", "set_"]
     return dict.fromkeys(names) | given
 
 
 def test_without_a_file_the_problem_is_r1():
-    problem = _options.build_problem(flags())
+    problem = options.build_problem(flags())
     assert (problem.weights.bits, problem.weights.range, problem.weights.kind) == (2, 2.0, "mid-rise")
     assert (problem.inputs.bits, problem.inputs.range, problem.rule.lr) == (2, 2.0, 0.1)
     assert (problem.noise_std, problem.run.tau) == (0.0, 100.0)
@@ -162,12 +163,12 @@ def test_without_a_file_the_problem_is_r1():
     ],
 )
 def test_a_flag_overrides_its_key(given, read, expected):
-    assert read(_options.build_problem(flags(**given))) == expected
+    assert read(options.build_problem(flags(**given))) == expected
 
 
 def test_flags_override_a_file(folder):
     Path("p.toml").write_text("[run]\ntaus = [0.0, 1.0]\n[rule]\nlr = 0.5\n")
-    problem = _options.build_problem(flags(problem=Path("p.toml"), tau=7.0, ste="identity", latent_clip=3.0))
+    problem = options.build_problem(flags(problem=Path("p.toml"), tau=7.0, ste="identity", latent_clip=3.0))
     assert (problem.run.tau, problem.run.explicit, problem.rule.lr) == (7.0, None, 0.5)
     assert problem.weights.is_none
     assert problem.latent_clip == 3.0

@@ -65,11 +65,11 @@ results = []
 for name, arguments, devices, split in CASES[sys.argv[1]]:
     ensemble = simulate(PROBLEMS[name], **arguments, devices=devices, split=split)
     results.append([digest(ensemble), ensemble.weights[:, :100].tolist()])
-from stedyn.simulate import kernel, layout
+from stedyn.simulation import layout, programs
 from stedyn.simulate.model import model_of
 spread = layout.spread_over(tuple(jax.devices()), 129)
 halves = spread.put(np.zeros((1, 129), np.float32))
-program = kernel.programs("cpu", spread).advance
+program = programs.programs("cpu", spread).advance
 words = np.uint32(0), np.uint32(0), np.int32(0)
 state = spread.put(np.zeros((1, 129), np.complex64))
 arguments = model_of(PROBLEMS["R1"], 129), np.zeros(1, np.uint32), kernel.Fixed(halves, None, spread.index), state

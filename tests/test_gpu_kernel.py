@@ -24,7 +24,7 @@ from stedyn.rules import (
     Sign,
     StochasticRounding,
 )
-from stedyn.simulation import gpu, kernel, sampler, simulate, trial
+from stedyn.simulation import gpu, kernel, programs, sampler, simulate, trial
 from stedyn.simulation.model import model_of
 
 TWO_BIT = Quantizer(2, 2.0)
@@ -88,7 +88,7 @@ def check(problem, dim, held, spread=False, first=57):
     """The weights of the CPU kernel; and those of two calls to the bit, whatever the cut."""
     full = arguments(problem, dim, first=first, spread=spread)
     model, start = full[0], full[3]
-    expected = weights(model, kernel.programs("cpu").advance(*full))
+    expected = weights(model, programs.programs("cpu").advance(*full))
     found = weights(model, gpu.advance(*full, held=held, interpret=True))
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
     assert np.abs(expected - weights(model, start)).max() > 2e-2  # so that the tolerance means something
@@ -181,12 +181,12 @@ def test_many_configurations_at_once():
 @pytest.mark.slow
 def test_a_whole_simulation(monkeypatch):
     plain = simulate(R1, dim=64, seeds=2, taus=[0.1, 0.3])
-    flips = kernel.programs("cpu").flips
+    flips = programs.programs("cpu").flips
 
     def advance(*args):
         return gpu.advance(*args, interpret=True)
 
-    monkeypatch.setattr(kernel, "programs", lambda *_: kernel.Programs(advance, flips))
+    monkeypatch.setattr(programs, "programs", lambda *_: programs.Programs(advance, flips))
     found = simulate(R1, dim=64, seeds=2, taus=[0.1, 0.3])
     np.testing.assert_allclose(found.error, plain.error, rtol=1e-5)
     np.testing.assert_allclose(found.m, plain.m, rtol=1e-5)
@@ -273,7 +273,7 @@ def test_what_is_not_covered_is_known():
 
 
 def test_the_plain_loop_takes_over(monkeypatch):
-    calls, full, plain = [], arguments(R1, 100), kernel.programs("cpu").advance
+    calls, full, plain = [], arguments(R1, 100), programs.programs("cpu").advance
 
     def counted(name, advance):
         return lambda *args: calls.append((name, int(args[-1]))) or advance(*args)
@@ -293,7 +293,7 @@ def test_the_plain_loop_takes_over(monkeypatch):
     assert calls == [("plain", 128), ("kernel", 128), *[("kernel", 8)] * 2]
     run(*arguments(R1, 100, first=3))  # other numbers: the same program
     assert calls[4:] == [("kernel", 8)]
-    assert isinstance(kernel.programs("gpu").advance, trial.Tried)
+    assert isinstance(programs.programs("gpu").advance, trial.Tried)
 
 
 def lr_off(advance, model, *rest):
@@ -341,7 +341,7 @@ BROKEN = {
 @pytest.mark.parametrize("fault", BROKEN, ids=lambda fault: fault.__name__)
 @pytest.mark.parametrize("problem", [R1, LATTICE], ids=["R1", "lattice"])
 def test_a_broken_kernel_is_found_and_said_once(monkeypatch, fault, problem):
-    full, plain = arguments(problem, 100), kernel.programs("cpu").advance
+    full, plain = arguments(problem, 100), programs.programs("cpu").advance
     monkeypatch.setattr(gpu, "advance", functools.partial(fault, plain))
     if fault is not fails:
         assert trial.difference(gpu.advance, plain, full) is not None

@@ -10,7 +10,7 @@ from stedyn import Plateau, plots, small_lr_stairs
 from stedyn.cli import app as cli
 from stedyn.cli.options import build_problem
 from stedyn.cli.plateaus import TABLES
-from stedyn.design import plateau_table
+from stedyn.design import plateau_tables
 
 
 class Solved:
@@ -34,9 +34,7 @@ class Solved:
 
 @pytest.fixture(autouse=True)
 def solved(monkeypatch):
-    import importlib
-
-    monkeypatch.setattr(importlib.import_module("stedyn.design.plateau_table"), "solve", Solved)
+    monkeypatch.setattr(plateau_tables, "solve", Solved)
 
 
 def run(*flags):

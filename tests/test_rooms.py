@@ -12,13 +12,14 @@ HOUSE = Path(stedyn.__file__).parent
 #: The rooms from the ground up. A room imports from those below it only, on types, too.
 FLOORS = (
     ("checks",),
-    ("quantizers", "curves", "statements"),
+    ("quantizers", "curves", "statements", "fingerprint"),
     ("inputs",),
     ("rules",),
     ("problem",),
     ("files", "limit"),
     ("simulation",),
-    ("comparison", "design"),
+    ("comparison",),
+    ("design",),
     ("plots", "sweeps"),
     ("cli",),
     ("__main__",),

@@ -16,7 +16,7 @@ import reference
 from stedyn.problem.problem import Problem, Start, Teacher
 from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD, Rule
-from stedyn.simulation import kernel, simulate
+from stedyn.simulation import kernel, programs, simulate
 from stedyn.simulation.codes import coder
 from stedyn.simulation.model import bound_of, model_of, unit
 from stedyn.simulation.observe import Observer
@@ -99,7 +99,7 @@ def advance(problem, start, teacher, keys, steps, first=0):
     """Weights (S, d) after ``steps`` steps of the compiled loop alone."""
     parts = [kernel.halves(jnp.asarray(x, jnp.float32)) for x in (teacher, start)]
     words = np.uint32(first % 2**32), np.uint32(first // 2**32), np.int32(steps)
-    run, dim = kernel.programs("cpu").advance, np.shape(start)[1]
+    run, dim = programs.programs("cpu").advance, np.shape(start)[1]
     model, fixed = model_of(problem, dim), kernel.Fixed(parts[0], None)
     moved = run(model, jnp.asarray(keys, jnp.uint32), fixed, kernel.encode(model, parts[1]), *words)
     return np.asarray(kernel.whole(kernel.latent(model, moved), dim))
@@ -325,7 +325,7 @@ def test_chunks_do_not_cross_a_multiple_of_two_to_the_32(monkeypatch):
         calls.append((int(low) + 2**32 * int(high), int(n)))
         return w
 
-    monkeypatch.setattr(kernel, "programs", lambda *a: kernel.Programs(jump, lambda *a: np.zeros(1)))
+    monkeypatch.setattr(programs, "programs", lambda *a: programs.Programs(jump, lambda *a: np.zeros(1)))
     ensemble = simulate(R1, dim=2, seeds=1, taus=[2.0**32 + 0.5], chunk=2**31 - 1)
     made = [call for call in calls if call[1] > 0]
     assert ensemble.steps.tolist() == [2**33 + 1] == [sum(n for _, n in made)]

@@ -138,7 +138,7 @@ def takes_problem(command: Callable[..., Any] | None = None, *, without: tuple[s
     return run
 
 
-def build_problem(flags: dict[str, Any], default: dict[str, dict[str, Any]] = DEFAULT_TABLES):
+def build_problem(flags: dict[str, Any], default: dict[str, dict[str, Any]] | None = None):
     """The problem of the file, or the default one (R1), with the flags laid over it; x64 is switched on first.
 
     Raises
@@ -150,10 +150,10 @@ def build_problem(flags: dict[str, Any], default: dict[str, dict[str, Any]] = DE
 
     jax.config.update("jax_enable_x64", True)
     from ..files.problems import problem_from_dict, read_tables
-    from ..files.tables import checked_tables, set_key, set_value
+    from ..files.tables import DEFAULT_TABLES, checked_tables, set_key, set_value
 
     path, source = flags["problem"], None
-    tables = default
+    tables = DEFAULT_TABLES if default is None else default
     if path is not None:
         tables, source = read_tables(path), str(path)
         try:

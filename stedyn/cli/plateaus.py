@@ -51,7 +51,7 @@ def plateaus(
     problem = build_problem(flags, TABLES)
     check_outputs(out, plot)
     from .. import __version__
-    from ..design.plateau_table import plateau_table
+    from ..design.plateau_tables import plateau_table
     from ..files.problems import problem_to_dict
     from ..files.report import describe, to_json
 

@@ -66,8 +66,9 @@ def curve_parts(
     """The test of the curve, that of single times, and the smallest gap that the first could have found.
 
     The relative gap of every seed, averaged over each of a few stretches of time (the later half of the saved times
-    with few seeds), is tested by `stedyn.comparison.verdict.mean_test`. Its controls are what the seeds drew: norm of the
-    teacher, overlap and norm of the start. Their means are known, and they carry most of the noise of an early curve.
+    with few seeds), is tested by `stedyn.comparison.verdict.mean_test`. Its controls are what the seeds drew: norm
+    of the teacher, overlap and norm of the start. Their means are known, and they carry most of the noise of an early
+    curve.
     ``parts`` is the number of main parts of the verdict.
     """
     seeds, after = ensemble.seeds, np.flatnonzero(gaps.tau > 0)

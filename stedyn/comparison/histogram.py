@@ -23,8 +23,8 @@ class Histogram:
 
     ``edges (B+1,)``, ``observed`` and ``expected (B,)`` counts. ``statistic`` is chi-squared over its expectation,
     which is taken from the spread of the seeds, and F with ``dof`` degrees of freedom
-    (`stedyn.comparison.verdict.shares_test`); it and ``p_value`` are None for one seed. ``distance`` is the largest difference of
-    the distribution functions.
+    (`stedyn.comparison.verdict.shares_test`); it and ``p_value`` are None for one seed. ``distance`` is
+    the largest difference of the distribution functions.
     """
 
     edges: Float[np.ndarray, " B+1"]

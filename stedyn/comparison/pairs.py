@@ -15,9 +15,9 @@ from .verdict import least_p, mean_test
 class PlateauPair:
     """A predicted plateau beside the simulated one: mean and standard error over the seeds that escape.
 
-    Seeds are timed by the errors of the predicted plateau (`stedyn.curves.plateaus.simulated_times`). ``p_value`` tests the
-    length and the escape over the seeds, or, where some seeds stay, that more than half escape by the last time; None
-    for a plateau that is still open at the horizon, and for one seed.
+    Seeds are timed by the errors of the predicted plateau (`stedyn.curves.plateaus.simulated_times`). ``p_value``
+    tests the length and the escape over the seeds, or, where some seeds stay, that more than half escape by the
+    last time; None for a plateau that is still open at the horizon, and for one seed.
     """
 
     theory: Plateau

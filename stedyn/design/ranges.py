@@ -61,7 +61,8 @@ def choose(
     bits : sequence of int
         Bit widths.
     objective : str
-        ``final-error``, ``error-at=TAU``, ``time-to=ERROR`` or ``plateau-length`` (see `stedyn.curves.objectives.Objective`).
+        ``final-error``, ``error-at=TAU``, ``time-to=ERROR`` or ``plateau-length``: see
+        `stedyn.curves.objectives.Objective`.
     max_error : float, optional
         The wanted error. ``plateau-length`` needs it, since the shortest plateau alone is that of the smallest range;
         for all objectives the fewest bits that reach it are reported.

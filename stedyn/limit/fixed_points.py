@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -16,9 +15,6 @@ from ..rules.symmetry import check_centred
 from .limit import Limit, derive
 from .roots import Searched, error_and_slope, find_roots
 from .stability import FROZEN, Spectrum, spectrum
-
-if TYPE_CHECKING:
-    from .solution import Solution
 
 #: A curve whose error differs by this part of the larger one is not at its fixed point.
 AWAY = 0.02
@@ -92,8 +88,8 @@ class FixedPoint(eqx.Module):
         tau, error = self.horizon
         return f"{self.outcome} At the horizon tau = {tau:.4g} the curve is not there but at {error:.4g}."
 
-    def beside(self, solution: Solution) -> FixedPoint:
-        """The same with the end of a solution of the problem, and its minimum if that lies below the fixed point."""
+    def beside(self, solution) -> FixedPoint:
+        """The same with the end of a `Solution` of the problem, and its minimum if that lies below the fixed point."""
         lowest, end = solution.minimum, (float(solution.tau[-1]), solution.final_error)
         return dataclasses.replace(self, minimum=lowest if lowest[1] < self.error else None, horizon=end)
 

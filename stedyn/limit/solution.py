@@ -13,6 +13,7 @@ from ..checks import Failure
 from ..curves.dense import Steps, between, extrapolated
 from ..curves.plateaus import LEAST_DROP, Plateau, ends_slowly, find_plateaus, sinking
 from ..problem.problem import Problem
+from .fixed_points import fixed_point
 from .stairs import stair_at, stairs_left
 from .stationary import final_error, has_fixed_point
 
@@ -233,8 +234,6 @@ class Solution(eqx.Module):
         return "sinking" if end else "open" if flat else ""
 
     def _fixed_point(self):
-        from .fixed_points import fixed_point  # imports this module
-
         return fixed_point(self.problem)
 
     def ending(self) -> str:

@@ -1,6 +1,6 @@
 r"""How fast, and whether, the limit returns to a fixed point: the spectrum of the linearized equation.
 
-With cell masses ``p`` of every class, ``d p / d tau = A(V) p`` and ``V = const + e . p`` (see `stedyn.limit.laws.grid`),
+With cell masses ``p`` of every class, ``d p / d tau = A(V) p`` and ``V = const + e . p`` (see `laws.grid`),
 a small deviation ``x`` follows
 
     ``d x / d tau = L x``,   ``L x = A x + (dA/dV p) (e . x)``:

@@ -113,12 +113,12 @@ def advance(
     held: int = HELD,
     interpret: bool = False,
 ) -> Halves:
-    """The state after ``n`` steps: `kernel.Programs.advance` for what `why_not` has nothing against.
+    """The state after ``n`` steps: `programs.Programs.advance` for what `why_not` has nothing against.
 
     Parameters
     ----------
     model, seeds, fixed, w, low, high, n
-        See `kernel.Programs`.
+        See `programs.Programs`.
     held : int
         Pairs up to which weights are held in registers.
     interpret : bool

@@ -17,17 +17,14 @@ elementwise additions of slices, which vectorise and do not depend on how the wo
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float32, UInt32
 
 from . import sampler
-from .layout import AXIS, Halves, Spread, fold, fold_both, halves, pairs_of, split, whole
+from .layout import AXIS, Halves, fold, fold_both, halves, pairs_of, split, whole
 from .model import Model, bound_of, integer, unit
 
 _SAMPLE_BITS = 21  # steps are counted up to 2^53, so that this many bits of the high word are taken
@@ -235,40 +232,14 @@ def _loop(model, seeds, fixed, w, low, high, n, visit, carry):
     return w, carry
 
 
-class Programs(NamedTuple):
-    """The two jitted functions; ``low, high`` are the words of the first step, ``n`` the number of steps.
-
-    A call must not cross a multiple of ``2^32`` steps. ``advance(model, seeds, fixed, w, low, high, n)``
-    returns the latent weights; ``flips`` (same arguments) the number of level changes, summed over the
-    steps (S,).
-    """
-
-    advance: Callable[..., Halves]
-    flips: Callable[..., Float32[Array, " S"]]
-
-
-@functools.cache
-def programs(platform: str, spread: Spread | None = None) -> Programs:
-    """The compiled functions for a platform, with full vectors on CPUs (XLA's default is 256 bits).
-
-    On a GPU ``advance`` is the kernel of `gpu` for what that covers, unless coordinates are spread over several.
-    """
-    options = {"xla_cpu_prefer_vector_width": 512} if platform == "cpu" else {}
-    if spread is not None:
-        return Programs(spread.jit(_advance, True, options), spread.jit(_flips, False, options))
-    advance, flips = (jax.jit(f, compiler_options=options) for f in (_advance, _flips))
-    if platform in ("gpu", "cuda"):
-        from .gpu import or_else  # it imports this module
-
-        return Programs(or_else(advance), flips)
-    return Programs(advance, flips)
-
-
-def _advance(model: Model, seeds: UInt32[Array, " S"], fixed: Fixed, w: Halves, low, high, n):
+def advance(model: Model, seeds: UInt32[Array, " S"], fixed: Fixed, w: Halves, low, high, n):
+    """The latent weights after ``n`` steps (`programs.Programs`)."""
     return _loop(model, seeds, fixed, w, low, high, n, lambda *_: None, None)[0]
 
 
-def _flips(model: Model, seeds: UInt32[Array, " S"], fixed: Fixed, w: Halves, low, high, n):
+def flips(model: Model, seeds: UInt32[Array, " S"], fixed: Fixed, w: Halves, low, high, n):
+    """How many weights of every seed change their level in ``n`` steps, summed over the steps."""
+
     def levels(parts):
         return [model.weights.code(part, None) for part in latent(model, parts)]
 

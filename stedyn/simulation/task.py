@@ -13,7 +13,7 @@ from jaxtyping import Int, UInt32
 
 from ..checks import Failure, fail
 from ..problem.problem import Problem
-from . import kernel
+from . import kernel, programs
 from .lattice import LAST
 from .layout import Halves, Spread
 from .model import model_of
@@ -116,7 +116,7 @@ class Task:
         self.steps, self.kept, self.chunk = steps, kept, chunk
         self.events = np.union1d(steps, kept)
         self.model = model_of(problem, dim)
-        self.programs = kernel.programs(platform, spread)
+        self.programs = programs.programs(platform, spread)
         lattice = self.model.lattice
         #: Weights are smaller than this, or have diverged.
         self.limit = np.inf if lattice is None else float(lattice.decode(jnp.int32(LAST)))

@@ -30,7 +30,7 @@ def length(dim: int) -> int:
 
 
 def difference(fast: Advance, plain: Advance, arguments: tuple) -> str | None:
-    """How two loops (`kernel.Programs.advance`) differ in some steps from the state of a call; None if they agree.
+    """How two loops (`programs.Programs.advance`) differ in some steps from the state of a call; None if they agree.
 
     They add in another order and round products otherwise, so that residuals differ by some ``1e-7``, and now and
     then an input or a weight within that of a threshold gets another code: that moves one weight by a part of a step,
@@ -69,7 +69,7 @@ class Tried:
     name : str
         What the warning calls the fast loop.
     fast, plain : callable
-        Two `kernel.Programs.advance`.
+        Two `programs.Programs.advance`.
     covers : callable
         Whether the fast loop is meant for these arguments; no warning if it is not.
     first : callable
