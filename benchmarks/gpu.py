@@ -4,7 +4,7 @@
     PYTHONPATH=. python benchmarks/gpu.py --quick     # a smoke test in Pallas' interpreter, on any machine
 
 Rates are coordinate-steps a second on R1 (2-bit weights and inputs, SGD). The counted floor is that of
-``stedyn/simulate/gpu.py``: integer operations at half and all operations at full rate, and for streamed
+``stedyn/simulation/gpu.py``: integer operations at half and all operations at full rate, and for streamed
 weights 22 bytes a coordinate and step. ``plain`` is the same loop as XLA compiles it. Compiling is not
 counted; each figure is the best of three calls.
 """

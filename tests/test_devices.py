@@ -66,7 +66,7 @@ for name, arguments, devices, split in CASES[sys.argv[1]]:
     ensemble = simulate(PROBLEMS[name], **arguments, devices=devices, split=split)
     results.append([digest(ensemble), ensemble.weights[:, :100].tolist()])
 from stedyn.simulation import layout, programs
-from stedyn.simulate.model import model_of
+from stedyn.simulation.model import model_of
 spread = layout.spread_over(tuple(jax.devices()), 129)
 halves = spread.put(np.zeros((1, 129), np.float32))
 program = programs.programs("cpu", spread).advance

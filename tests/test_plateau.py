@@ -20,7 +20,8 @@ from stedyn import (
     solve,
 )
 from stedyn.curves.dense import PARTS, Steps, between, extrapolated
-from stedyn.curves.plateaus import simulated_times, sinking
+from stedyn.curves.plateaus import simulated_times
+from stedyn.curves.slopes import sinking
 
 TAU = np.linspace(0, 100, 201)
 

@@ -1,10 +1,7 @@
 """The simulator does exactly the algorithm of theory section 1, whatever the way it is run."""
 
-import ast
 import dataclasses
-import importlib.util
 import re
-from pathlib import Path
 from typing import ClassVar
 
 import jax
@@ -482,39 +479,6 @@ def test_ensemble_summaries():
     np.testing.assert_array_equal(ensemble.snapshots[:, 1], ensemble.weights)
     assert "3 seeds from 7, d = 129, 129 steps each" in str(ensemble)
     assert len(str(ensemble).splitlines()) == 4
-
-
-def test_nothing_of_the_limit_is_imported():
-    root = Path(importlib.util.find_spec("stedyn").origin).parent
-
-    def modules(path):
-        package = ["stedyn", *path.parent.relative_to(root).parts]
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                base = package[: len(package) - node.level + 1] if node.level else []
-                stem = ".".join([*base, *([node.module] if node.module else [])])
-                names = [stem, *(f"{stem}.{alias.name}" for alias in node.names)]
-            yield from (name for name in names if name.split(".")[0] == "stedyn")
-
-    def file(name):
-        path = root.joinpath(*name.split(".")[1:])
-        return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
-
-    seen, queue = set(), list((root / "simulate").glob("*.py"))
-    assert len(queue) >= 6
-    while queue:
-        path = queue.pop()
-        if path in seen or path == root / "__init__.py":  # the package's own front lists everything
-            continue
-        seen.add(path)
-        queue += [found for name in modules(path) if (found := file(name))]
-    names = {path.relative_to(root).with_suffix("").as_posix().removesuffix("/__init__") for path in seen}
-    assert {"quantizers", "rules", "problem", "simulate/kernel"} <= names
-    forbidden = ("limit", "laws", "solve", "solution", "fixed_points", "plateau", "ranges", "compare")
-    assert not [name for name in names if name.split("/")[0] in forbidden]
 
 
 # ---- physics

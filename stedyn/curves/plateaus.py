@@ -16,23 +16,22 @@ import dataclasses
 import numpy as np
 
 from ..checks import array, checked, fail
+from .slopes import DIP, FLAT, FLOOR, QUIET, sinking, smoothed
 
-#: A drop has to lower the error by this fraction; s falls below these parts of both peaks in a dip, on a plateau.
-LEAST_DROP, DIP, FLAT = 0.2, 0.9, 0.5
+#: A drop has to lower the error by this fraction.
+LEAST_DROP = 0.2
 #: Part of the error that a dip has to save, more than the steps of a solver make up.
 RESOLVED = 0.01
 #: Parts of a drop that are done where a plateau ends, where the curve escapes, and where the next plateau starts.
 END, ESCAPE, START = 0.1, 0.5, 0.9
-#: A descent begins and ends where s is this part of its peak; it is over once it is quiet for this part of its time.
-QUIET, OVER = 0.1, 0.1
+#: A descent is over once it is quiet for this part of its time.
+OVER = 0.1
 #: A curve is falling at its end once it is that far below its plateau.
 BEGUN = 0.02
 #: A drop is over as well where this part of the error before it is left.
 LEFT = 0.05
-#: The smoothing window grows until the noise of s falls below this part of its peak.
-SLOPE_NOISE = 0.03
-#: Errors below this part of the largest are floor; slopes below this part of the largest are 0.
-FLOOR, LEVEL = 1e-9, 1e-9
+#: Slopes below this part of the largest are 0.
+LEVEL = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,29 +121,6 @@ def find_plateaus(
     return _Curve(tau, error, noise).plateaus(floor, sinks)
 
 
-def sinking(tau, error, floor: float, relaxation: float | None = None) -> bool:
-    """Whether a curve (T,) ends sinking towards a floor, not on a plateau above it.
-
-    It sinks if the distance to the floor falls slower and slower, as a sum of decays does, but at no less than half of
-    the rate at which it will fall in the end: ``1 / relaxation``, or ``1 / (2 tau)``, that of ``1 / sqrt(tau)``, if
-    this is smaller or nothing is known. On a plateau it falls slower than that, and has to fall faster later.
-    """
-    times = float(tau[-1]) * np.array([0.9, 0.95, 1.0])
-    away = np.interp(times, tau, error) - floor
-    if np.any(away <= 0):
-        return True
-    earlier, rate = -np.diff(np.log(away)) / np.diff(times)
-    least = min(1 / (2 * times[-1]), np.inf if relaxation is None else 1 / relaxation)
-    return bool(FLAT * least <= rate <= earlier / DIP)
-
-
-def ends_slowly(tau, error) -> bool:
-    """Whether a curve (T,) falls at its end at less than a tenth of the speed of its steepest drop."""
-    log = np.log(np.maximum(error, FLOOR * np.max(error)))
-    slope = -np.diff(log) / np.diff(tau)
-    return bool(slope[-1] < QUIET * np.max(slope))
-
-
 @dataclasses.dataclass(frozen=True)
 class _Drop:
     """A descent: its first and last interval, the peak of s, and the nodes where the curve is flattest around it."""
@@ -161,7 +137,7 @@ class _Curve:
 
     def __init__(self, tau, error, noise):
         log = np.log(np.maximum(error, FLOOR * np.max(error)))
-        self.time, self.log, self.sigma = _smoothed(tau, log, noise)
+        self.time, self.log, self.sigma = smoothed(tau, log, noise)
         self.raw = np.interp(self.time, tau, error)
         self.level = np.exp(self.log) if self.sigma > 0 else self.raw
         slope = -np.diff(self.log) / np.diff(self.time)
@@ -278,29 +254,6 @@ class _Curve:
         """When the curve crosses a value between two nodes."""
         nodes = slice(first, last + 1)
         return float(self.time[first] + _time_above(self.time[nodes], self.raw[nodes], target))
-
-
-def _smoothed(tau, log, noise):
-    """The curve on a uniform grid, smoothed as far as its noise demands, and that noise."""
-    if noise is None:
-        bend = np.diff(log, 2)
-        noise = 1.4826 * np.median(np.abs(bend - np.median(bend))) / np.sqrt(6)
-        uniform = np.allclose(np.diff(tau), tau[1] - tau[0], rtol=1e-3)
-        noise = noise if uniform else 0.0
-    sigma = float(np.median(np.broadcast_to(noise, log.shape)))
-    if sigma <= 0:
-        return tau, log, 0.0
-    from scipy.signal import savgol_filter  # slow to import
-
-    time = np.linspace(tau[0], tau[-1], tau.size)
-    level = np.interp(time, tau, log)
-    spacing = time[1] - time[0]
-    for window in range(3, max(4, tau.size // 4), 2):
-        smooth = savgol_filter(level, window, 1, mode="interp")
-        peak = np.max(-np.diff(smooth)) / spacing
-        if sigma * np.sqrt(12 / window**3) / spacing <= SLOPE_NOISE * peak:
-            break
-    return time, smooth, sigma
 
 
 def simulated_times(

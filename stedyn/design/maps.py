@@ -1,8 +1,8 @@
 """Maps of a predicted quantity over the range of the weights and a second axis: bit width or learning rate.
 
 Final errors are fixed points (`stedyn.limit.stationary`), with one compilation for each bit width. Whatever is read
-off a curve comes from the grid law, by default in one pass without refinement. Plateau lengths of mid-tread weights with
-2 and 3 bits are then within 1 % of those of a refined curve at lr 0.02, and within 7 % at lr 0.005.
+off a curve comes from the grid law, by default in one pass without refinement. Plateau lengths of mid-tread weights
+with 2 and 3 bits are then within 1 % of those of a refined curve at lr 0.02, and within 7 % at lr 0.005.
 """
 
 from __future__ import annotations

@@ -11,11 +11,9 @@ from jaxtyping import Array, Float
 
 from ..checks import Failure
 from ..curves.dense import Steps, between, extrapolated
-from ..curves.plateaus import LEAST_DROP, Plateau, ends_slowly, find_plateaus, sinking
+from ..curves.plateaus import Plateau
 from ..problem.problem import Problem
-from .fixed_points import fixed_point
-from .stairs import stair_at, stairs_left
-from .stationary import final_error, has_fixed_point
+from .endings import Course, course
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -197,66 +195,16 @@ class Solution(eqx.Module):
     def plateaus(self) -> list[Plateau]:
         """Plateaus of the error curve (`stedyn.find_plateaus`), found on the steps of the solver, not on ``tau``.
 
-        A curve that is flat at its horizon ends on an open plateau if the fixed point lies at least 20 % below it, and
-        either stands on a closed-form stair that is left later (`stedyn.small_lr_stairs`), or falls slower than the
-        relaxation to the fixed point (`stedyn.curves.plateaus.sinking`). Beyond all stairs, and otherwise, it sinks.
+        How a curve that is flat at its horizon ends is decided in `stedyn.limit.endings`.
         """
-        found = self._flat_or_left()
-        return (
-            found[:-1] if self._ending(found) in ("flat", "sinking") and found and found[-1].open else found
-        )
-
-    def _flat_or_left(self) -> list[Plateau]:
-        """All plateaus, the flat end of the curve among them, whatever follows."""
-        sampled = not self.steps or self.law == "fluid"
-        return find_plateaus(*self.dense, None if sampled else 0.0, floor=0.0, sinks=False)
-
-    def _ending(self, found: list[Plateau]) -> str:
-        """How the curve ends: on an ``open`` plateau, ``flat``, ``sinking`` to the fixed point, or neither (empty)."""
-        flat = bool(found) and found[-1].open and not found[-1].falling
-        if found and found[-1].falling:
-            return ""
-        if (
-            not has_fixed_point(self.problem)
-            or final_error(self.problem) >= (1 - LEAST_DROP) * self.final_error
-        ):
-            return "flat" if flat else ""
-        if not flat and not ends_slowly(*self.dense):
-            return ""
-        stair, left = stair_at(self.problem, self.final_error), stairs_left(self.problem)
-        if stair is not None and float(self.tau[-1]) < stair.leave:
-            return "open" if flat else ""
-        if left is not None and all(
-            one.error > self.final_error and one.leave < float(self.tau[-1]) for one in left
-        ):
-            return "sinking"
-        end = sinking(*self.dense, final_error(self.problem), self._fixed_point().relaxation_time)
-        return "sinking" if end else "open" if flat else ""
-
-    def _fixed_point(self):
-        return fixed_point(self.problem)
+        return self._course().plateaus
 
     def ending(self) -> str:
         """What is known of the end of a curve that is flat, or sinks, at the horizon; empty if it does neither."""
-        end = self._ending(self._flat_or_left())
-        if end == "flat":
-            return f"flat at the horizon at error {self.final_error:.4g}; {self._outlook()}"
-        if end == "sinking":
-            found = self._fixed_point()
-            why = found.outcome.split("; ", 1)[-1].rstrip(".")
-            return (
-                f"sinking towards the fixed point {found.error:.4g} at the horizon, "
-                f"at error {self.final_error:.4g}; {why}"
-            )
-        return ""
+        return self._course().ending
 
-    def _outlook(self, height: float | None = None) -> str:
-        """What is known to follow an error that is flat, or falls, at the horizon."""
-        known = "no fixed point is known"
-        if has_fixed_point(self.problem):
-            known = f"fixed point {final_error(self.problem):.4g}"
-        stair = None if height is None else stair_at(self.problem, height)
-        return known if stair is None else f"for a small lr it would end at tau = {stair.leave:.4g}; {known}"
+    def _course(self) -> Course:
+        return course(self.problem, *self.dense, smooth=bool(self.steps) and self.law != "fluid")
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a saved time; level occupancies in columns ``occupancy_0, ...``."""
@@ -298,13 +246,4 @@ class Solution(eqx.Module):
             picked.to_string(index=False, float_format=lambda x: f"{x:.6g}"),
             f"minimum: error {error:.6g} at tau = {tau:.4g}; final error {self.final_error:.6g}",
         ]
-        lines += self._plateau_lines()
-        return "\n".join([*lines, str(self.status)])
-
-    def _plateau_lines(self) -> list[str]:
-        lines = [
-            f"plateau: {plateau}" + (f"; {self._outlook(plateau.height)}" if plateau.open else "")
-            for plateau in self.plateaus()
-        ] or ["no plateau"]
-        ending = self.ending()
-        return [*lines, ending] if ending else lines
+        return "\n".join([*lines, *self._course().lines(), str(self.status)])

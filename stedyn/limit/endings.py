@@ -1,0 +1,79 @@
+"""The plateaus of a predicted curve, and how it ends: closed-form stairs and the fixed point say what will follow."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ..curves.plateaus import LEAST_DROP, Plateau, find_plateaus
+from ..curves.slopes import ends_slowly, sinking
+from ..problem.problem import Problem
+from .fixed_points import fixed_point
+from .stairs import stair_at, stairs_left
+from .stationary import final_error, has_fixed_point
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """Plateaus of a curve, with what is known of the end of each that is ``open``, and of the end of the curve."""
+
+    plateaus: list[Plateau]
+    outlook: str
+    ending: str
+
+    def lines(self) -> list[str]:
+        """A line for each."""
+        lines = [
+            f"plateau: {plateau}" + (f"; {self.outlook}" if plateau.open else "") for plateau in self.plateaus
+        ]
+        return [*(lines or ["no plateau"]), *([self.ending] if self.ending else [])]
+
+
+def course(problem: Problem, tau, error, smooth: bool) -> Course:
+    """The course of the error (T,) of a problem; ``smooth`` says that it has no noise.
+
+    A curve that is flat at its end is on an open plateau if the fixed point lies at least 20 % below it, and it
+    either stands on a closed-form stair that is left later (`stedyn.small_lr_stairs`), or falls slower than the
+    relaxation to the fixed point (`stedyn.curves.slopes.sinking`). Beyond all stairs, and otherwise, it sinks.
+    """
+    found = find_plateaus(tau, error, 0.0 if smooth else None, floor=0.0, sinks=False)
+    last = found[-1] if found and found[-1].open else None
+    kind = _kind(problem, tau, error, last)
+    now, ending = float(error[-1]), ""
+    if kind == "flat":
+        ending = f"flat at the horizon at error {now:.4g}; {_outlook(problem)}"
+    elif kind == "sinking":
+        fixed = fixed_point(problem)
+        why = fixed.outcome.split("; ", 1)[-1].rstrip(".")
+        ending = (
+            f"sinking towards the fixed point {fixed.error:.4g} at the horizon, at error {now:.4g}; {why}"
+        )
+    if ending and last is not None:
+        found, last = found[:-1], None
+    return Course(found, "" if last is None else _outlook(problem, last.height), ending)
+
+
+def _kind(problem: Problem, tau, error, last: Plateau | None) -> str:
+    """``open`` (on a plateau), ``flat`` (nothing lies below), ``sinking`` to the fixed point, or none of them."""
+    if last is not None and last.falling:
+        return ""
+    flat, now, horizon = last is not None, float(error[-1]), float(tau[-1])
+    if not has_fixed_point(problem) or final_error(problem) >= (1 - LEAST_DROP) * now:
+        return "flat" if flat else ""
+    if not flat and not ends_slowly(tau, error):
+        return ""
+    stair, left = stair_at(problem, now), stairs_left(problem)
+    if stair is not None and horizon < stair.leave:
+        return "open" if flat else ""
+    if left is not None and all(one.error > now and one.leave < horizon for one in left):
+        return "sinking"
+    end = sinking(tau, error, final_error(problem), fixed_point(problem).relaxation_time)
+    return "sinking" if end else "open" if flat else ""
+
+
+def _outlook(problem: Problem, height: float | None = None) -> str:
+    """What is known to follow an error that is flat, or falls, at the horizon."""
+    known = (
+        f"fixed point {final_error(problem):.4g}" if has_fixed_point(problem) else "no fixed point is known"
+    )
+    stair = None if height is None else stair_at(problem, height)
+    return known if stair is None else f"for a small lr it would end at tau = {stair.leave:.4g}; {known}"
