@@ -288,7 +288,7 @@ def test_an_interrupt_is_one_sentence_and_writes_nothing(folder, capsys, monkeyp
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importlib.import_module("stedyn.simulate"), "simulate", interrupt)
+    monkeypatch.setattr(importlib.import_module("stedyn.simulation"), "simulate", interrupt)
     before = sorted(folder.rglob("*"))
     assert cli.main(["simulate", *SMALL, *RUNS, "--out", "new"]) == 130
     assert "interrupted" in capsys.readouterr().err

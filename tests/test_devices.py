@@ -55,7 +55,7 @@ from test_devices import *
 assert len(jax.devices()) == 4
 used = []
 if True:
-    from stedyn.simulate import run
+    from stedyn.simulation import run
     place = run.Task.place
     def seen(self, *a):
         place(self, *a)
@@ -65,7 +65,7 @@ results = []
 for name, arguments, devices, split in CASES[sys.argv[1]]:
     ensemble = simulate(PROBLEMS[name], **arguments, devices=devices, split=split)
     results.append([digest(ensemble), ensemble.weights[:, :100].tolist()])
-from stedyn.simulation import layout, programs
+from stedyn.simulation import kernel, layout, programs
 from stedyn.simulation.model import model_of
 spread = layout.spread_over(tuple(jax.devices()), 129)
 halves = spread.put(np.zeros((1, 129), np.float32))

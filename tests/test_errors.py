@@ -23,7 +23,7 @@ from stedyn.fingerprint import fingerprint
 from stedyn.simulation import checkpoint, simulate
 
 SMALL = Problem(run=Run(1.0, 3))
-SOLVE = importlib.import_module("stedyn.solve")
+SOLVE = importlib.import_module("stedyn.limit.solver")
 
 
 class Clipped(Rule):

@@ -39,7 +39,7 @@ PARENT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import faulted_jobs
-from stedyn.workers import compute_all
+from stedyn.sweeps.workers import compute_all
 if __name__ == "__main__":
     list(compute_all(faulted_jobs.job, ["wait", "wait"], 2))
 """
@@ -161,7 +161,7 @@ def test_nesting_and_memory_are_sentences(tmp_path, monkeypatch, capsys):
     def large(*args, **given):
         raise MemoryError("Unable to allocate 8 TiB")
 
-    monkeypatch.setattr(importlib.import_module("stedyn.simulate"), "simulate", large)
+    monkeypatch.setattr(importlib.import_module("stedyn.simulation"), "simulate", large)
     assert cli.main(["simulate", *SMALL, "--dim", "50"]) == 1
     message = "stedyn: there is not enough memory (Unable to allocate 8 TiB); make the problem smaller.\n"
     assert capsys.readouterr().err == message

@@ -78,7 +78,7 @@ def test_text_and_files(tmp_path, capsys):
 
 def test_the_figure_has_every_plateau():
     flags = dict.fromkeys(["problem", "set_", *_flags()])
-    found = plateau_table(build_problem(flags, TABLES), bits=[2], ranges=[0.8, 1.0, 1.2])
+    found = plateau_tables.plateau_table(build_problem(flags, TABLES), bits=[2], ranges=[0.8, 1.0, 1.2])
     left, right = plots.plateaus_figure(found).axes
     assert left.get_xlabel() == "range of the weights"
     drawn = np.concatenate([line.get_ydata() for line in left.lines if line.get_marker() == "o"]).astype(

@@ -143,7 +143,7 @@ def test_rows_that_are_equal_are_computed_once(folder):
 
 
 def test_fixed_points_of_a_sweep(folder, monkeypatch):
-    module = importlib.import_module("stedyn.solve")
+    module = importlib.import_module("stedyn.limit.solver")
     monkeypatch.setattr(
         module, "solve", lambda problem, throw: solve(problem, law="fluid", throw=throw)
     )  # cheap

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+
 from ..curves.plateaus import LEAST_DROP, Plateau, find_plateaus
 from ..curves.slopes import ends_slowly, sinking
 from ..problem.problem import Problem
@@ -28,14 +30,18 @@ class Course:
         return [*(lines or ["no plateau"]), *([self.ending] if self.ending else [])]
 
 
-def course(problem: Problem, tau, error, smooth: bool) -> Course:
-    """The course of the error (T,) of a problem; ``smooth`` says that it has no noise.
+def course(problem: Problem, tau, error, samples: int | None = None) -> Course:
+    """The course of the error (T,) of a problem, which has no noise unless it is that of some ``samples``.
+
+    What lies below the part of a single sample is not listed.
 
     A curve that is flat at its end is on an open plateau if the fixed point lies at least 20 % below it, and it
     either stands on a closed-form stair that is left later (`stedyn.small_lr_stairs`), or falls slower than the
     relaxation to the fixed point (`stedyn.curves.slopes.sinking`). Beyond all stairs, and otherwise, it sinks.
     """
-    found = find_plateaus(tau, error, 0.0 if smooth else None, floor=0.0, sinks=False)
+    found = find_plateaus(tau, error, 0.0 if samples is None else None, floor=0.0, sinks=False)
+    if samples is not None:
+        found = [plateau for plateau in found if plateau.height * samples >= np.max(error)]
     last = found[-1] if found and found[-1].open else None
     kind = _kind(problem, tau, error, last)
     now, ending = float(error[-1]), ""

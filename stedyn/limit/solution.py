@@ -204,7 +204,7 @@ class Solution(eqx.Module):
         return self._course().ending
 
     def _course(self) -> Course:
-        return course(self.problem, *self.dense, smooth=bool(self.steps) and self.law != "fluid")
+        return course(self.problem, *self.dense, self.statistics["starts"] if self.law == "fluid" else None)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a saved time; level occupancies in columns ``occupancy_0, ...``."""
