@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from systems import TWO_BIT
 
-from stedyn import SGD, Covariance, Problem, Quantizer, Run, Start, Teacher, choose, solve
+from stedyn import SGD, Covariance, InputError, Problem, Quantizer, Run, Start, Teacher, choose, solve
 from stedyn.limit.classes import coordinate_classes
 from stedyn.limit.solution import _rounded_up
 from stedyn.quantizers.quantizer import as_arrays
@@ -80,12 +80,16 @@ def test_a_run_that_stops_claims_nothing():
 def test_the_choice_of_a_plateau_says_which_error_is_meant():
     problem = Problem(
         start=Start.gaussian(0.0, 0.02), weights=Quantizer(2, 1.0, kind="mid-tread"), noise_std=0.1, rule=SGD(0.1),
-        run=Run(2.0, 41),
+        run=Run(60.0, 41),
     )  # fmt: skip
-    chosen = choose(problem, bits=[2], objective="plateau-length", max_error=0.1, points=5, baselines=False)
-    (status,) = (choice.status for choice in chosen.choices)
+    wanted = dict(bits=[2], objective="plateau-length", max_error=0.1, points=5, baselines=False)
+    (status,) = (choice.status for choice in choose(problem, **wanted).choices)
     assert "The error of a fixed point" in status
     assert "out of reach" not in status
+    with pytest.raises(
+        InputError, match=r"run\.tau: expected a horizon .* found 2"
+    ):  # not that 1e-16 is above 0.1
+        choose(eqx.tree_at(lambda p: p.run, problem, Run(2.0, 41)), **wanted)
 
 
 @pytest.mark.slow

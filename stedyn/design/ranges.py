@@ -225,6 +225,8 @@ def _status(chosen: Candidate, best: Outcome, fixed, curve: Solution, predictor:
     final = goal.kind == "plateau-length" and predictor.max_error < np.inf and fixed is not None
     where = "of a fixed point" if final else f"at tau = {horizon:g}"
     if not np.isfinite(best.value):
+        if goal.kind == "plateau-length" and best.error <= predictor.max_error:
+            return f"No range has its plateaus behind it at tau = {horizon:g}."
         return f"No range reaches it; this one has the least error {where}, {best.error:.4g}."
     parts = []
     if chosen.at_edge:
@@ -247,6 +249,13 @@ def _check_reachable(goal: Objective, max_error, choices: list[Choice], problem:
         return
     target = goal.number if goal.kind == "time-to" else max_error
     best = min(choices, key=lambda choice: choice.error)
+    if goal.kind == "plateau-length" and best.error <= max_error:
+        fail(
+            "run.tau",
+            "a horizon at which some range that reaches max_error has its plateaus behind it",
+            float(problem.run.tau),
+            "lengthen the run or raise lr",
+        )
     where = f"within tau = {problem.run.tau:g}" if goal.kind == "time-to" else "in the end"
     fail(
         "objective" if goal.kind == "time-to" else "max_error",
