@@ -51,6 +51,13 @@ def test_quantized_inputs_alone():
     assert found.lr_ceiling == pytest.approx(2 / k2, rel=1e-8)
 
 
+def test_a_teacher_of_zeros_has_an_excess_error():
+    """Unquantized weights go to 0 without noise, so that all of the error is an excess."""
+    found = fixed_point(Problem(Teacher.constant(0.0), weights=Quantizer(2, 2.0), inputs=TWO_BIT))
+    assert found.unquantized_error == 0
+    assert found.excess == found.error > 0.4
+
+
 def test_no_fixed_point_above_the_ceiling_unless_psi_is_bounded():
     with pytest.raises(ValueError, match=r"^rule\.lr: expected a rate below its ceiling 2, found 2\.5"):
         fixed_point(Problem(rule=SGD(2.5), noise_std=0.1))

@@ -202,7 +202,7 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
     back = Spectrum(None, FROZEN)
     if not freezes or len(found) > 1:
         few = eqx.filter_jit(derive)(as_arrays(problem), min(FOLLOWED, classes + classes % 2))
-        back = spectrum(limit, few, max(error + float(limit.noise_var), 1e-10 * float(limit.rho)))
+        back = spectrum(limit, few, max(error + float(limit.noise_var), 1e-10 * float(limit.scale)))
     return FixedPoint(
         error=error,
         excess=None if reference is None else error - reference,
