@@ -234,6 +234,26 @@ def test_json_is_one_object_and_nothing_else(folder, capsys, command):
         assert (record["steps"], record["dim"], record["seeds"]) == (120, 60, 2)
 
 
+def test_a_run_that_diverges_is_a_failure(capsys):
+    line = [
+        "simulate",
+        "--kind",
+        "none",
+        "--lr",
+        "3",
+        "--dim",
+        "40",
+        "--seeds",
+        "2",
+        "--tau",
+        "20",
+        "--points",
+        "3",
+    ]
+    assert cli.main(line) == 1
+    assert "grows without bound: the run diverges" in capsys.readouterr().err
+
+
 def test_json_of_a_plateau(capsys):
     flags_ = ["--kind", "mid-tread", "--range", "1", "--set", "start.std=0.02", "--lr", "0.02", "--tau", "60"]
     assert cli.main(["predict", *flags_, "--set", "inputs.kind=none", "--law", "fluid", "--json"]) == 0

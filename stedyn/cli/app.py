@@ -202,6 +202,8 @@ def _completed(ensemble) -> int:
     if ensemble.partial:
         reached = f"interrupted at tau = {ensemble.tau[-1]:g} of {ensemble.problem.taus[-1]:g}"
         raise Stopped(f"{reached}, where the result ends; give --checkpoint FILE to be able to go on.")
+    if ensemble.problem.diverges(ensemble.error).any():
+        raise Failure("The error grows without bound: the run diverges; lower lr.")
     return 0
 
 

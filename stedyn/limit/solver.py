@@ -31,8 +31,6 @@ from .solution import (
 )
 
 LAWS = ("auto", "grid", "mixture", "fluid")
-#: An error that grows by this factor over its first value and the variance of the label has no limit to speak of.
-DIVERGENCE = 1e6
 MIXTURE_STARTS, FLUID_STARTS = 16, 400
 #: Times at which the fluid law looks for plateaus, and blocks of them.
 FLUID_TIMES, FLUID_BLOCKS = 400, 8
@@ -117,7 +115,7 @@ def solve(
         first = None if cells is None else whole("cells", cells, 4, 10**6)
         curves, counts, kept, path, estimate, code = grid_curves(*arrays, tol, first, given, traced)
     if not traced:
-        curves, taus, code = _finite_part(curves, taus, int(code), float(problem.label_variance))
+        curves, taus, code = _finite_part(curves, taus, int(code), problem)
         if throw and not Status(code).ok:
             raise SolveError(str(Status(code)))
         estimate = None if estimate is None or not Status(code).ok else float(estimate)
@@ -165,12 +163,12 @@ def _even(name: str, value, default: int) -> int:
     return number + number % 2
 
 
-def _finite_part(curves, taus, code: int, variance: float):
-    """The saved times before a failure; the whole curve without one. ``variance`` is that of the label."""
+def _finite_part(curves, taus, code: int, problem: Problem):
+    """The saved times before a failure; the whole curve without one."""
     error = np.asarray(curves["error"])
-    scale = max(error[0], variance)
+    scale = max(error[0], float(problem.label_variance))
     good = np.all([np.isfinite(np.asarray(curves[name])) for name in ("error", "m", "q", "norm")], axis=0)
-    bounded = good & (error <= DIVERGENCE * scale)
+    bounded = good & ~problem.diverges(error)
     if np.all(bounded):
         return curves, taus, code
     size = int(np.argmin(bounded))

@@ -103,9 +103,9 @@ def scan(limit: Limit, points: int = SCAN) -> tuple[Float[Array, " V"], Float[Ar
     """Residual variances in geometric steps, ``noise_std^2 + error(V) - V`` there, and the first where weights move.
 
     No root lies outside: they reach from the least to the largest error that the weights can have. Only without
-    noise and such a least error they start at ``1e-10 rho`` (`Limit.scale` for a teacher of 0), and for an unbounded ``psi`` they end at
-    ``1e6 (noise_std^2 + rho)``. A rule that rounds may stop at small ``V``: from the first ``V`` at which its
-    coefficients do not underflow, the sign of the gap is continued to all smaller ones.
+    noise and such a least error they start at ``1e-10 rho`` (`Limit.scale` for a teacher of 0), and for an unbounded
+    ``psi`` they end at ``1e6 (noise_std^2 + rho)``. A rule that rounds may stop at small ``V``: from the first ``V`` at
+    which its coefficients do not underflow, the sign of the gap is continued to all smaller ones.
     """
     low = jnp.maximum(0.999 * (limit.noise_var + limit.floor), 1e-10 * limit.scale)
     bounded = 1.001 * (limit.noise_var + limit.ceiling)

@@ -19,6 +19,8 @@ STES = ("identity", "clipped")
 MEAN_TOLERANCE = 1e-6
 #: Largest number of a problem: beside a larger one, double precision loses 1.
 LARGEST = 1e15
+#: A run whose error grows by this factor over its first value and the variance of the label diverges.
+DIVERGENCE = 1e6
 
 
 class Run(eqx.Module):
@@ -196,6 +198,11 @@ class Problem(eqx.Module):
         else:
             signal = jnp.mean(variance) * self.teacher.rho
         return jnp.asarray(self.noise_std) ** 2 + signal
+
+    def diverges(self, error) -> np.ndarray:
+        """Which errors (*n, T) of a curve lie so far above its first one and the label that nothing bounds them."""
+        error = np.asarray(error)
+        return error > DIVERGENCE * np.maximum(error[..., :1], float(self.label_variance))
 
     @property
     def absorbs(self) -> bool:
