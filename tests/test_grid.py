@@ -55,7 +55,7 @@ def _flow(problem, cells=40, horizon=10.0):
     return eqx.filter_jit(lambda problem: GridFlow(derive(problem), cells, horizon))(as_arrays(problem))
 
 
-@pytest.mark.parametrize(("ste", "clip"), [("identity", 1.2), ("clipped", None)])
+@pytest.mark.parametrize(("ste", "clip"), [("identity", 1.2), ("clipped", None), ("triangular", None)])
 def test_a_step_conserves_mass_and_keeps_it_positive(ste, clip):
     teacher = Teacher.rademacher(1.3)
     flow = _flow(Problem(teacher, weights=TWO_BIT, ste=ste, latent_clip=clip, noise_std=0.1, rule=SGD(0.3)))
