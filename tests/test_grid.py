@@ -55,7 +55,7 @@ def _flow(problem, cells=40, horizon=10.0):
     return eqx.filter_jit(lambda problem: GridFlow(derive(problem), cells, horizon))(as_arrays(problem))
 
 
-@pytest.mark.parametrize(("ste", "clip"), [("identity", 1.2), ("clipped", None), ("triangular", None)])
+@pytest.mark.parametrize(("ste", "clip"), [("identity", 1.2), ("clipped", None)])
 def test_a_step_conserves_mass_and_keeps_it_positive(ste, clip):
     teacher = Teacher.rademacher(1.3)
     flow = _flow(Problem(teacher, weights=TWO_BIT, ste=ste, latent_clip=clip, noise_std=0.1, rule=SGD(0.3)))
@@ -75,8 +75,9 @@ def test_thresholds_and_range_are_cell_edges():
 
 
 @pytest.mark.slow
-def test_second_order_in_the_cells():
-    problem = as_arrays(Problem(weights=TWO_BIT, inputs=TWO_BIT, rule=SGD(0.3), noise_std=0.1))
+@pytest.mark.parametrize("ste", ["identity", "triangular"])
+def test_second_order_in_the_cells(ste):
+    problem = as_arrays(Problem(weights=TWO_BIT, inputs=TWO_BIT, rule=SGD(0.3), noise_std=0.1, ste=ste))
 
     @eqx.filter_jit
     def error(problem, coarse, cells):

@@ -173,7 +173,9 @@ class GridFlow(eqx.Module):
                 # linear interpolation between the two neighbouring centres
                 left = h[face] / (h[face] + h[face - 1])
                 crossing = left * moving[face - 1] + (1 - left) * moving[face]
-                out["flip_rate"] = jnp.sum(limit.surrogate.scaled(crossing, theta))
+                if limit.surrogate.smooth:  # the others are 1 at thresholds
+                    crossing = limit.surrogate(theta) * crossing
+                out["flip_rate"] = jnp.sum(crossing)
         if limit.range is not None:
             lower = jnp.clip((-limit.range - self.faces[:-1]) / h, 0, 1)
             upper = jnp.clip((self.faces[1:] - limit.range) / h, 0, 1)
