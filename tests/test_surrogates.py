@@ -59,7 +59,7 @@ def test_steps_conserve_mass_and_meet_a_simulation():
     for count in (100, 200):
         mass = flow.start()
         for k in range(count):
-            mass = advance(2.0 * k / count, 2.0 / count, mass)
+            mass = advance(*map(jnp.asarray, (2.0 * k / count, 2.0 / count)), mass)
         assert float(jnp.min(mass)) >= 0
         np.testing.assert_allclose(jnp.sum(mass, axis=1), 1.0, atol=1e-12)
         ends.append(float(flow.error(mass)))
