@@ -12,6 +12,7 @@ from stedyn.limit.laws.grid import GridFlow
 from stedyn.limit.limit import derive
 from stedyn.quantizers.quantizer import as_arrays
 from stedyn.quantizers.surrogates import SURROGATES
+from stedyn.rules import RULES
 
 SMOOTH = dict(ste="triangular", weights=Quantizer(2, 1.0), noise_std=0.5, start=Start.gaussian(0.2, 0.3))
 
@@ -107,3 +108,5 @@ def test_what_the_smooth_one_has_no_limit_for():
         InputError, match=r"^weights\.range: expected a positive number for ste = 'triangular'"
     ):
         Problem(ste="triangular")
+    with pytest.raises(InputError, match=r"^weights\.ste: .* leave its lattice"):
+        Problem(**SMOOTH, rule=RULES["stochastic-rounding"](0.1, delta=0.5))

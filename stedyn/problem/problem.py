@@ -132,6 +132,9 @@ class Problem(eqx.Module):
         self.run = Run() if run is None else run
         if self.surrogate.ends and self.weights.range is None:
             fail("weights.range", f"a positive number for ste = {self.ste!r}", None, "set it")
+        if self.surrogate.smooth and self.rule.lattice is not None:
+            fail("weights.ste", f"'identity' or 'clipped' with the rule {self.rule.kind!r} (other multiples of a "
+                 "move leave its lattice)", self.ste, "choose one of these, or another rule")  # fmt: skip
         self._check_magnitudes()
         self._check_inputs()
         self._check_start()
