@@ -74,6 +74,8 @@ def step(problem, w, teacher, key, at, move=sgd):
     update = move(problem, r, phi, u, at / d) / np.sqrt(d)
     if problem.ste == "clipped":
         update = update * (np.abs(w) <= float(problem.weights.range))
+    if problem.ste == "triangular":
+        update = update * np.clip(2 - 2 * np.abs(w) / float(problem.weights.range), 0, None)
     w = w + update - float(problem.rule.lr) * float(problem.rule.weight_decay) * w / d
     if problem.latent_clip is not None:
         w = np.clip(w, -float(problem.latent_clip), float(problem.latent_clip))

@@ -105,7 +105,9 @@ def problems(draw):
         noise_std=draw(st.floats(0.0, 1e15)),
         weights=weights,
         inputs=draw(st.none() | quantizers(centred=True)),
-        ste=draw(st.sampled_from(["identity"] if weights.range is None else ["identity", "clipped"])),
+        ste=draw(
+            st.sampled_from(["identity"] if weights.range is None else ["identity", "clipped", "triangular"])
+        ),
         latent_clip=clip,
         rule=draw(st.builds(SGD, positive, st.floats(0.0, 1e15))),
         run=run,

@@ -265,6 +265,7 @@ def test_what_is_not_covered_is_known():
     levels = Quantizer(kind="levels", levels=[-1.0, 0.0, 1.0])
     assert "couples" in reason(Problem(rule=Multinomial()))
     assert "levels" in reason(Problem(weights=levels))
+    assert "surrogate" in reason(Problem(weights=Quantizer(2, 1.0), ste="triangular"))
     assert "levels" in reason(Problem(inputs=levels))
     assert "arrays" not in str(reason(Problem(rule=QuantizedGradient(0.1, quantizer=TWO_BIT))))
     assert "mini-batches" in reason(Problem(rule=SGD(0.1, batch=2)), 20000)

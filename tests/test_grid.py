@@ -75,8 +75,9 @@ def test_thresholds_and_range_are_cell_edges():
 
 
 @pytest.mark.slow
-def test_second_order_in_the_cells():
-    problem = as_arrays(Problem(weights=TWO_BIT, inputs=TWO_BIT, rule=SGD(0.3), noise_std=0.1))
+@pytest.mark.parametrize("ste", ["identity", "triangular"])
+def test_second_order_in_the_cells(ste):
+    problem = as_arrays(Problem(weights=TWO_BIT, inputs=TWO_BIT, rule=SGD(0.3), noise_std=0.1, ste=ste))
 
     @eqx.filter_jit
     def error(problem, coarse, cells):

@@ -71,7 +71,7 @@ def _problem_flags(
         str | None, _problem_flag("Rounding of the weights.", metavar="nearest|stochastic")
     ] = None,
     ste: Annotated[
-        str | None, _problem_flag("Straight-through estimator.", metavar="identity|clipped")
+        str | None, _problem_flag("Straight-through estimator.", metavar="identity|clipped|triangular")
     ] = None,
     latent_clip: Annotated[
         float | None, _problem_flag("Clip the latent weights to this magnitude after every step.")

@@ -154,16 +154,20 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
     Raises
     ------
     ValueError
-        If lr is above its ceiling; for a rule of one's own whose move has a mean; or for the clipped
-        straight-through estimator: its range ends absorb, so
-        that what remains depends on the start and on how long one waits.
+        If lr is above its ceiling; for a rule of one's own whose move has a mean; or for a surrogate
+        derivative that vanishes beyond the range: what remains depends on the start and on how long one waits.
     """
     whole("classes", classes, 2, 4096)
     check_centred(problem)
     if problem.absorbs:
         raise InputError(
-            "weights.ste: expected 'identity' for a fixed point, found 'clipped', whose range ends absorb so that the "
-            "final error depends on the start; use predict with a long tau instead."
+            f"weights.ste: expected 'identity' for a fixed point, found {problem.ste!r}, beyond whose range nothing "
+            "moves so that the final error depends on the start; use predict with a long tau instead."
+        )
+    if problem.surrogate.smooth:
+        raise InputError(
+            f"weights.ste: expected 'identity' for a fixed point, found {problem.ste!r}, whose stationary density is "
+            "not implemented; use predict with a long tau instead."
         )
     final = float(problem.rule.rate(jnp.inf))
     if not 0 < final < np.inf:

@@ -26,6 +26,8 @@ from ..checks import fail, is_traced
 from ..inputs.moments import InputMoments, input_moments
 from ..problem.problem import Problem
 from ..quantizers.pieces import Pieces
+from ..quantizers.quantizer import as_arrays
+from ..quantizers.surrogates import Surrogate
 from ..rules import Coefficients, Response, Rule
 from ..rules.symmetry import check_centred
 from .classes import coordinate_classes
@@ -51,7 +53,7 @@ class Limit(eqx.Module):
     noise_var: Float[Array, ""]
     range: Float[Array, ""] | None
     latent_clip: Float[Array, ""] | None
-    clipped: bool = eqx.field(static=True)
+    surrogate: Surrogate
     folded: bool = eqx.field(static=True)
 
     @property
@@ -128,7 +130,6 @@ def derive(
     ``coarse`` and ``folded`` as in `coordinate_classes`; a problem is ``folded`` only if it `is_symmetric`.
     """
     wall = problem.latent_clip
-    clipped = problem.ste == "clipped"
     found = coordinate_classes(problem, classes, coarse, variances, folded)
     inputs = input_moments(problem.inputs, jnp.sqrt(found.variance))
     every = found.share @ inputs.mean_abs[found.group]
@@ -150,7 +151,7 @@ def derive(
         jnp.asarray(problem.noise_std) ** 2,
         None if scale is None else jnp.asarray(scale),
         None if wall is None else jnp.asarray(wall),
-        clipped,
+        as_arrays(problem.surrogate),
         folded,
     )
 
@@ -168,16 +169,20 @@ def check_closes(problem: Problem) -> None:
     Raises
     ------
     ValueError
-        For the clipped straight-through estimator with weight decay: weights beyond the range drift back
-        and stick to its ends for a time set by the overshoot of single steps. Simulate such a problem. Or for a rule
-        of one's own whose move has a mean.
+        For a surrogate derivative that vanishes beyond the range with weight decay: weights beyond the range drift
+        back; those of the clipped one stick to its ends for a time set by the overshoot of single steps. Simulate such
+        a problem. Or for a rule of one's own whose move has a mean.
     """
     check_centred(problem)
     decay = problem.rule.weight_decay
-    if problem.ste == "clipped" and not is_traced(decay) and np.any(np.asarray(decay) != 0):
+    surrogate = problem.surrogate
+    if surrogate.ends and not is_traced(decay) and np.any(np.asarray(decay) != 0):
+        why = "decayed weights stick to the ends of the range and no limit closes"
+        if surrogate.smooth:
+            why = "the limit of weights that drift back from beyond the range is not implemented"
         fail(
             "rule.weight_decay",
-            "0 with weights.ste = 'clipped' (decayed weights stick to the ends of the range and no limit closes)",
+            f"0 with weights.ste = {problem.ste!r} ({why})",
             decay,
             "set it to 0, use the identity estimator, or simulate",
         )

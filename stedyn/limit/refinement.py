@@ -90,7 +90,7 @@ def _extrapolate(fine, coarse, least):
 def _first_mesh(problem, cells, classes, foldable: bool) -> tuple[Mesh, int, list[tuple[bool, bool, bool]]]:
     """The mesh of the first pass, its number of intervals, and the coarser ones that are compared with it."""
     features = max(problem.weights.n_levels - 1, 0) + (problem.weights.rounding == "stochastic")
-    edges = (problem.ste == "clipped") + (problem.latent_clip is not None)
+    edges = problem.surrogate.ends + (problem.latent_clip is not None)
     intervals = features + 1 + 2 * edges
     cells = max(16, FIRST_CELLS // intervals) if cells is None else cells
     # an interval of the teacher values on either side of every kink

@@ -147,9 +147,14 @@ def _kept_times(densities, horizon) -> np.ndarray:
 
 
 def _chosen(law: str, problem: Problem) -> str:
-    free = problem.ste == "identity" and problem.latent_clip is None
+    free = not problem.surrogate.ends and problem.latent_clip is None
     if law == "auto":
         return "mixture" if problem.weights.is_none and free else "grid"
+    if problem.surrogate.smooth and law in ("mixture", "fluid"):
+        raise InputError(
+            f"law: expected 'grid' with weights.ste = {problem.ste!r}, found {law!r}, which knows moves of "
+            "one size only; choose 'grid'."
+        )
     if law == "mixture" and not free:
         raise InputError(
             "law: expected 'grid' or 'fluid' with the clipped estimator or a latent clip, found 'mixture', whose "

@@ -172,8 +172,8 @@ def has_fixed_point(problem: Problem, any_range: bool = False) -> bool:
 
     With ``any_range``, for every range of the weights.
     """
-    absorbs = problem.ste == "clipped" if any_range else problem.absorbs
-    return not absorbs and 0 < float(problem.rule.rate(jnp.inf)) < np.inf
+    absorbs = problem.surrogate.ends if any_range else problem.absorbs
+    return not (absorbs or problem.surrogate.smooth) and 0 < float(problem.rule.rate(jnp.inf)) < np.inf
 
 
 def final_error(problem: Problem, coarse=False) -> float:

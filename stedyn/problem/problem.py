@@ -11,10 +11,10 @@ from jaxtyping import Array, Float
 from ..checks import checked, choice, fail, finite, is_traced, nonnegative, positive, whole
 from ..inputs.moments import input_mean, input_moments
 from ..quantizers.quantizer import Quantizer
+from ..quantizers.surrogates import SURROGATES, Surrogate
 from ..rules import SGD, Rule
 from .populations import Covariance, Start, Teacher
 
-STES = ("identity", "clipped")
 #: Largest |E[phi]| / sqrt(E[phi^2]) accepted: below it the neglected drift stays small up to d = 1e8.
 MEAN_TOLERANCE = 1e-6
 #: Largest number of a problem: beside a larger one, double precision loses 1.
@@ -62,8 +62,9 @@ class Problem(eqx.Module):
         Standard deviation of the label noise.
     weights, inputs : Quantizer or None
         None means not quantized.
-    ste : {"identity", "clipped"}
-        Surrogate derivative ``h``: 1, or ``1{|w| <= weights.range}``.
+    ste : {"identity", "clipped", "triangular"}
+        Surrogate derivative ``h``: 1, ``1{|w| <= R}`` or ``max(0, 2 - 2 |w| / R)``, ``R = weights.range``
+        (``docs/surrogates.md``).
     latent_clip : float or None
         Latent weights are clipped to ``[-latent_clip, latent_clip]`` after every step.
     rule : Rule
@@ -126,13 +127,16 @@ class Problem(eqx.Module):
         self.noise_std = nonnegative("noise.std", noise_std)
         self.weights = Quantizer(kind="none") if weights is None else weights
         self.inputs = Quantizer(kind="none") if inputs is None else inputs
-        self.ste = choice("weights.ste", ste, STES)
+        self.ste = choice("weights.ste", ste, tuple(SURROGATES))
         self.latent_clip = None if latent_clip is None else positive("weights.latent_clip", latent_clip)
         self.rule = SGD() if rule is None else rule
         self.covariance = Covariance.identity() if covariance is None else covariance
         self.run = Run() if run is None else run
-        if self.ste == "clipped" and self.weights.range is None:
-            fail("weights.range", "a positive number for ste = 'clipped'", None, "set it")
+        if self.surrogate.ends and self.weights.range is None:
+            fail("weights.range", f"a positive number for ste = {self.ste!r}", None, "set it")
+        if self.surrogate.smooth and self.rule.lattice is not None:
+            fail("weights.ste", f"'identity' or 'clipped' with the rule {self.rule.kind!r} (other multiples of a "
+                 "move leave its lattice)", self.ste, "choose one of these, or another rule")  # fmt: skip
         self._check_magnitudes()
         self._check_inputs()
         self._check_start()
@@ -205,9 +209,14 @@ class Problem(eqx.Module):
         return error > DIVERGENCE * np.maximum(error[..., :1], float(self.label_variance))
 
     @property
+    def surrogate(self) -> Surrogate:
+        """The surrogate derivative ``h`` as a record."""
+        return SURROGATES[self.ste](self.weights.range)
+
+    @property
     def absorbs(self) -> bool:
-        """Whether weights that leave the range of the clipped straight-through estimator stop there for good."""
-        return self.ste == "clipped" and (
+        """Whether weights that leave the range, where ``h`` vanishes, stop there for good."""
+        return self.surrogate.ends and (
             self.latent_clip is None or bool(self.latent_clip > self.weights.range)
         )
 

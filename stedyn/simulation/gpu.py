@@ -79,6 +79,8 @@ def why_not(model: Model, pairs: int, held: int = HELD) -> str | None:
     layout = layout_of(pairs, held)
     if model.rule.joint:
         return "a rule that couples all coordinates"
+    if model.surrogate.smooth:
+        return "a smooth surrogate derivative"
     if model.weights.levels is not None or model.inputs.levels is not None:
         return "explicit levels"
     if model.rule.batch > 1 and not layout.held:

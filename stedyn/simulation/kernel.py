@@ -186,9 +186,9 @@ def _updated(model: Model, state, move, u, decay):
 
 def update(model: Model, w, rest, move, u, decay):
     """Weights and their rests after a move ``U``; codes and None on a lattice."""
-    if model.ste_range is not None:
+    if model.surrogate.ends:
         value = w if model.lattice is None else model.lattice.decode(w)
-        move = jnp.where(jnp.abs(value) <= model.ste_range, move, jnp.float32(0.0))
+        move = model.surrogate.scaled(move, value)
     if model.lattice is not None:
         return model.lattice.update(w, move, decay, u, model.latent_clip), None
     change = move * jnp.float32(model.dim**-0.5) + (rest - decay * w)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float32
 
 from ..checks import fail
 from ..problem.problem import Problem
+from ..quantizers.surrogates import SURROGATES, Surrogate
 from ..rules import Rule
 from . import sampler
 from .codes import Coder, coder
@@ -22,7 +23,7 @@ class Model(eqx.Module):
     inputs: Coder
     rule: Rule
     noise_std: Float32[Array, ""]
-    ste_range: Float32[Array, ""] | None
+    surrogate: Surrogate
     latent_clip: Float32[Array, ""] | None
     lattice: Lattice | None
     dim: int = eqx.field(static=True)
@@ -48,7 +49,7 @@ def model_of(problem: Problem, dim: int) -> Model:
         coder(problem.inputs),
         jax.tree.map(leaf, problem.rule),
         single(problem.noise_std),
-        single(problem.weights.range) if problem.ste == "clipped" else None,
+        SURROGATES[problem.ste](single(problem.weights.range) if problem.surrogate.ends else None),
         single(problem.latent_clip),
         lattice,
         dim,

@@ -61,7 +61,7 @@ _EVEN = np.array([1.0, -1.0, 1.0])
 def _pieces(limit: Limit) -> tuple[Pieces, Float[Array, " K"]]:
     """Pieces split where the motion stops (range ends of the clipped estimator, walls), and a mask."""
     pieces = limit.pieces
-    stops = [x for x in (limit.range if limit.clipped else None, limit.latent_clip) if x is not None]
+    stops = [x for x in (limit.surrogate.end, limit.latent_clip) if x is not None]
     if not stops:
         return pieces, jnp.ones(pieces.first.shape[0])
     end = jnp.min(jnp.stack(stops))

@@ -23,13 +23,18 @@ class GridFlow(eqx.Module):
     """The semi-discrete equation ``d mass / d tau = A(tau, error) mass``; ``A`` is tridiagonal.
 
     ``faces (N+1,)``, ``first, second (N,)`` the cell averages of ``E[psi|w]`` and ``E[psi^2|w]``,
-    ``frozen (N,)`` marks cells outside the range of the clipped straight-through estimator; nothing crosses ``wall``.
+    ``square (N,)`` those of ``h^2``; ``below, above (N,)`` the integrals of ``1/h`` over the lower and upper half of a
+    cell. ``frozen (N,)`` marks cells where ``h`` vanishes; nothing crosses ``wall``. For a smooth ``h`` the flux is
+    that of ``u = h^2 p``, ``J = (v/h) u - D u'/2`` with the drift ``h v`` (``docs/surrogates.md``).
     """
 
     limit: Limit
     faces: Float[Array, " N+1"]
     first: Float[Array, " N"]
     second: Float[Array, " N"]
+    square: Float[Array, " N"]
+    below: Float[Array, " N"]
+    above: Float[Array, " N"]
     frozen: Float[Array, " N"]
     wall: Float[Array, ""]
 
@@ -41,7 +46,13 @@ class GridFlow(eqx.Module):
         p1, p2 = limit.pieces.first[piece], limit.pieces.second[piece]
         self.first = p1[:, 0] + p1[:, 1] * w
         self.second = p2[:, 0] + p2[:, 1] * w + p2[:, 2] * (w**2 + h**2 / 12)
-        self.frozen = jnp.abs(w) > limit.range if limit.clipped else jnp.zeros_like(w, bool)
+        surrogate = limit.surrogate
+        self.frozen = jnp.zeros_like(w, bool) if surrogate.end is None else jnp.abs(w) > surrogate.end
+        self.square, self.below, self.above = jnp.ones_like(w), 0.5 * h, 0.5 * h
+        if surrogate.smooth:
+            edge, middle = surrogate.passage(self.faces), surrogate.passage(w)
+            self.square = surrogate.square(self.faces)
+            self.below, self.above = middle - edge[:-1], edge[1:] - middle
 
     @property
     def centers(self) -> Float[Array, " N"]:
@@ -99,10 +110,11 @@ class GridFlow(eqx.Module):
         drift = (a * limit.teacher)[:, None] - b[:, None] * self.first - limit.decay(tau) * self.centers
         h = self.widths
         # the potential difference between two centres, through half of either cell
-        work = 0.5 * (drift[:, :-1] * h[:-1] + drift[:, 1:] * h[1:])
+        work = drift[:, :-1] * self.above[:-1] + drift[:, 1:] * self.below[1:]
         gap = 0.5 * (h[:-1] + h[1:])
         inside = jnp.zeros((), bool)
-        if limit.clipped:  # at the ends of the range the density vanishes and nothing comes back
+        absorbs = limit.surrogate.ends and not limit.surrogate.smooth
+        if absorbs:  # at the ends of the range the density vanishes and nothing comes back
             out_up = self.frozen[1:] & ~self.frozen[:-1]
             out_down = self.frozen[:-1] & ~self.frozen[1:]
             inside = self.frozen[1:] & self.frozen[:-1]
@@ -110,12 +122,14 @@ class GridFlow(eqx.Module):
             work = jnp.where(out_down, 0.5 * drift[:, 1:] * h[1:], work)
             gap = jnp.where(out_up, 0.5 * h[:-1], jnp.where(out_down, 0.5 * h[1:], gap))
         peclet = work / half
-        up = half / gap * _bernoulli(-peclet) / h[:-1]
-        down = half / gap * _bernoulli(peclet) / h[1:]
-        if limit.clipped:
+        up = half / gap * _bernoulli(-peclet) * self.square[:-1] / h[:-1]
+        down = half / gap * _bernoulli(peclet) * self.square[1:] / h[1:]
+        if absorbs:
             up = jnp.where(inside | out_down, 0.0, up)
             down = jnp.where(inside | out_up, 0.0, down)
         open_ = jnp.isfinite(self._inside(self.faces[1:-1])) & (self.faces[1:-1] < self.wall)
+        if limit.surrogate.smooth:  # no weight reaches an end of the range, and none comes back from beyond
+            open_ &= ~(self.frozen[1:] | self.frozen[:-1])
         return jnp.where(open_, up, 0.0), jnp.where(open_, down, 0.0)
 
     def __call__(self, tau, mass, args=None) -> Float[Array, "C N"]:
@@ -158,7 +172,10 @@ class GridFlow(eqx.Module):
                 moving = (limit.share * mean_abs) @ mass / h
                 # linear interpolation between the two neighbouring centres
                 left = h[face] / (h[face] + h[face - 1])
-                out["flip_rate"] = jnp.sum(left * moving[face - 1] + (1 - left) * moving[face])
+                crossing = left * moving[face - 1] + (1 - left) * moving[face]
+                if limit.surrogate.smooth:  # the others are 1 at thresholds
+                    crossing = limit.surrogate(theta) * crossing
+                out["flip_rate"] = jnp.sum(crossing)
         if limit.range is not None:
             lower = jnp.clip((-limit.range - self.faces[:-1]) / h, 0, 1)
             upper = jnp.clip((self.faces[1:] - limit.range) / h, 0, 1)

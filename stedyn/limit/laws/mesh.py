@@ -27,7 +27,7 @@ def faces_of(
     With ``coarse`` (a traced flag) every other edge is dropped, and as many empty cells are put
     behind the wall: both meshes have one shape, so that one compilation serves for both.
 
-    Features are thresholds, the ends of the range of a clipped straight-through estimator, and the
+    Features are thresholds, the ends of the range where the surrogate derivative vanishes, and the
     walls of a latent clip; the two ends of the domain are none. Cells are equally spaced in a sum
     of four coordinates, each with its share: between two features the logarithmic distances to either
     of them, measured in boundary layers, and the position itself; in the two outer intervals the
@@ -44,7 +44,7 @@ def faces_of(
     spread = jnp.maximum(spread, layer)
     low, high = _domain(limit, at_start, at_floor, horizon, gap)
     hard = limit.pieces.breaks
-    for edge in (limit.range if limit.clipped else None, limit.latent_clip):
+    for edge in (limit.surrogate.end, limit.latent_clip):
         if edge is not None:
             hard = jnp.concatenate([_pushed_out(hard, edge, gap), jnp.stack([-edge, edge])])
     ends = jnp.concatenate([low[None], jnp.sort(hard), high[None]])
@@ -154,7 +154,7 @@ def _domain(limit: Limit, at_start, at_floor, horizon, gap):
     a, b = jnp.maximum(at_start.a, at_floor.a), jnp.maximum(jnp.minimum(at_start.b, at_floor.b), 1e-200)
     D = 2 * jnp.maximum(at_start.D, at_floor.D)
     pull = a * limit.teacher
-    if limit.clipped:
+    if limit.surrogate.ends:
         edge = limit.range + gap * (limit.pieces.breaks.size + 2)
         drift_low, drift_high, spread = 0.0, 0.0, 0.0
     elif limit.levels.size == 0:
