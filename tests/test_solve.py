@@ -73,15 +73,6 @@ def test_clipped_estimator_with_decay_has_no_limit():
         solve(Problem(weights=TWO_BIT, ste="clipped", rule=SGD(0.1, weight_decay=0.1)))
 
 
-def test_thirty_two_bit_floats_are_refused():
-    jax.config.update("jax_enable_x64", False)
-    try:
-        with pytest.raises(ValueError, match=r"^solve: expected 64-bit floats"):
-            solve(Problem(weights=TWO_BIT))
-    finally:
-        jax.config.update("jax_enable_x64", True)
-
-
 def test_a_diverging_run_is_a_failure_not_a_number():
     problem = Problem(rule=SGD(3.0), run=Run(20.0, 51))
     with pytest.raises(SolveError, match="grows without bound"):

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from ..checks import checked, fail
+from ..checks import checked, fail, in_float64
 from ..curves.plateaus import Plateau, find_plateaus
 from ..limit.solution import Solution
 from ..problem.populations import Samples
@@ -197,6 +197,7 @@ class Comparison:
 
 
 @checked(solution=Solution, ensemble=Ensemble)
+@in_float64
 def compare(solution: Solution, ensemble: Ensemble) -> Comparison:
     """Compare a predicted and a simulated curve of one problem, at the times that both have saved.
 

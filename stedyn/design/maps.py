@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from ..checks import checked, fail, positive, several, whole
+from ..checks import checked, fail, in_float64, positive, several, whole
 from ..curves.objectives import Objective
 from ..limit.limit import derive
 from ..limit.stationary import CLASSES, largest_error
@@ -97,6 +97,7 @@ class RangeMap:
 
 
 @checked(problem=Problem)
+@in_float64
 def range_map(
     problem: Problem,
     *,

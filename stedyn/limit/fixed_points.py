@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from ..checks import InputError, checked, whole
+from ..checks import InputError, checked, in_float64, whole
 from ..problem.problem import Problem
 from ..quantizers.quantizer import as_arrays
 from ..rules.symmetry import check_centred
@@ -142,6 +142,7 @@ def _pull(limit: Limit):
 
 
 @checked(problem=Problem)
+@in_float64
 def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
     """Fixed point of the limit of a problem.
 

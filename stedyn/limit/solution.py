@@ -97,11 +97,11 @@ class Densities(eqx.Module):
     teacher, share : (C,), teacher values and their probabilities
     """
 
-    tau: Float[Array, " K"]
-    edges: Float[Array, " N+1"]
-    mass: Float[Array, "K C N"]
-    teacher: Float[Array, " C"]
-    share: Float[Array, " C"]
+    tau: Float[Array | np.ndarray, " K"]
+    edges: Float[Array | np.ndarray, " N+1"]
+    mass: Float[Array | np.ndarray, "K C N"]
+    teacher: Float[Array | np.ndarray, " C"]
+    share: Float[Array | np.ndarray, " C"]
 
     @property
     def total(self) -> np.ndarray:
@@ -153,16 +153,16 @@ class Solution(eqx.Module):
         Error at every step of the solver; two of them are extrapolated, as the curves are; none for the saved curve.
     """
 
-    tau: Float[Array, " T"]
-    error: Float[Array, " T"]
-    m: Float[Array, " T"]
-    q: Float[Array, " T"]
-    overlap: Float[Array, " T"]
-    norm: Float[Array, " T"]
-    effective_step: Float[Array, " T"]
-    saturated: Float[Array, " T"] | None
-    flip_rate: Float[Array, " T"] | None
-    occupancy: Float[Array, "T L"] | None
+    tau: Float[Array | np.ndarray, " T"]
+    error: Float[Array | np.ndarray, " T"]
+    m: Float[Array | np.ndarray, " T"]
+    q: Float[Array | np.ndarray, " T"]
+    overlap: Float[Array | np.ndarray, " T"]
+    norm: Float[Array | np.ndarray, " T"]
+    effective_step: Float[Array | np.ndarray, " T"]
+    saturated: Float[Array | np.ndarray, " T"] | None
+    flip_rate: Float[Array | np.ndarray, " T"] | None
+    occupancy: Float[Array | np.ndarray, "T L"] | None
     densities: Densities | None
     law: str = eqx.field(static=True)
     error_estimate: Array | float | None

@@ -132,9 +132,10 @@ class Problem(eqx.Module):
         if self.ste == "clipped" and self.weights.range is None:
             fail("weights.range", "a positive number for ste = 'clipped'", None, "set it")
         self._check_magnitudes()
-        self._check_inputs()
         self._check_start()
-        self.rule.check(self)
+        with jax.enable_x64(True):  # the means are compared with 1e-6 and less
+            self._check_inputs()
+            self.rule.check(self)
 
     def _check_magnitudes(self):
         for path, leaf in jax.tree_util.tree_leaves_with_path(self):
