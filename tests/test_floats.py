@@ -111,7 +111,7 @@ def test_fixed_points_maps_and_choices_are_the_same_whatever_the_flag():
         problem = Problem(Teacher.gaussian(1.0), noise_std=0.1, rule=SGD(0.1), run=Run(100.0, 5))
         chosen = choose(problem, bits=[2], points=5)
         return (
-            repr(fixed_point(problem)),
+            fixed_point(problem).to_dict(),
             repr((chosen.choices, chosen.baselines)),
             range_map(problem, bits=[2], ranges=[1.0, 1.5]).values.tolist(),
             repr(sensitivity(problem, "final-error", "lr")),

@@ -12,7 +12,8 @@ from systems import TWO_BIT, reference
 
 import stedyn
 from stedyn import SGD, Problem, Quantizer, Run, SolveError, Start, Teacher, solve
-from stedyn.limit.solution import CURVES, QUANTITIES
+from stedyn.drawing.quantities import QUANTITIES
+from stedyn.limit.solution import CURVES
 from stedyn.limit.solver import _chosen
 
 PACKAGE = Path(stedyn.__file__).parent
