@@ -31,11 +31,11 @@ def solution() -> Solution:
 
 def ensemble() -> Ensemble:
     runs = np.stack([CURVE, 1.1 * CURVE])
-    none = np.zeros((2, 3), np.float32)
+    none = np.zeros((2, 2), np.float32)
     return Ensemble(
-        tau=TAU, steps=np.arange(21), error=runs, m=runs, q=runs, overlap=runs, norm=runs, saturated=None,
+        tau=TAU, steps=150 * np.arange(21), error=runs, m=runs, q=runs, overlap=runs, norm=runs, saturated=None,
         flip_rate=None, occupancy=None, weights=none, teacher=none, snapshot_tau=TAU[:0], snapshots=none[:, None],
-        dim=3, seeds=2, seed=0, seconds=1.0, device="cpu", problem=PROBLEM,
+        dim=300, seeds=2, seed=0, seconds=1.0, device="cpu", problem=PROBLEM,
     )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def range_map() -> RangeMap:
 
 SHORT = {
     solution: r"<Solution: grid law, 21 times to tau = 10, error 1.1 to 0.1, relative error below 1.3e-02>",
-    ensemble: r"<Ensemble: 2 seeds, d = 3, 21 times to tau = 10, error 1.155 to 0.105>",
+    ensemble: r"<Ensemble: 2 seeds, d = 300, 21 times to tau = 10, error 1.155 to 0.105>",
     comparison: r"<Comparison: agree, p = 0.42, relative gap +5.00% +- 5.00% over 21 times, 2 seeds>",
     fixed_point: r"<FixedPoint: error 0.0833, stable, relaxation time 12.5>",
     choices: r"<Choices: final-error; 2 bits: range 1.27 (0.177)>",
