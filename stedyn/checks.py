@@ -103,6 +103,42 @@ def checked(**kinds: type | tuple[type, ...]) -> Callable[[_F], _F]:
     return decorate
 
 
+def in_float64(function: _F) -> _F:
+    """Decorator of a function that computes with 64-bit floats whatever JAX's flag is, which stays as it is.
+
+    The flag belongs to a thread: see `same_floats`. Arrays that the function hands out have to be NumPy's: JAX rounds
+    its own to 32 bits in most of what is done with them while the flag is off.
+    """
+
+    @functools.wraps(function)
+    def run(*args, **given):
+        import jax  # not at the top: see `is_traced`
+
+        if not jax.config.read("jax_enable_x64") and any(map(is_traced, jax.tree.leaves((args, given)))):
+            raise InputError(
+                f"{function.__qualname__}: expected 64-bit floats inside a JAX transformation (jit, grad, vmap), found "
+                "32-bit ones; put it into `with jax.enable_x64(True):`."
+            )
+        with jax.enable_x64(True):
+            return function(*args, **given)
+
+    return cast(_F, run)
+
+
+def same_floats(function: _F) -> _F:
+    """The function, to be run in another thread with the floats (64 or 32 bits) of this one."""
+    import jax
+
+    wide = jax.config.read("jax_enable_x64")
+
+    @functools.wraps(function)
+    def run(*args, **given):
+        with jax.enable_x64(wide):
+            return function(*args, **given)
+
+    return cast(_F, run)
+
+
 def _names(kinds: type | tuple[type, ...]) -> str:
     if kinds is PATH:
         return "a path"

@@ -1,153 +1,23 @@
-"""Figures: axes in, axes out. Theory is a line, simulation points with a band, plateaus are shaded."""
+"""Figures of results, drawn by `stedyn.drawing.axes`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
-from jaxtyping import ArrayLike, Float
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .limit.solution import QUANTITIES
+from .drawing.axes import density_panel, learning_curve, panels
+from .drawing.axes import range_map as range_map
 
 if TYPE_CHECKING:
     from .comparison.comparison import Comparison
-    from .design.maps import RangeMap
     from .design.plateau_tables import PlateauTable
     from .limit.solution import Solution
     from .simulation import Ensemble
 
-# blue and vermilion are told apart by every common colour vision; grey marks places only
-THEORY, SIMULATION, PLACE = "#0072B2", "#D55E00", "0.88"
-#: Spread of an error above which its axis is logarithmic.
-LOG_SPREAD = 20.0
-#: Bins of the histogram, and about how many points of a simulated curve are marked.
-BINS, MARKERS = 80, 30
-
-
-def learning_curve(ax: Axes, solution: Solution | None = None, ensemble: Ensemble | None = None) -> Axes:
-    """Error against ``tau``: predicted line, simulated mean with a band of one standard deviation.
-
-    The plateaus of the prediction are shaded.
-    """
-    lowest, highest = np.inf, 0.0
-    if solution is not None:
-        for i, plateau in enumerate(solution.plateaus()):
-            ax.axvspan(
-                plateau.start,
-                float(solution.tau[-1]) if plateau.end is None else plateau.end,
-                color=PLACE, lw=0, zorder=0, label="plateau" if i == 0 else None,
-            )  # fmt: skip
-    if ensemble is not None:
-        runs = np.asarray(ensemble.error)
-        mean = runs.mean(0)
-        label = f"simulation, d = {ensemble.dim}, {len(runs)} seed{'s' if len(runs) > 1 else ''}"
-        if len(runs) > 1:
-            std = runs.std(0, ddof=1)
-            ax.fill_between(ensemble.tau, mean - std, mean + std, color=SIMULATION, alpha=0.25, lw=0)
-        every = max(1, len(mean) // MARKERS)
-        line = ax.plot(ensemble.tau, mean, color=SIMULATION, lw=0.5, zorder=3, label=label)[0]
-        line.set(marker="o", ms=4, mfc="white", mew=1.2, markevery=every)
-        lowest, highest = mean.min(), mean.max()
-    if solution is not None:
-        error = np.asarray(solution.error)
-        ax.plot(solution.tau, error, color=THEORY, lw=1.8, label=f"limit ({solution.law})")
-        lowest, highest = min(lowest, error.min()), max(highest, error.max())
-    if lowest > 0 and highest > LOG_SPREAD * lowest:
-        # a band that reaches zero must not stretch the axis
-        ax.set_yscale("log", nonpositive="clip")
-        ax.set_ylim(0.4 * lowest, 2 * highest)
-    else:
-        ax.set_ylim(bottom=0)
-    ax.set_xlabel(axis_label("tau"))
-    ax.set_ylabel(axis_label("error"))
-    ax.margins(x=0)
-    ax.legend(frameon=False)
-    return ax
-
-
-def density_panel(
-    ax: Axes,
-    w: Float[ArrayLike, " N"] | None = None,
-    density: Float[ArrayLike, " N"] | None = None,
-    *,
-    edges: Float[ArrayLike, "B+1"] | None = None,
-    histogram: Float[ArrayLike, " B"] | None = None,
-    thresholds: Float[ArrayLike, "L-1"] | None = None,
-) -> Axes:
-    """Density of the latent weights: predicted line, simulated histogram, thresholds of the quantizer."""
-    for i, threshold in enumerate([] if thresholds is None else np.asarray(thresholds)):
-        ax.axvline(threshold, color="0.6", lw=0.8, ls=":", label="threshold" if i == 0 else None)
-    if edges is not None and histogram is not None:
-        ax.stairs(histogram, edges, fill=True, color=SIMULATION, alpha=0.35, label="simulation")
-    if w is not None and density is not None:
-        ax.plot(w, density, color=THEORY, lw=1.5, label="limit")
-    ax.set_ylim(bottom=0)
-    ax.set_xlabel("latent weight $w$")
-    ax.set_ylabel("density")
-    ax.legend(facecolor="white", edgecolor="none", framealpha=1.0, fontsize="small")
-    return ax
-
-
-def range_map(ax: Axes, found: RangeMap, label: str | None = None) -> Axes:
-    """A map as colours: the range across, bits or lr upwards; best range (line), calibrated range (crosses).
-
-    Grey where there is no value. A quantity that spans more than a factor of 20 has logarithmic colours. The best range
-    is not drawn for plateau lengths, which are least at the smallest range.
-    """
-    values, low, high = found.values.T, found.values.min(), found.values.max()
-    wide = low is not np.ma.masked and low > 0 and high > LOG_SPREAD * low
-    y_edges = np.append(found.points - 0.5, found.points[-1] + 0.5)
-    if found.axis == "lr":
-        y_edges = np.exp(_edges(np.log(found.points)))
-        ax.set_yscale("log")
-    else:
-        ax.set_yticks(found.points)
-    ax.set_facecolor(PLACE)
-    mesh = ax.pcolormesh(
-        _edges(found.ranges), y_edges, values, cmap="cividis_r", norm="log" if wide else None, rasterized=True
-    )
-    ax.figure.colorbar(mesh, ax=ax, label=label or found.quantity)
-    if found.axis == "lr" and min(values.shape) > 1 and low is not np.ma.masked and low < high:
-        lines = ax.contour(found.ranges, found.points, values, colors="0.25", linewidths=0.6)
-        ax.clabel(lines, fontsize="x-small")
-    if found.quantity != "plateau-length":
-        ax.plot(found.best, found.points, color="white", lw=3.2, zorder=3)
-        ax.plot(
-            found.best, found.points, color=SIMULATION, marker="o", ms=4, lw=1.6, zorder=4, label="best range"
-        )
-    inside = (found.calibrated >= found.ranges[0]) & (found.calibrated <= found.ranges[-1])
-    ax.plot(
-        found.calibrated[inside],
-        found.points[inside],
-        color="black",
-        marker="x",
-        ms=6,
-        ls="none",
-        zorder=5,
-        label="least rounding error",
-    )
-    ax.set_xlabel("range of the weights")
-    ax.set_ylabel("bits" if found.axis == "bits" else "learning rate")
-    ax.legend(framealpha=0.9, fontsize="small", loc="upper right")
-    return ax
-
-
-def _edges(points: np.ndarray) -> np.ndarray:
-    """Edges of the cells around points in increasing order."""
-    if points.size == 1:
-        return points[0] + np.array([-0.5, 0.5])
-    middle = 0.5 * (points[1:] + points[:-1])
-    return np.concatenate([[2 * points[0] - middle[0]], middle, [2 * points[-1] - middle[-1]]])
-
-
-def axis_label(name: str) -> str:
-    """Label of a quantity of the registry, with its symbol and, if it has one, its unit."""
-    quantity = QUANTITIES[name]
-    unit = "" if quantity.unit in ("", "1") else f" [{quantity.unit}]"
-    return f"{quantity.label} ${quantity.symbol}${unit}"
+#: Bins of the histogram.
+BINS = 80
 
 
 def solution_figure(solution: Solution) -> Figure:
@@ -234,13 +104,3 @@ def plateaus_figure(found: PlateauTable) -> Figure:
             ax.set_xticks(sorted(frame["bits"].unique()))
     axes[0].legend(frameon=False, fontsize="small")
     return figure
-
-
-def panels(count: int, width: float = 5.6, height: float = 3.8) -> tuple[Figure, list[Axes]]:
-    """A figure with ``count`` axes side by side."""
-    figure, axes = plt.subplots(
-        1, count, figsize=(width * count, height), layout="constrained", squeeze=False
-    )
-    for ax in axes[0]:
-        ax.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes[0])

@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import tomli_w
 
-from stedyn import plots
 from stedyn.cli import app as cli
 from stedyn.cli import options
 from stedyn.files.tables import DEFAULT_TABLES
@@ -323,4 +323,4 @@ def test_a_full_disk_is_one_sentence(folder, capsys, monkeypatch):
     assert cli.main(["simulate", *SMALL, *RUNS, "--plot", "s.png"]) == 1
     message = capsys.readouterr().err
     assert message == "stedyn: cannot write s.png (No space left on device).\n"
-    assert plots.plt.get_fignums() == []
+    assert plt.get_fignums() == []

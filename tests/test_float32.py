@@ -150,14 +150,6 @@ def test_multinomial_counts_of_a_million_coordinates():
     assert counts.sum() == d
 
 
-def test_multinomial_without_64_bits_is_refused_in_high_dimension():
-    Multinomial(nu=1.0).check_dim(10**6)
-    with jax.enable_x64(False):
-        Multinomial(nu=1.0).check_dim(65536)
-        with pytest.raises(ValueError, match=r"^dim: expected at most 65536 for .* 32-bit floats.*x64.*\.$"):
-            simulate(Problem(rule=Multinomial(nu=1.0)), dim=65537, seeds=1, taus=[0.0])
-
-
 def test_more_uniform_numbers_than_an_index_counts_are_refused():
     with pytest.raises(
         ValueError, match=r"^rule.nu: expected fewer than 4 uniform numbers a coordinate.*\.$"

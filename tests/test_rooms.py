@@ -13,7 +13,7 @@ HOUSE = Path(stedyn.__file__).parent
 FLOORS = (
     ("checks",),
     ("quantizers", "curves", "statements", "fingerprint"),
-    ("inputs",),
+    ("inputs", "drawing"),
     ("rules",),
     ("problem",),
     ("files", "limit"),

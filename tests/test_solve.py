@@ -12,7 +12,8 @@ from systems import TWO_BIT, reference
 
 import stedyn
 from stedyn import SGD, Problem, Quantizer, Run, SolveError, Start, Teacher, solve
-from stedyn.limit.solution import CURVES, QUANTITIES
+from stedyn.drawing.quantities import QUANTITIES
+from stedyn.limit.solution import CURVES
 from stedyn.limit.solver import _chosen
 
 PACKAGE = Path(stedyn.__file__).parent
@@ -71,15 +72,6 @@ def test_a_bad_problem_is_refused_when_built(build, message):
 def test_clipped_estimator_with_decay_has_no_limit():
     with pytest.raises(ValueError, match=r"^rule\.weight_decay: expected 0 with weights\.ste = 'clipped'"):
         solve(Problem(weights=TWO_BIT, ste="clipped", rule=SGD(0.1, weight_decay=0.1)))
-
-
-def test_thirty_two_bit_floats_are_refused():
-    jax.config.update("jax_enable_x64", False)
-    try:
-        with pytest.raises(ValueError, match=r"^solve: expected 64-bit floats"):
-            solve(Problem(weights=TWO_BIT))
-    finally:
-        jax.config.update("jax_enable_x64", True)
 
 
 def test_a_diverging_run_is_a_failure_not_a_number():

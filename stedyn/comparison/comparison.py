@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from ..checks import checked, fail
+from ..checks import checked, fail, in_float64
 from ..curves.plateaus import Plateau, find_plateaus
+from ..drawing.shown import Shown
 from ..limit.solution import Solution
 from ..problem.populations import Samples
 from ..problem.problem import Problem
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Shown):
     """Theory and simulation side by side; times are ``tau = steps / d``.
 
     Attributes
@@ -171,6 +172,17 @@ class Comparison:
             )
         return " ".join(sentences)
 
+    def _summary(self) -> str:
+        p = "" if self.p_value is None else f", p = {self.p_value:.2g}"
+        mean, sem = self.relative_gap
+        average = f"{mean:+.2%}" + ("" if sem is None else f" +- {sem:.2%}")
+        return f"{self.agreement}{p}, relative gap {average} over {self.tau.size} times, {self.ensemble.seeds} seeds"
+
+    def _draw(self, ax) -> None:
+        from ..drawing.axes import learning_curve
+
+        learning_curve(ax, self.solution, self.ensemble)
+
     def __str__(self):
         frame = self.to_pandas()
         lines = []
@@ -197,6 +209,7 @@ class Comparison:
 
 
 @checked(solution=Solution, ensemble=Ensemble)
+@in_float64
 def compare(solution: Solution, ensemble: Ensemble) -> Comparison:
     """Compare a predicted and a simulated curve of one problem, at the times that both have saved.
 

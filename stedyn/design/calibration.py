@@ -25,13 +25,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from ..checks import checked, choice, fail, positive, whole
+from ..checks import checked, choice, fail, in_float64, positive, whole
 from ..problem.problem import Start, Teacher
 from ..quantizers.dialects import Grid, grid
 from ..quantizers.quantizer import Quantizer
@@ -209,11 +208,11 @@ class _UnitPieces:
     second: Float[np.ndarray, "K 3"]
 
 
+@in_float64
 def _unit_pieces(quantizer: Quantizer) -> _UnitPieces:
     q = grid(quantizer)
-    with jax.enable_x64(True):
-        unit = Quantizer(q.bits, 1.0, kind=q.kind, edge=quantizer.edge, rounding=q.rounding)
-        return _UnitPieces(*(np.asarray(array) for array in unit.pieces))
+    unit = Quantizer(q.bits, 1.0, kind=q.kind, edge=quantizer.edge, rounding=q.rounding)
+    return _UnitPieces(*(np.asarray(array) for array in unit.pieces))
 
 
 def _errors(law: WeightLaw, pieces: _UnitPieces, ranges: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:

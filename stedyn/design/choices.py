@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..curves.objectives import Objective
+from ..drawing.shown import Shown
 from ..problem.problem import Problem
 
 if TYPE_CHECKING:
@@ -90,8 +91,8 @@ class Baseline:
     simulated: Simulated | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Choices:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Choices(Shown):
     """Best ranges for several bit widths, and baselines.
 
     ``fewest_bits`` is the smallest bit width whose predicted error is at most ``max_error``, None if there is none (or
@@ -136,6 +137,15 @@ class Choices:
                 row |= {"simulated": seen.value, "sem": seen.sem, "against the best": seen.verdict or "-"}
             rows.append(row)
         return pd.DataFrame(rows).sort_values(["bits"], kind="stable", ignore_index=True)
+
+    def _summary(self) -> str:
+        found = ", ".join(f"{c.bits} bits: range {c.range:.4g} ({c.value:.4g})" for c in self.choices)
+        return f"{self.objective}; {found}"
+
+    def _draw(self, ax) -> None:
+        from ..drawing.axes import choices
+
+        choices(ax, self)
 
     def __str__(self):
         frame = self.to_pandas()

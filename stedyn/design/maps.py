@@ -18,8 +18,9 @@ import numpy as np
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from ..checks import checked, fail, positive, several, whole
+from ..checks import checked, fail, in_float64, positive, several, whole
 from ..curves.objectives import Objective
+from ..drawing.shown import Shown
 from ..limit.limit import derive
 from ..limit.stationary import CLASSES, largest_error
 from ..problem.problem import Problem
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclasses.dataclass(frozen=True)
-class RangeMap:
+@dataclasses.dataclass(frozen=True, repr=False)
+class RangeMap(Shown):
     """A quantity over range and bits, or range and learning rate.
 
     Attributes
@@ -81,6 +82,14 @@ class RangeMap:
         }
         return pd.DataFrame(columns)
 
+    def _summary(self) -> str:
+        return f"{self.quantity} for {self.ranges.size} ranges and {self.points.size} values of {self.axis}, {self.law}"
+
+    def _draw(self, ax) -> None:
+        from ..drawing import axes
+
+        axes.range_map(ax, self)
+
     def __str__(self):
         lines = [f"{self.quantity} by the {self.law} law over range and {self.axis}"]
         for k, point in enumerate(self.points):
@@ -97,6 +106,7 @@ class RangeMap:
 
 
 @checked(problem=Problem)
+@in_float64
 def range_map(
     problem: Problem,
     *,

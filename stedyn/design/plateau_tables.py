@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ..checks import fail, positive, whole
+from ..checks import fail, in_float64, positive, whole
 from ..curves.plateaus import Plateau
 from ..limit.solver import solve
 from ..limit.stairs import Stair, stair_at
@@ -82,6 +82,7 @@ def _name(bits: int, range_: float, lr: float | None) -> str:
     return f"{bits} bits, range {range_:g}" + ("" if lr is None else f", lr {lr:g}")
 
 
+@in_float64
 def plateau_table(
     problem: Problem,
     *,

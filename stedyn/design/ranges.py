@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from ..checks import checked, fail, positive, several, whole
+from ..checks import checked, fail, in_float64, positive, several, whole
 from ..curves.objectives import Objective, longest_plateau, time_to
 from ..limit.solution import Solution
 from ..problem.problem import Problem
@@ -39,6 +39,7 @@ REACHED = 0.02
 
 
 @checked(problem=Problem)
+@in_float64
 def choose(
     problem: Problem,
     *,

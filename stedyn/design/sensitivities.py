@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checks import checked, choice, fail, positive
+from ..checks import checked, choice, fail, in_float64, positive
 from ..curves.objectives import Objective
 from ..limit.limit import derive
 from ..limit.stationary import CLASSES, largest_error
@@ -82,6 +82,7 @@ class Sensitivity:
 
 
 @checked(problem=Problem)
+@in_float64
 def sensitivity(
     problem: Problem, of: str = "final-error", to: str = "range", *, tol: float = 5e-3
 ) -> Sensitivity:

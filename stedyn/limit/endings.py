@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from ..checks import in_float64
 from ..curves.plateaus import LEAST_DROP, Plateau, find_plateaus
 from ..curves.slopes import ends_slowly, sinking
 from ..problem.problem import Problem
@@ -30,6 +31,7 @@ class Course:
         return [*(lines or ["no plateau"]), *([self.ending] if self.ending else [])]
 
 
+@in_float64
 def course(problem: Problem, tau, error, samples: int | None = None) -> Course:
     """The course of the error (T,) of a problem, which has no noise unless it is that of some ``samples``.
 

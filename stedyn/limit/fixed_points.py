@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from ..checks import InputError, checked, whole
+from ..checks import InputError, checked, in_float64, whole
+from ..drawing.shown import Shown
 from ..problem.problem import Problem
 from ..quantizers.quantizer import as_arrays
 from ..rules.symmetry import check_centred
@@ -16,13 +18,16 @@ from .limit import Limit, derive
 from .roots import Searched, error_and_slope, find_roots
 from .stability import FROZEN, Spectrum, spectrum
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 #: A curve whose error differs by this part of the larger one is not at its fixed point.
 AWAY = 0.02
 #: Teacher classes whose densities are followed for the stability.
 FOLLOWED = 64
 
 
-class FixedPoint(eqx.Module):
+class FixedPoint(Shown, eqx.Module):
     """A fixed point of the limit.
 
     Attributes
@@ -106,6 +111,26 @@ class FixedPoint(eqx.Module):
             "status": self.status,
         }
 
+    def to_pandas(self) -> pd.DataFrame:
+        """One row: the attributes that are single values."""
+        import pandas as pd  # slow to import
+
+        return pd.DataFrame([{k: v for k, v in self.to_dict().items() if not isinstance(v, (dict, list))}])
+
+    def _summary(self) -> str:
+        kind = "stable" if self.stable else "unstable"
+        back = (
+            "no relaxation time"
+            if self.relaxation_time is None
+            else f"relaxation time {self.relaxation_time:.4g}"
+        )
+        return f"error {self.error:.6g}, {kind}, {back}"
+
+    def _draw(self, ax) -> None:
+        from ..drawing.axes import fixed_point
+
+        fixed_point(ax, self)
+
     def __str__(self):
         ceiling = (
             "no ceiling of lr (psi or the rule is bounded)"
@@ -142,6 +167,7 @@ def _pull(limit: Limit):
 
 
 @checked(problem=Problem)
+@in_float64
 def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
     """Fixed point of the limit of a problem.
 

@@ -1,62 +1,24 @@
-"""What a solve returns: curves, occupancies, densities, status; and the registry of quantities."""
+"""What a solve returns: curves, occupancies, densities, status."""
 
 from __future__ import annotations
 
 import decimal
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..checks import Failure
+from ..checks import Failure, is_traced
 from ..curves.dense import Steps, between, extrapolated
 from ..curves.plateaus import Plateau
+from ..drawing.shown import Shown
 from ..problem.problem import Problem
 from .endings import Course, course
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-class Quantity(NamedTuple):
-    """How a quantity is written: symbol, axis label, unit, and what it is."""
-
-    symbol: str
-    label: str
-    unit: str
-    description: str
-
-
-QUANTITIES: dict[str, Quantity] = {
-    "tau": Quantity(r"\tau", "time", "steps / d", "number of steps divided by the input dimension"),
-    "error": Quantity(
-        r"\varepsilon",
-        "generalization error",
-        "output variance",
-        "E[(teacher - student output)^2], without the factor 1/2 and without label noise",
-    ),
-    "m": Quantity("m", "overlap of teacher and quantized student", "1", "E[w* psi(w)]"),
-    "q": Quantity("q", "norm of the quantized student", "1", "E[psi(w)^2]"),
-    "overlap": Quantity(r"E[w^* w]", "overlap of teacher and latent weights", "1", "E[w* w]"),
-    "norm": Quantity(r"E[w^2]", "norm of the latent weights", "1", "E[w^2]"),
-    "saturated": Quantity(
-        r"P(|w| > R)", "saturated fraction", "1", "fraction of latent weights beyond the range"
-    ),
-    "flip_rate": Quantity(
-        r"\sqrt{d}\,P(\mathrm{flip})",
-        "flip rate times sqrt(d)",
-        "1 / step",
-        "fraction of weights whose level changes in one step, times sqrt(d)",
-    ),
-    "effective_step": Quantity(
-        r"b/(\eta k_2)",
-        "effective step size",
-        "learning rate",
-        "drift of the limit towards the teacher over that of SGD at the same rate",
-    ),
-    "occupancy": Quantity("P(psi)", "level occupancy", "1", "fraction of weights on every level"),
-}
 CURVES = ("error", "m", "q", "overlap", "norm", "effective_step", "saturated", "flip_rate")
 
 _SENTENCES = (
@@ -97,11 +59,11 @@ class Densities(eqx.Module):
     teacher, share : (C,), teacher values and their probabilities
     """
 
-    tau: Float[Array, " K"]
-    edges: Float[Array, " N+1"]
-    mass: Float[Array, "K C N"]
-    teacher: Float[Array, " C"]
-    share: Float[Array, " C"]
+    tau: Float[Array | np.ndarray, " K"]
+    edges: Float[Array | np.ndarray, " N+1"]
+    mass: Float[Array | np.ndarray, "K C N"]
+    teacher: Float[Array | np.ndarray, " C"]
+    share: Float[Array | np.ndarray, " C"]
 
     @property
     def total(self) -> np.ndarray:
@@ -125,13 +87,13 @@ def _rounded_up(value) -> str:
         return f"{float(+decimal.Decimal(repr(float(value)))):.1e}"
 
 
-class Solution(eqx.Module):
+class Solution(Shown, eqx.Module):
     """The limit of a problem along its run. All curves have the length of ``tau`` (T,).
 
     Attributes
     ----------
     tau, error, m, q, overlap, norm : (T,)
-        See `QUANTITIES` for what each is.
+        See `stedyn.drawing.quantities` for what each is.
     effective_step : (T,)
         ``b(V) / (lr k2)``: 1 for SGD, less where rounding loses a part of the step.
     saturated, flip_rate : (T,) or None
@@ -153,16 +115,16 @@ class Solution(eqx.Module):
         Error at every step of the solver; two of them are extrapolated, as the curves are; none for the saved curve.
     """
 
-    tau: Float[Array, " T"]
-    error: Float[Array, " T"]
-    m: Float[Array, " T"]
-    q: Float[Array, " T"]
-    overlap: Float[Array, " T"]
-    norm: Float[Array, " T"]
-    effective_step: Float[Array, " T"]
-    saturated: Float[Array, " T"] | None
-    flip_rate: Float[Array, " T"] | None
-    occupancy: Float[Array, "T L"] | None
+    tau: Float[Array | np.ndarray, " T"]
+    error: Float[Array | np.ndarray, " T"]
+    m: Float[Array | np.ndarray, " T"]
+    q: Float[Array | np.ndarray, " T"]
+    overlap: Float[Array | np.ndarray, " T"]
+    norm: Float[Array | np.ndarray, " T"]
+    effective_step: Float[Array | np.ndarray, " T"]
+    saturated: Float[Array | np.ndarray, " T"] | None
+    flip_rate: Float[Array | np.ndarray, " T"] | None
+    occupancy: Float[Array | np.ndarray, "T L"] | None
     densities: Densities | None
     law: str = eqx.field(static=True)
     error_estimate: Array | float | None
@@ -235,14 +197,29 @@ class Solution(eqx.Module):
             "status": str(self.status),
         }
 
-    def __str__(self):
+    def _claim(self) -> str:
         estimate = self.error_estimate
-        claim = "no error estimate" if estimate is None else f"relative error below {_rounded_up(estimate)}"
+        return "no error estimate" if estimate is None else f"relative error below {_rounded_up(estimate)}"
+
+    def _summary(self) -> str:
+        if is_traced(self.error) or np.ndim(self.error) != 1:
+            return f"{self.law} law, error of shape {getattr(self.error, 'shape', None)}"
+        return (
+            f"{self.law} law, {len(self.tau)} times to tau = {float(self.tau[-1]):g}, error {float(self.error[0]):.4g} "
+            f"to {self.final_error:.4g}, {self._claim()}"
+        )
+
+    def _draw(self, ax) -> None:
+        from ..drawing.axes import learning_curve
+
+        learning_curve(ax, self)
+
+    def __str__(self):
         rows = self.to_pandas()[["tau", "error", "m", "q"]]
         picked = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, 9).round().astype(int))]
         tau, error = self.minimum
         lines = [
-            f"{self.law} law to tau = {float(self.tau[-1]):g} (tau = steps / d), {claim}",
+            f"{self.law} law to tau = {float(self.tau[-1]):g} (tau = steps / d), {self._claim()}",
             picked.to_string(index=False, float_format=lambda x: f"{x:.6g}"),
             f"minimum: error {error:.6g} at tau = {tau:.4g}; final error {self.final_error:.6g}",
         ]

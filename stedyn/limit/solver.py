@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checks import InputError, array, checked, choice, fail, is_traced, positive, whole
+from ..checks import InputError, array, checked, choice, fail, in_float64, is_traced, positive, whole
 from ..curves.dense import Steps
 from ..problem.problem import Problem
 from ..quantizers.quantizer import as_arrays
@@ -40,6 +40,7 @@ _OPTIONAL = ("saturated", "flip_rate", "occupancy")
 
 
 @checked(problem=Problem)
+@in_float64
 def solve(
     problem: Problem,
     *,
@@ -50,7 +51,7 @@ def solve(
     classes: int | None = None,
     throw: bool = True,
 ) -> Solution:
-    r"""Deterministic limit of a problem along its run.
+    r"""Deterministic limit of a problem along its run, in 64-bit floats whatever JAX's flag is.
 
     Parameters
     ----------
@@ -78,7 +79,7 @@ def solve(
     Raises
     ------
     ValueError
-        If an argument is out of bounds, if 64-bit floats are off, or if the law does not apply.
+        If an argument is out of bounds, or if the law does not apply.
     SolveError
         See ``throw``.
 
@@ -95,10 +96,6 @@ def solve(
     """
     choice("law", law, LAWS)
     positive("tol", tol)
-    if not jax.config.read("jax_enable_x64"):
-        raise InputError(
-            "solve: expected 64-bit floats, found 32-bit ones; call jax.config.update('jax_enable_x64', True) first."
-        )
     taus = problem.taus
     keep = _kept_times(densities, taus[-1])
     check_closes(problem)
@@ -120,11 +117,12 @@ def solve(
             raise SolveError(str(Status(code)))
         estimate = None if estimate is None or not Status(code).ok else float(estimate)
         path = tuple(one.within(taus[-1]) for one in path)
-    densities_kept = None if kept is None else Densities(jnp.asarray(keep), *kept)
+        curves, kept, counts = jax.tree.map(np.asarray, (curves, kept, counts))
+    densities_kept = None if kept is None else Densities(keep, *kept)
     optional = {name: curves.get(name) for name in _OPTIONAL}
     required = {name: curves[name] for name in ("error", "m", "q", "overlap", "norm", "effective_step")}
     return Solution(
-        tau=jnp.asarray(taus),
+        tau=np.asarray(taus),
         **required,
         **optional,
         densities=densities_kept,

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from ..checks import InputError, checked, fail
+from ..checks import InputError, checked, fail, in_float64
 from ..problem.problem import Problem
 from .limit import derive
 
@@ -25,6 +25,7 @@ class Stair:
 
 
 @checked(problem=Problem)
+@in_float64
 def small_lr_stairs(problem: Problem) -> list[Stair]:
     r"""Levels that a weight passes as ``lr -> 0``, with their times in ``tau = steps / d``.
 

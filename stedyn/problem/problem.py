@@ -138,9 +138,10 @@ class Problem(eqx.Module):
             fail("weights.ste", f"'identity' or 'clipped' with the rule {self.rule.kind!r} (other multiples of a "
                  "move leave its lattice)", self.ste, "choose one of these, or another rule")  # fmt: skip
         self._check_magnitudes()
-        self._check_inputs()
         self._check_start()
-        self.rule.check(self)
+        with jax.enable_x64(True):  # the means are compared with 1e-6 and less
+            self._check_inputs()
+            self.rule.check(self)
 
     def _check_magnitudes(self):
         for path, leaf in jax.tree_util.tree_leaves_with_path(self):

@@ -116,10 +116,6 @@ class Multinomial(Rule):
         if self.streams * dim >= 2**31:
             fail("rule.nu", f"fewer than {2**31 // dim} uniform numbers a coordinate, as 2^31 are a step's most",
                  self.streams, "lower nu and raise zeta")  # fmt: skip
-        if self.streams * dim > MOST_IN_FLOAT32 and not jax.config.jax_enable_x64:
-            fail("dim", f"at most {MOST_IN_FLOAT32 // self.streams} for the multinomial rule at nu = {nu:g} in 32-bit "
-                 "floats, which do not resolve the probabilities of more",
-                 dim, 'call jax.config.update("jax_enable_x64", True) first')  # fmt: skip
 
 
 def multinomial(weight: Float[Array, " d"], u: Float[Array, " n"], trials) -> Float[Array, " d"]:

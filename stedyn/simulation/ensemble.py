@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from ..drawing.shown import Shown
 from ..problem.problem import Problem
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ _SHOWN = 12  # rows of the printed table
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Ensemble:
+class Ensemble(Shown):
     """Microscopic runs of one problem with several seeds; time is ``tau = steps / d``.
 
     Attributes
@@ -126,6 +127,18 @@ class Ensemble:
             "partial": self.partial,
         }
 
+    def _summary(self) -> str:
+        return (
+            f"{self.seeds} seed{'s' if self.seeds > 1 else ''}, d = {self.dim}, {self.tau.size} times to "
+            f"tau = {self.tau[-1]:g}, error {self.error_mean[0]:.4g} to {self.error_mean[-1]:.4g}"
+            + (", interrupted" if self.partial else "")
+        )
+
+    def _draw(self, ax) -> None:
+        from ..drawing.axes import learning_curve
+
+        learning_curve(ax, ensemble=self)
+
     def __str__(self) -> str:
         rows = np.unique(np.linspace(0, self.tau.size - 1, min(_SHOWN, self.tau.size)).astype(int))
         lines = [
@@ -141,5 +154,3 @@ class Ensemble:
             for k in rows
         ]
         return "\n".join(lines)
-
-    __repr__ = __str__

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..checks import PATH, checked, choice, fail, finite, positive, whole
+from ..checks import PATH, checked, choice, fail, finite, in_float64, positive, same_floats, whole
 from ..problem.problem import Problem
 from . import sampler
 from .checkpoint import Checkpoint
@@ -43,6 +43,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 @checked(problem=Problem, checkpoint=PATH)
+@in_float64
 def simulate(
     problem: Problem,
     *,
@@ -229,7 +230,7 @@ def _run(task: Task, threads: int, bar: tqdm, save: Callable[[float], None] | No
         return
     try:
         with ThreadPoolExecutor(threads) as pool:
-            pending = {pool.submit(work) for _ in range(threads)}
+            pending = {pool.submit(same_floats(work)) for _ in range(threads)}
             try:
                 while pending:
                     done, pending = wait(pending, None if save is None else every, FIRST_EXCEPTION)

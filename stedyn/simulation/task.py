@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, UInt32
 
-from ..checks import Failure, fail
+from ..checks import Failure, fail, same_floats
 from ..problem.problem import Problem
 from . import kernel, programs
 from .lattice import LAST
@@ -187,7 +187,7 @@ class Task:
         unlike = {(group.seeds, group.keys.device): group for group in self.unfinished()}
         with ThreadPoolExecutor(2) as pool:
             futures = [
-                pool.submit(self._call, program, group, group.state.w, 0, 0)
+                pool.submit(same_floats(self._call), program, group, group.state.w, 0, 0)
                 for group in unlike.values()
                 for program in programs
             ]

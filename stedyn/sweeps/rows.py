@@ -159,9 +159,6 @@ def _versions() -> dict[str, str]:
 
 def compute(job: dict[str, Any], threads: int) -> Outcome:
     """The outcome of a job. It raises nothing: a bug is an outcome, too, with its traceback."""
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
     from ..files.problems import problem_from_dict
 
     try:

@@ -66,7 +66,7 @@ def sweep(
         What is computed, unless the row says so.
     executor : concurrent.futures.Executor, optional
         Where rows are computed, such as ``dask.distributed.Client(...).get_executor()``; stedyn has to be
-        installed there, and 64-bit floats of JAX are switched on. By default processes of this machine,
+        installed there. By default processes of this machine,
         which are spawned: a script calls this below ``if __name__ == "__main__":``.
     workers : int, optional
         Number of these processes, by default one for each core; 1 means none but this one.

@@ -1,0 +1,1 @@
+"""Curves and maps on axes, and how a result shows itself."""
