@@ -139,6 +139,30 @@ def test_only_one_module_imports_diffrax():
     assert users == ["integrate.py"]
 
 
+@pytest.mark.parametrize("law", ["mixture", "grid"])
+def test_problems_that_differ_in_numbers_and_times_share_a_program(law):
+    """Counted by JAX: no compilation for another range, lr, noise, horizon, and number of saved times."""
+    compiled = []
+
+    def count(event, *_, **__):
+        if "backend_compile" in event:
+            compiled.append(event)
+
+    def solved(range_, lr, noise, run):
+        return solve(
+            Problem(weights=Quantizer(2, range_), noise_std=noise, rule=SGD(lr), run=run), law=law, tol=0.5
+        )
+
+    solved(1.5, 0.2, 0.1, Run(2.0, 5))
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        other = solved(1.3, 0.1, 0.2, Run(4.0, 9))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert not compiled
+    assert other.tau.size == other.error.size == 9
+
+
 def test_modules_stay_short_and_no_name_is_eta():
     for path in itertools.chain(PACKAGE.rglob("*.py")):
         text = path.read_text()

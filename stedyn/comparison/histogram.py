@@ -9,7 +9,6 @@ from jaxtyping import Float
 
 from ..limit.limit import derive
 from ..limit.solution import Solution
-from ..quantizers.quantizer import as_arrays
 from ..simulation import Ensemble
 from .verdict import shares_test
 
@@ -83,6 +82,6 @@ def weight_histogram(solution: Solution, ensemble: Ensemble) -> Histogram | None
 
 def _step(solution: Solution, ensemble: Ensemble) -> float:
     """Standard deviation of one move of a weight at the end."""
-    limit = derive(as_arrays(solution.problem), 2)
+    limit = derive(solution.problem.timeless, 2)
     diffusion = limit.coefficients(float(solution.error[-1]), float(solution.tau[-1])).D
     return float(np.sqrt(np.max(diffusion) / ensemble.dim))

@@ -24,7 +24,7 @@ from ..drawing.shown import Shown
 from ..limit.limit import derive
 from ..limit.stationary import CLASSES, largest_error
 from ..problem.problem import Problem
-from ..quantizers.quantizer import Quantizer, as_arrays
+from ..quantizers.quantizer import Quantizer
 from .calibration import calibrated_range
 from .predictor import Predictor, need_fixed_point, with_quantizer
 from .ranges import template
@@ -205,7 +205,7 @@ def _final_errors(problem: Problem, ranges: Float[Array, " n"]) -> Float[Array, 
 def _column(problem: Problem, quantizer: Quantizer, lr, ranges, goal: Objective, tol, bar) -> np.ndarray:
     """Values (n,) at all ranges; infinite where there is none."""
     if not goal.needs_curve:
-        found = _final_errors(as_arrays(with_quantizer(problem, quantizer, lr)), jnp.asarray(ranges))
+        found = _final_errors(with_quantizer(problem, quantizer, lr).timeless, jnp.asarray(ranges))
         values = np.array(found)
         bar.update(ranges.size)
         return values

@@ -8,7 +8,6 @@ import numpy as np
 from scipy import optimize
 
 from ..limit.limit import derive
-from ..quantizers.quantizer import as_arrays
 from .predictor import Predictor
 
 #: Local minima of the scan that are refined: the best ones, if within this factor of the best of all.
@@ -59,7 +58,7 @@ def best_range(predictor: Predictor, lr: float, bounds: tuple[float, float], poi
 
 def _crossings(predictor: Predictor, lr: float, bounds) -> np.ndarray:
     """Ranges at which a level meets the value ``a c / b`` to which a weight of a class is driven."""
-    problem = as_arrays(predictor.at(bounds[0], lr))
+    problem = predictor.at(bounds[0], lr).timeless
     if problem.teacher.kind == "gaussian":
         return np.zeros(0)
     limit = derive(problem, 2)

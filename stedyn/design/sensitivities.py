@@ -27,7 +27,6 @@ from ..curves.objectives import Objective
 from ..limit.limit import derive
 from ..limit.stationary import CLASSES, largest_error
 from ..problem.problem import Problem
-from ..quantizers.quantizer import as_arrays
 from .predictor import need_fixed_point
 from .tangents import TO, moved, of_curve
 
@@ -175,7 +174,7 @@ def _coefficients(problem: Problem, lr):
 
 def _check_rule(problem: Problem) -> None:
     """Refuse a rule whose jumps move with lr: its quadrature finds them by comparisons, which have no derivative."""
-    arrays = as_arrays(problem)
+    arrays = problem.timeless
     found, expected = (np.asarray(x) for x in _coefficients(arrays, arrays.rule.lr))
     if not np.all(np.abs(found - expected) <= 1e-2 * np.max(np.abs(expected), axis=1, keepdims=True)):
         fail("to", "a rule whose jumps stay where they are, as lr changes", f"the rule {problem.rule.kind!r}",
@@ -201,7 +200,7 @@ def _final(problem: Problem, to: str, parameter: float) -> tuple[float, float, f
     """Error of the fixed point, its derivative, and the relative error of both, by merging classes."""
     classes = max(CLASSES, min(MOST_CLASSES, WORK // max(1, problem.weights.n_levels)))
     fine, coarse = (
-        [float(x) for x in _final_pass(as_arrays(problem), to, classes, jnp.asarray(flag))]
+        [float(x) for x in _final_pass(problem.timeless, to, classes, jnp.asarray(flag))]
         for flag in (False, True)
     )
     value, derivative, grain = fine

@@ -18,7 +18,6 @@ from ..limit.limit import check_closes
 from ..limit.refinement import grid_curves, grid_pass, least_error
 from ..limit.solution import Status
 from ..problem.problem import Problem, Run
-from ..quantizers.quantizer import as_arrays
 
 #: Parameters, and where a problem has them.
 TO: dict[str, Callable] = {
@@ -72,7 +71,7 @@ def of_curve(
         return _tangent_pass(*args, to)
 
     curves, _, _, steps, estimate, code = grid_curves(
-        as_arrays(problem), jnp.asarray(run.taus), jnp.zeros(0), tol, None, None, one_pass=one_pass
+        problem.timeless, jnp.asarray(run.taus), jnp.zeros(0), tol, None, None, one_pass=one_pass
     )
     error, tangent = np.asarray(curves["error"]), np.asarray(curves["tangent"])
     status = Status(int(code))

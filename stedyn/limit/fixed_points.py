@@ -12,7 +12,6 @@ import numpy as np
 from ..checks import InputError, checked, in_float64, whole
 from ..drawing.shown import Shown
 from ..problem.problem import Problem
-from ..quantizers.quantizer import as_arrays
 from ..rules.symmetry import check_centred
 from .limit import Limit, derive
 from .roots import Searched, error_and_slope, find_roots
@@ -201,13 +200,13 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
             f"rule.schedule: expected a rate that stays above 0 for a fixed point, found {final:g} at the end, "
             "where nothing moves any more; use predict with a long tau instead."
         )
-    limit = eqx.filter_jit(derive)(as_arrays(problem), classes + classes % 2)
+    limit = eqx.filter_jit(derive)(problem.timeless, classes + classes % 2)
     found, searched, freezes = find_roots(limit)
     linear = problem.weights.is_none and problem.latent_clip is None
     if linear:
         base = found
     else:
-        base = find_roots(eqx.filter_jit(derive)(as_arrays(problem.unquantized()), classes + classes % 2))[0]
+        base = find_roots(eqx.filter_jit(derive)(problem.unquantized().timeless, classes + classes % 2))[0]
     k2 = float(limit.share @ limit.k2)
     a, b = _pull(limit)
     ceiling = None
@@ -231,7 +230,7 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
     reference = base[-1][0] if base else None
     back = Spectrum(None, FROZEN)
     if not freezes or len(found) > 1:
-        few = eqx.filter_jit(derive)(as_arrays(problem), min(FOLLOWED, classes + classes % 2))
+        few = eqx.filter_jit(derive)(problem.timeless, min(FOLLOWED, classes + classes % 2))
         back = spectrum(limit, few, max(error + float(limit.noise_var), 1e-10 * float(limit.scale)))
     return FixedPoint(
         error=error,

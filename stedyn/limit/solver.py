@@ -12,7 +12,6 @@ import numpy as np
 from ..checks import InputError, array, checked, choice, fail, in_float64, is_traced, positive, whole
 from ..curves.dense import Steps
 from ..problem.problem import Problem
-from ..quantizers.quantizer import as_arrays
 from .integrate import failed, integrate, steps
 from .laws.fluid import observe_paths
 from .laws.mixture import MixtureFlow
@@ -103,7 +102,7 @@ def solve(
     given = None if classes is None else _even("classes", classes, 32)
     classes = _even("classes", classes, 32)
     traced = any(is_traced(leaf) for leaf in jax.tree.leaves(problem))
-    arrays = as_arrays(problem), jnp.asarray(taus), jnp.asarray(keep)
+    arrays = problem.timeless, jnp.asarray(_padded(taus)), jnp.asarray(keep)
     if law == "fluid":
         curves, counts, kept, path, estimate, code = _fluid(*arrays, classes, traced)
     elif law == "mixture":
@@ -111,6 +110,7 @@ def solve(
     else:
         first = None if cells is None else whole("cells", cells, 4, 10**6)
         curves, counts, kept, path, estimate, code = grid_curves(*arrays, tol, first, given, traced)
+    curves = {n: (c if traced else np.asarray(c))[: taus.size] for n, c in curves.items()}
     if not traced:
         curves, taus, code = _finite_part(curves, taus, int(code), problem)
         if throw and not Status(code).ok:
@@ -133,6 +133,12 @@ def solve(
         problem=problem,
         steps=path,
     )
+
+
+def _padded(taus: np.ndarray) -> np.ndarray:
+    """The saved times with the last repeated: 16, 32, 64, ... of them, so that few numbers of times are compiled."""
+    size = max(16, 1 << (taus.size - 1).bit_length())
+    return np.append(taus, np.full(size - taus.size, taus[-1]))
 
 
 def _kept_times(densities, horizon) -> np.ndarray:

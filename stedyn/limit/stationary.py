@@ -17,7 +17,6 @@ import optimistix as optx
 from jaxtyping import Array, Float
 
 from ..problem.problem import Problem
-from ..quantizers.quantizer import as_arrays
 from .limit import Limit, derive
 
 #: Every piece of a stationary density is integrated down to exp(-DEPTH) of its maximum.
@@ -178,7 +177,7 @@ def has_fixed_point(problem: Problem, any_range: bool = False) -> bool:
 
 def final_error(problem: Problem, coarse=False) -> float:
     """`largest_error` of a problem that has a fixed point."""
-    return float(_largest(as_arrays(problem), jnp.asarray(coarse)))
+    return float(_largest(problem.timeless, jnp.asarray(coarse)))
 
 
 @eqx.filter_jit

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ..checks import checked, choice, fail, finite, is_traced, nonnegative, positive, whole
 from ..inputs.moments import input_mean, input_moments
-from ..quantizers.quantizer import Quantizer
+from ..quantizers.quantizer import Quantizer, as_arrays
 from ..quantizers.surrogates import SURROGATES, Surrogate
 from ..rules import SGD, Rule
 from .populations import Covariance, Start, Teacher
@@ -213,6 +213,11 @@ class Problem(eqx.Module):
     def surrogate(self) -> Surrogate:
         """The surrogate derivative ``h`` as a record."""
         return SURROGATES[self.ste](self.weights.range)
+
+    @property
+    def timeless(self) -> Problem:
+        """The same with arrays for numbers and no run of its own, as programs take it: one serves all horizons."""
+        return as_arrays(eqx.tree_at(lambda problem: problem.run, self, Run(1.0, 2)))
 
     @property
     def absorbs(self) -> bool:
