@@ -122,6 +122,7 @@ def held_together(name: str, setting: dict, runs: pd.DataFrame) -> pd.DataFrame:
     )
     index = list(own.columns)
     try:
+        jax.clear_caches()  # the programs of all settings do not fit into the memory that LLVM has for code
         limit, claim = predicted(setting)
     except Exception as error:  # a finding, not the end of the table
         limit, claim = {}, f"{type(error).__name__}: {error}"
