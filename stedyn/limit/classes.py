@@ -223,12 +223,12 @@ def sample_bins(values, n: int):
     edges = jax.lax.cummax(jnp.round(ideal).astype(int) - steps) + steps  # one value in every group
     edges = jnp.clip(edges, steps, size - n + steps)
     count = jnp.diff(edges)
-    mean, square = (_group_sums(power, edges) / count for power in (ordered, ordered**2))
+    mean, square = (group_sums(power, edges) / count for power in (ordered, ordered**2))
     return count / size, mean, jnp.maximum(square - mean**2, 0.0)
 
 
-def _group_sums(values, edges):
-    """Sums of the values from each of the edges to the next."""
+def group_sums(values, edges):
+    """Sums of the values from each of the edges (*n, E) to the next."""
     return jnp.diff(jnp.concatenate([jnp.zeros(1), jnp.cumsum(values)])[edges])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -45,23 +46,26 @@ def course(problem: Problem, tau, error, samples: int | None = None) -> Course:
     if samples is not None:
         found = [plateau for plateau in found if plateau.height * samples >= np.max(error)]
     last = found[-1] if found and found[-1].open else None
-    kind = _kind(problem, tau, error, last)
+    fixed = functools.cache(lambda: fixed_point(problem))
+    kind = _kind(problem, tau, error, last, fixed)
     now, ending = float(error[-1]), ""
     if kind == "flat":
         ending = f"flat at the horizon at error {now:.4g}; {_outlook(problem)}"
     elif kind == "sinking":
-        fixed = fixed_point(problem)
-        why = fixed.outcome.split("; ", 1)[-1].rstrip(".")
+        why = fixed().outcome.split("; ", 1)[-1].rstrip(".")
         ending = (
-            f"sinking towards the fixed point {fixed.error:.4g} at the horizon, at error {now:.4g}; {why}"
+            f"sinking towards the fixed point {fixed().error:.4g} at the horizon, at error {now:.4g}; {why}"
         )
     if ending and last is not None:
         found, last = found[:-1], None
     return Course(found, "" if last is None else _outlook(problem, last.height), ending)
 
 
-def _kind(problem: Problem, tau, error, last: Plateau | None) -> str:
-    """``open`` (on a plateau), ``flat`` (nothing lies below), ``sinking`` to the fixed point, or none of them."""
+def _kind(problem: Problem, tau, error, last: Plateau | None, fixed) -> str:
+    """``open`` (on a plateau), ``flat`` (nothing lies below), ``sinking`` to the fixed point, or none of them.
+
+    ``fixed()`` is the fixed point, which takes a while.
+    """
     if last is not None and last.falling:
         return ""
     flat, now, horizon = last is not None, float(error[-1]), float(tau[-1])
@@ -74,7 +78,7 @@ def _kind(problem: Problem, tau, error, last: Plateau | None) -> str:
         return "open" if flat else ""
     if left is not None and all(one.error > now and one.leave < horizon for one in left):
         return "sinking"
-    end = sinking(tau, error, final_error(problem), fixed_point(problem).relaxation_time)
+    end = sinking(tau, error, final_error(problem), fixed().relaxation_time)
     return "sinking" if end else "open" if flat else ""
 
 

@@ -55,16 +55,18 @@ def grid_pass(problem, taus, keep, rtol, coarse, mesh: Mesh, forward=False):
 
 
 @eqx.filter_jit
-def _extrapolate(fine, coarse, least):
+def _extrapolate(runs, least):
     """Combine a solution with those of half the cells (and four times the time tolerance) and of half the classes.
+
+    Of each of the ``runs`` curves and failure, the finest first.
 
     The scheme is of second order in the cells: a third of the first difference is left in the fine solution and is
     removed. Returns the curves and the largest size of what each refinement changes in the error, relative to the
     error or to ``least`` where that is more.
     """
-    curves = fine[0]
-    correction = {name: (curve - coarse[0][0][name]) / 3 for name, curve in curves.items()}
-    changes = [{name: curve - other[0][name] for name, curve in curves.items()} for other in coarse]
+    curves, *coarse = (run[0] for run in runs)
+    changes = [{name: curve - other[name] for name, curve in curves.items()} for other in coarse]
+    correction = {name: change / 3 for name, change in changes[0].items()}
     parts = []
     for change in changes:
         part = jnp.max(jnp.abs(change["error"]) / jnp.maximum(curves["error"], least))
@@ -80,11 +82,7 @@ def _extrapolate(fine, coarse, least):
             better[name] = jnp.clip(better[name], 0.0, 1.0)
         elif name in ("error", "q", "norm", "flip_rate"):
             better[name] = jnp.where(better[name] > 0, better[name], curve)
-    return (
-        better,
-        jnp.stack(parts),
-        functools.reduce(jnp.logical_or, [fine[4], *(other[4] for other in coarse)]),
-    )
+    return better, jnp.stack(parts), functools.reduce(jnp.logical_or, [bad for _, bad in runs])
 
 
 def _first_mesh(problem, cells, classes, foldable: bool) -> tuple[Mesh, int, list[tuple[bool, bool, bool]]]:
@@ -116,20 +114,20 @@ def grid_curves(problem, taus, keep, tol, cells, classes, traced=False, one_pass
     confirmed, expected = np.zeros(len(coarser), bool), np.zeros(len(coarser))
     for count in range(1, PASSES + 1):
         # all have the same shapes and share one compilation
-        fine, *others = (
+        runs = [
             one_pass(
                 problem, taus, keep, jnp.asarray(4 * rtol if flags[0] else rtol), jnp.asarray(flags), mesh
             )
             for flags in [(False, False, False), *coarser]
-        )
-        curves, changes, bad = _extrapolate(fine, others, least_error(problem))
+        ]
+        curves, changes, bad = _extrapolate([run[::4] for run in runs], least_error(problem))
         # a third of what halving changes, where an earlier pass confirms second order; else all of it
         if count > 1:
             confirmed = np.where(expected < 0, confirmed, np.asarray(changes) <= expected)
         parts = changes / np.where(confirmed, 3.0, 1.0)
         estimate = jnp.sum(parts)
         code = jnp.where(bad, MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
-        stats, kept, path = fine[1:4]
+        stats, kept, path = runs[0][1:4]
         size = kept[2].shape[-1]
         counts = dict(stats, cells=mesh.cells * intervals, classes=size, passes=count)
         unknowns = mesh.cells * intervals * size
@@ -139,7 +137,7 @@ def grid_curves(problem, taus, keep, tol, cells, classes, traced=False, one_pass
         growth = np.array([finer[flags.index(True)] / mesh[flags.index(True)] for flags in coarser])
         expected = np.where(growth > 1, ORDER_MARGIN * np.asarray(changes) / growth**2, -1.0)
         mesh = finer
-    return curves, counts, None if kept[1] is None else kept, (path, others[0][3]), estimate, code
+    return curves, counts, None if kept[1] is None else kept, (path, runs[1][3]), estimate, code
 
 
 def _refined(mesh: Mesh, coarser, parts, tol: float, room: float) -> Mesh:

@@ -11,7 +11,7 @@ from scipy.special import ndtr, ndtri
 
 from ..problem.populations import Start
 from ..problem.problem import Problem
-from .classes import Classes, gaussian_bins, merge_pairs, sample_bins
+from .classes import Classes, gaussian_bins, group_sums, merge_pairs, sample_bins
 
 
 class Starts(eqx.Module):
@@ -60,8 +60,7 @@ class Starts(eqx.Module):
         parts = ndtr(np.sqrt(3.0) * ndtri(np.linspace(0, 1, n + 1)))
         edges = jnp.round(jnp.cumsum(size)[:, None] - size * (1 - parts)).astype(int)
         count = jnp.diff(edges)
-        total = [jnp.concatenate([jnp.zeros(1), jnp.cumsum(power)])[edges] for power in (ordered, ordered**2)]
-        mean, square = (jnp.diff(sums) / jnp.maximum(count, 1) for sums in total)
+        mean, square = (group_sums(power, edges) / jnp.maximum(count, 1) for power in (ordered, ordered**2))
         share, var = count / size, jnp.maximum(square - mean**2, 0.0)
         # groups without a value keep a share that their mean survives
         flat = jnp.maximum(share, 1e-300).reshape(-1), mean.reshape(-1), var.reshape(-1)
