@@ -15,6 +15,7 @@ from ..inputs.moments import input_moments
 from ..problem.populations import Covariance, Teacher
 from ..problem.problem import Problem
 from ..quantizers.quantizer import Quantizer
+from .quadrature import gauss_nodes, intervals
 
 
 class Classes(NamedTuple):
@@ -28,8 +29,10 @@ class Classes(NamedTuple):
 
 #: Points that stand for a Gaussian teacher.
 GAUSSIAN_POINTS = 2**12
-#: Quantiles between which the density of classes is taken as constant; and variances at which `k1 / k2` is tabulated.
-_QUANTILES = _TABLE = 257
+#: Nodes in each interval of the teacher values, and where levels are many; and how many variances fewer are ``coarse``.
+NODES, LEAST_NODES, FEWER_VARIANCES = 5, 3, 2
+#: Variances at which `k1 / k2` is tabulated.
+_TABLE = 257
 
 
 def coordinate_classes(
@@ -37,12 +40,12 @@ def coordinate_classes(
 ) -> Classes:
     """Classes of a problem: about ``n`` teacher values for each of up to ``variances`` (even numbers).
 
-    The values are nodes of Gauss quadrature, two in each interval. Where there are enough intervals, their ends lie on
-    the values at which the answer has kinks: where a weight is driven to a level, ``c k1 = level k2``.
-    ``sum share v c^2`` is exactly ``E[v w*^2]``. ``coarse`` drops every other interval, the shapes kept, of the teacher
-    values and of the variances (one traced flag for both, or one for each): comparing the two shows what the finite
-    number of classes costs. With ``folded``, for problems that do not change under ``w -> -w``, a class stands for the
-    teacher values ``c`` and ``-c``.
+    The values are nodes of Gauss quadrature, up to `NODES` in each interval. Where there are enough intervals, their
+    ends lie on the values at which the answer has kinks: where a weight is driven to a level, ``c k1 = level k2``. The
+    variances are nodes of one rule. ``sum share v c^2`` is exactly ``E[v w*^2]``. ``coarse`` (one traced flag for
+    teacher values and variances, or one for each) takes a node from each interval, and `FEWER_VARIANCES` from the
+    variances, the shapes kept: comparing the two shows what the finite number of classes costs. With ``folded``, for
+    problems that do not change under ``w -> -w``, a class stands for the teacher values ``c`` and ``-c``.
     """
     merge = jnp.broadcast_to(jnp.asarray(coarse), (2,))
     values, weights, exact = _teacher_points(problem.teacher, folded)
@@ -78,7 +81,8 @@ def _paired_classes(problem: Problem, n: int, variances: int, merge, folded: boo
     log_v = jnp.log(values)
     order = jnp.argsort(log_v)
     rank = jnp.argsort(order)
-    index = _intervals(log_v[order], values[order], few, jnp.zeros(0), merge[1])[rank]
+    index = intervals(log_v[order], values[order], few, jnp.zeros(0))[rank]
+    index = jnp.where(merge[1], index // 2 * 2, index)
     count = jax.ops.segment_sum(jnp.ones_like(values), index, few)
     every = jnp.mean(values)
     variance = jnp.where(count > 0, jax.ops.segment_sum(values, index, few) / jnp.maximum(count, 1), every)
@@ -125,65 +129,13 @@ def _teacher_points(teacher: Teacher, folded: bool):
     return values, jnp.full(values.size, 1.0 / values.size), False
 
 
-def _gauss(values, weights, n: int, kinks, coarse, log=None):
-    """Share and value of ``n`` nodes for sorted weighted values: two for each interval, exact up to third powers."""
-    bins = max(2, n // 2 // 2 * 2)
-    if log is None:
-        index = _intervals(values, weights, bins, kinks, coarse)
-    else:
-        index = _intervals(log, weights * values, bins, kinks, coarse)
-
-    def total(x):
-        return jax.ops.segment_sum(weights * x, index, bins)
-
-    share = total(jnp.ones_like(values))
-    each = jnp.where(share > 0, share, 1.0)
-    mean = total(values) / each
-    off = values - mean[index]
-    square, cube = total(off**2) / each, total(off**3) / each
-    wide = square > 1e-20 * jnp.max(values**2)
-    std = jnp.sqrt(jnp.where(wide, square, 1.0))
-    lean = jnp.where(wide, cube / (2 * std**3), 0.0)
-    root = jnp.sqrt(1 + lean**2)
-    std = jnp.where(wide, std, 0.0)
-    node = jnp.stack([mean + std * (lean - root), mean + std * (lean + root)], 1)
-    part = share[:, None] * jnp.stack([0.5 * (1 + lean / root), 0.5 * (1 - lean / root)], 1)
-    return part.reshape(-1), node.reshape(-1)
-
-
-def _intervals(values, weights, bins: int, kinks, coarse):
-    """Which of ``bins`` intervals (an even number) each of the sorted values lies in; half of them empty if ``coarse``.
-
-    Half of the density of intervals is the cube root of that of the values, half is even between the kinks. Every other
-    edge is moved to the nearest kink.
-    """
-    values, weights, kinks = jax.lax.stop_gradient((values, jnp.asarray(weights), jnp.sort(kinks)))
-    # the barrier keeps XLA from summing constant weights while it compiles, which takes seconds
-    weights = jax.lax.optimization_barrier(weights)
-    total = jnp.cumsum(weights)
-    reach = ndtri(1 - 0.5 / max(values.size, 8))
-    level = ndtr(np.linspace(-reach, reach, _QUANTILES))
-    quantile = jnp.interp(level, (total - 0.5 * weights) / jnp.maximum(total[-1], 1e-300), values)
-    measure = (jnp.diff(quantile) + 1e-12 * (values[-1] - values[0]) + 1e-200) ** (2 / 3) * np.diff(
-        level
-    ) ** (1 / 3)
-    passed = jnp.concatenate([jnp.zeros(1), jnp.cumsum(measure)]) / jnp.sum(measure)
-    low, high = quantile[0], quantile[-1]
-    inside = jnp.clip(kinks, low, high)
-    x = jnp.sort(jnp.concatenate([quantile, inside]))
-    place = jnp.interp(x, quantile, passed)
-    if kinks.size:
-        ends = jnp.concatenate([low[None], inside, high[None]])
-        panel = jnp.interp(x, ends, jnp.arange(ends.size) * 1.0)
-        place = 0.5 * (place + (panel - panel[0]) / jnp.maximum(panel[-1] - panel[0], 1.0))
-    even = jnp.linspace(0.0, 1.0, bins // 2 + 1)
-    at = jnp.interp(kinks, x, place)
-    nearest = jnp.round(at * (bins // 2)).astype(int)
-    known = (kinks > low) & (kinks < high) & (nearest > 0) & (nearest < bins // 2)
-    even = even.at[jnp.where(known, nearest, bins)].set(at, mode="drop")
-    middle = jnp.where(coarse, even[1:], 0.5 * (even[1:] + even[:-1]))
-    inner = jnp.stack([middle, even[1:]], 1).reshape(-1)[:-1]
-    return jnp.searchsorted(inner, jnp.interp(values, x, place), side="right")
+def _gauss(values, weights, n: int, kinks, coarse):
+    """Share and value of about ``n`` nodes, up to `NODES` in each interval, for sorted weighted values."""
+    per = min(NODES, max(LEAST_NODES, n // (kinks.size + 1)))
+    bins = max(1, n // per)
+    index = intervals(values, weights, bins, kinks)
+    share, node = gauss_nodes(values, weights, index, bins, per, jnp.asarray(coarse).astype(int))
+    return share.reshape(-1), node.reshape(-1)
 
 
 def gaussian_bins(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -248,16 +200,17 @@ def merge_pairs(bins, coarse):
 
 
 def variance_classes(covariance: Covariance, n: int, coarse=False):
-    """Values and shares of at most ``n`` classes of the input variances (an even number of them, or one).
-
-    Intervals are evenly spaced in the logarithm where variances carry evenly much of the output.
-    """
+    """Values and shares of at most ``n`` classes of the input variances: nodes of one Gauss rule in their logarithm."""
     if covariance.kind == "identity":
         return jnp.ones(1), jnp.ones(1)
     data = covariance.data
     if data is not None and data.atoms is not None and data.atoms.size <= n:
         return jnp.asarray(data.atoms), jnp.asarray(data.weights)
-    values = jnp.sort(jnp.asarray(covariance.values()))
-    weights = jnp.full(values.size, 1.0 / values.size)
-    share, value = _gauss(values, weights, min(n, values.size), jnp.zeros(0), coarse, jnp.log(values))
-    return jnp.where(share > 0, value, jnp.mean(values)), share
+    values = jnp.asarray(covariance.values())
+    n, one = min(n, values.size), jnp.zeros(values.size, int)
+    fewer = jnp.where(coarse, min(FEWER_VARIANCES, n - 1), 0)
+    # a coordinate counts with its variance in the error
+    part, log_v = gauss_nodes(jnp.log(values), values / values.size, one, 1, n, fewer)
+    share = part[0] * jnp.exp(-log_v[0])
+    share = share / jnp.sum(share)
+    return jnp.exp(log_v[0]) * (jnp.mean(values) / (share @ jnp.exp(log_v[0]))), share

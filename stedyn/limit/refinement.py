@@ -10,19 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..problem.problem import Problem
+from .classes import NODES
 from .integrate import failed, integrate, steps
 from .laws.grid import GridFlow
 from .limit import derive, is_symmetric
 from .solution import INACCURATE, MAX_STEPS, REACHED
 
-#: Cells of a first pass of the grid law, over all intervals; and the largest number of unknowns.
-FIRST_CELLS, MOST_UNKNOWNS = 800, 1_500_000
+#: Cells of a first pass of the grid law, over all intervals, and with many variances; the largest number of unknowns.
+FIRST_CELLS, FEWER_CELLS, MOST_UNKNOWNS = 800, 560, 1_500_000
 PASSES = 5
 #: A change of at most this multiple of what the second order promises confirms it.
 ORDER_MARGIN = 1.6
 #: Teacher values and input variances that a first pass distinguishes, and the most.
-FIRST_CLASSES, MOST_CLASSES = 64, 512
-FIRST_VARIANCES, MOST_VARIANCES = 8, 64
+FIRST_CLASSES, MOST_CLASSES = 40, 512
+FIRST_VARIANCES, FIRST_PAIRED, MOST_VARIANCES = 12, 16, 64
 #: Errors below this part of the variance of the label count as this much where accuracy is relative.
 LEAST = 1e-9
 
@@ -56,7 +57,7 @@ def grid_pass(problem, taus, keep, rtol, coarse, mesh: Mesh, forward=False):
 
 @eqx.filter_jit
 def _extrapolate(runs, least):
-    """Combine a solution with those of half the cells (and four times the time tolerance) and of half the classes.
+    """Combine a solution with those of half the cells and of fewer classes, all at four times the time tolerance.
 
     Of each of the ``runs`` curves and failure, the finest first.
 
@@ -90,19 +91,17 @@ def _first_mesh(problem, cells, classes, foldable: bool) -> tuple[Mesh, int, lis
     features = max(problem.weights.n_levels - 1, 0) + (problem.weights.rounding == "stochastic")
     edges = problem.surrogate.ends + (problem.latent_clip is not None)
     intervals = features + 1 + 2 * edges
-    cells = max(16, FIRST_CELLS // intervals) if cells is None else cells
-    # an interval of the teacher values on either side of every kink
-    least = min(MOST_CLASSES // 2, 4 * (features + 2))
     alike = problem.covariance.kind == "identity"
-    if classes is None:  # fewer where the variances smooth what depends on the teacher value
-        classes = max(FIRST_CLASSES if alike else FIRST_CLASSES // 2, least)
+    cells = max(16, (FIRST_CELLS if alike else FEWER_CELLS) // intervals) if cells is None else cells
+    if classes is None:  # an interval of the teacher values on either side of every kink
+        classes = max(FIRST_CLASSES, min(MOST_CLASSES // 2, NODES * (features + 2)))
     single = problem.teacher.kind in ("constant", "rademacher")
     atoms = problem.teacher.data is not None and problem.teacher.data.atoms is not None and not problem.paired
     coarser = [(True, False, False)]
     coarser += [] if single or atoms else [(False, True, False)]
     coarser += [] if alike else [(False, False, True)]
     folded = foldable and is_symmetric(problem)
-    variances = 1 if alike else FIRST_VARIANCES * (1 + problem.paired)
+    variances = 1 if alike else FIRST_PAIRED if problem.paired else FIRST_VARIANCES
     mesh = Mesh(cells + cells % 2, classes + -classes % 8, variances, folded)
     return mesh, intervals, coarser
 
@@ -110,13 +109,13 @@ def _first_mesh(problem, cells, classes, foldable: bool) -> tuple[Mesh, int, lis
 def grid_curves(problem, taus, keep, tol, cells, classes, traced=False, one_pass=grid_pass):
     """Passes of the grid law until ``tol`` is met: curves, counts, densities, steps, estimate, code."""
     mesh, intervals, coarser = _first_mesh(problem, cells, classes, foldable=keep.size == 0)
-    rtol = min(0.1 * tol, 1e-3)
+    rtol = min(0.05 * tol, 5e-4)
     confirmed, expected = np.zeros(len(coarser), bool), np.zeros(len(coarser))
     for count in range(1, PASSES + 1):
         # all have the same shapes and share one compilation
         runs = [
             one_pass(
-                problem, taus, keep, jnp.asarray(4 * rtol if flags[0] else rtol), jnp.asarray(flags), mesh
+                problem, taus, keep, jnp.asarray(4 * rtol if any(flags) else rtol), jnp.asarray(flags), mesh
             )
             for flags in [(False, False, False), *coarser]
         ]

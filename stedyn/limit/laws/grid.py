@@ -98,8 +98,9 @@ class GridFlow(eqx.Module):
 
     def watch(self, best, other):
         """Values whose relative accuracy the step controller keeps, and their errors."""
-        miss = best - other
-        variation = jnp.max(jnp.sum(jnp.abs(miss), axis=-1))
+        miss, limit = best - other, self.limit
+        weight = limit.share * limit.k2
+        variation = weight @ jnp.sum(jnp.abs(miss), axis=-1) / jnp.sum(weight)
         return jnp.stack([self.error(best), 1.0]), jnp.stack([jnp.abs(self.error(miss)), variation])
 
     def rates(self, error, tau) -> tuple[Float[Array, "C N-1"], Float[Array, "C N-1"]]:
@@ -122,8 +123,9 @@ class GridFlow(eqx.Module):
             work = jnp.where(out_down, 0.5 * drift[:, 1:] * h[1:], work)
             gap = jnp.where(out_up, 0.5 * h[:-1], jnp.where(out_down, 0.5 * h[1:], gap))
         peclet = work / half
-        up = half / gap * _bernoulli(-peclet) * self.square[:-1] / h[:-1]
-        down = half / gap * _bernoulli(peclet) * self.square[1:] / h[1:]
+        up, down = _bernoulli(peclet)
+        up = half * up * (self.square[:-1] / (gap * h[:-1]))
+        down = half * down * (self.square[1:] / (gap * h[1:]))
         if absorbs:
             up = jnp.where(inside | out_down, 0.0, up)
             down = jnp.where(inside | out_up, 0.0, down)
@@ -142,11 +144,7 @@ class GridFlow(eqx.Module):
     def advance(self, tau, step, mass) -> Float[Array, "C N"]:
         """One linearly implicit Euler step: ``(1 - step A(tau + step, error(mass))) new = mass``."""
         up, down = self.rates(self.error(mass), tau + step)
-        zero = jnp.zeros((mass.shape[0], 1))
-        diagonal = 1 + step * (jnp.concatenate([up, zero], 1) + jnp.concatenate([zero, down], 1))
-        lower = jnp.concatenate([zero, -step * up], 1)
-        upper = jnp.concatenate([-step * down, zero], 1)
-        return jax.lax.linalg.tridiagonal_solve(lower, diagonal, upper, mass[..., None])[..., 0]
+        return _implicit(step * up.T, step * down.T, mass.T).T
 
     def observe(self, tau, mass) -> dict[str, Array]:
         """Order parameters and observables (``docs``, theory section 8)."""
@@ -194,7 +192,39 @@ def _occupancy(limit: Limit, total, first, theta, w) -> Float[Array, " L"]:
     return jnp.zeros(levels.size).at[low].add(total * (1 - up)).at[low + 1].add(total * up)
 
 
+def _implicit(up, down, mass):
+    """Masses (N, C) after an implicit Euler step in which the faces between cells are crossed at ``up, down`` (N-1, C).
+
+    Elimination from below, in which nothing is subtracted: of the mass that came from below a part ``stay`` is left.
+    """
+    none = jnp.zeros((1, mass.shape[1]))
+
+    def eliminate(below, cell):
+        stay, arriving = below
+        up, down, mass = cell
+        stay = 1 + down * stay
+        part = 1 / (stay + up)
+        value = (mass + arriving) * part
+        return (stay * part, up * value), (value, part)
+
+    cells = jnp.concatenate([up, none]), jnp.concatenate([none, down]), mass
+    _, (value, part) = jax.lax.scan(eliminate, (none[0], none[0]), cells)
+
+    def substitute(above, cell):
+        value, part, back = cell
+        new = value + part * back * above
+        return new, new
+
+    back = jnp.concatenate([down, none])
+    return jax.lax.scan(substitute, none[0], (value, part, back), reverse=True)[1]
+
+
 def _bernoulli(x):
-    """``x / (exp(x) - 1)`` without overflow, nor of its derivative, in which the square of ``exp(x)`` occurs."""
-    safe = jnp.where(jnp.abs(x) < 1e-8, 1.0, jnp.clip(x, -1e300, 350.0))
-    return jnp.where(jnp.abs(x) < 1e-8, 1 - 0.5 * x, safe / jnp.expm1(safe))
+    """``B(-x), B(x)`` with ``B(x) = x / (exp(x) - 1)``, from one exponential that cannot overflow."""
+    size = jnp.where(x < 0, -x, x)
+    small = size < 1e-8
+    safe = jnp.where(small, 1.0, size)
+    less = jnp.where(small, -size, jnp.expm1(-safe))
+    large = jnp.where(small, 1 + 0.5 * size, -safe / less)
+    little = large * (1 + less)
+    return jnp.where(x < 0, little, large), jnp.where(x < 0, large, little)
