@@ -8,6 +8,7 @@ from systems import TWO_BIT
 
 from stedyn import SGD, Covariance, InputError, Problem, Quantizer, Run, Start, Teacher, choose, solve
 from stedyn.limit.classes import coordinate_classes
+from stedyn.limit.quadrature import gauss_nodes
 from stedyn.limit.solution import _rounded_up
 from stedyn.quantizers.quantizer import as_arrays
 from stedyn.rules import DeterministicRounding, StochasticRounding
@@ -62,6 +63,41 @@ def test_classes_of_variance_are_refined_and_their_merging_is_seen():
     seen = abs(_mean(problem, f, variances=8) - _mean(problem, f, variances=8, coarse=(False, True)))
     assert many < few / 6
     assert few < seen
+
+
+def test_gauss_nodes_are_those_of_legendre_and_survive_too_few_values():
+    """One rule over many even values, one with a node fewer, and an interval that holds two values only."""
+    values = np.concatenate([np.linspace(-1, 1, 100_001), [3.0, 4.0]])
+    index = np.where(values > 1, 1, 0)
+    weights = np.where(values > 1, 0.5, 1 / 100_001)
+    gauss = eqx.filter_jit(gauss_nodes)
+    share, node = gauss(jnp.asarray(values), jnp.asarray(weights), jnp.asarray(index), 2, 5, 0)
+    place, weight = np.polynomial.legendre.leggauss(5)
+    np.testing.assert_allclose(node[0], place, atol=1e-4)
+    np.testing.assert_allclose(share[0], weight / 2, atol=1e-4)
+    order = np.argsort(-np.asarray(share[1]))[:2]
+    np.testing.assert_allclose(np.sort(node[1][order]), [3.0, 4.0], rtol=1e-9)
+    assert np.asarray(share[1])[order].sum() == pytest.approx(1.0, rel=1e-9)
+    share, node = gauss(jnp.asarray(values), jnp.asarray(weights), jnp.asarray(index), 2, 5, 1)
+    place, weight = np.polynomial.legendre.leggauss(4)
+    np.testing.assert_allclose(np.sort(node[0][share[0] > 0]), place, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 0.9])
+def test_heavy_tails_and_power_laws_are_within_tolerance_in_one_pass(exponent):
+    """Student's t with 2.5 degrees of freedom; variances over one to five decades."""
+    problem = Problem(
+        Teacher.samples(0.6 * np.random.default_rng(25).standard_t(2.5, size=4000)) if exponent == 0 else GAUSSIAN,
+        start=Start.gaussian(0.0, 0.5), weights=Quantizer(3, 1.2, kind="mid-tread"), noise_std=0.1, rule=SGD(0.2),
+        covariance=Covariance.power_law(exponent) if exponent else Covariance.identity(), run=Run(16.0, 5),
+    )  # fmt: skip
+    solution = solve(problem)
+    assert solution.status.code == 0
+    assert solution.statistics["passes"] == 1
+    finer = solve(problem, tol=1e-3)
+    gap = np.max(np.abs(solution.error / finer.error - 1))
+    assert gap < solution.error_estimate + finer.error_estimate
 
 
 def test_an_estimate_is_never_printed_smaller_than_it_is():

@@ -51,10 +51,11 @@ def coordinate_classes(
     values, weights, exact = _teacher_points(problem.teacher, folded)
     if variances is None:  # fewer of them where there are many teacher values
         variances = max(2, min(n // 2 if exact else n // 4, 64))
+    per = min(NODES, max(LEAST_NODES, n // (problem.weights.levels.size + 1)))
     if folded:
         n = n // 2
     if problem.paired:
-        return _paired_classes(problem, n, variances, merge, folded)
+        return _paired_classes(problem, n, per, variances, merge, folded)
     variance, part = variance_classes(problem.covariance, variances, merge[1])
     if exact:
         teacher = jnp.broadcast_to(values, (variance.size, values.size))
@@ -62,14 +63,14 @@ def coordinate_classes(
     else:
         n = min(n, values.size)
         share, teacher = jax.lax.map(
-            lambda ratio: _gauss(values, weights, n, problem.weights.levels / ratio, merge[0]),
+            lambda ratio: _gauss(values, weights, n, per, problem.weights.levels / ratio, merge[0]),
             _ideal(problem.inputs, variance),
         )
     group = jnp.repeat(jnp.arange(variance.size), teacher.shape[1])
     return Classes(teacher.reshape(-1), (part[:, None] * share).reshape(-1), group, variance)
 
 
-def _paired_classes(problem: Problem, n: int, variances: int, merge, folded: bool) -> Classes:
+def _paired_classes(problem: Problem, n: int, per: int, variances: int, merge, folded: bool) -> Classes:
     """Classes of coordinates whose teacher weight and input variance were measured together.
 
     Intervals of the variance, and in each of them intervals of ``u = c k1(v) / k2(v)``, in which the kinks are straight
@@ -93,7 +94,7 @@ def _paired_classes(problem: Problem, n: int, variances: int, merge, folded: boo
     u, index, part = u[order], index[order], (values / variance[index])[order] / values.size
 
     def one(k):
-        return _gauss(u, jnp.where(index == k, part, 0.0), n, problem.weights.levels, merge[0])
+        return _gauss(u, jnp.where(index == k, part, 0.0), n, per, problem.weights.levels, merge[0])
 
     share, node = jax.lax.map(one, jnp.arange(few))
     c, p = (node / _ideal(problem.inputs, variance)[:, None]).reshape(-1), share.reshape(-1)
@@ -129,9 +130,8 @@ def _teacher_points(teacher: Teacher, folded: bool):
     return values, jnp.full(values.size, 1.0 / values.size), False
 
 
-def _gauss(values, weights, n: int, kinks, coarse):
-    """Share and value of about ``n`` nodes, up to `NODES` in each interval, for sorted weighted values."""
-    per = min(NODES, max(LEAST_NODES, n // (kinks.size + 1)))
+def _gauss(values, weights, n: int, per: int, kinks, coarse):
+    """Share and value of about ``n`` nodes, ``per`` in each interval, for sorted weighted values."""
     bins = max(1, n // per)
     index = intervals(values, weights, bins, kinks)
     share, node = gauss_nodes(values, weights, index, bins, per, jnp.asarray(coarse).astype(int))
