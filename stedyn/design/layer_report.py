@@ -106,7 +106,7 @@ def report_layers(
             predictor = Predictor(own, template(own, b), Objective("final-error"), None, TOLERANCE)
             mse = calibrated_range(own.teacher, predictor.quantizer, "mse")
             chosen = best_range(predictor, lr, (mse / REACH, mse * REACH), points, None)
-            output = float(derive(own, 2).rho)
+            output = float(derive(own, 2).power)
             rows.append(
                 {
                     "layer": layer.name,

@@ -165,7 +165,7 @@ def _parameter(problem: Problem, to: str) -> float:
 def _coefficients(problem: Problem, lr):
     def at(lr):
         limit = derive(moved(problem, "lr", lr), 2)
-        return jnp.stack(limit.coefficients_at(limit.noise_var + limit.rho, 0.0)[:3])
+        return jnp.stack(limit.coefficients(limit.order(limit.power), 0.0)[:3])
 
     step = 1e-3 * lr
     found = jax.jvp(at, (lr,), (jnp.ones_like(lr),))[1]

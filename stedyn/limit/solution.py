@@ -19,7 +19,17 @@ from .endings import Course, course
 if TYPE_CHECKING:
     import pandas as pd
 
-CURVES = ("error", "m", "q", "overlap", "norm", "effective_step", "saturated", "flip_rate")
+CURVES = (
+    "error",
+    "m",
+    "q",
+    "overlap",
+    "norm",
+    "effective_step",
+    "saturated",
+    "flip_rate",
+    "classification_error",
+)
 
 _SENTENCES = (
     "The solution reached the horizon within the requested tolerance.",
@@ -97,7 +107,10 @@ class Solution(Shown, eqx.Module):
     effective_step : (T,)
         ``b(V) / (lr k2)``: 1 for SGD, less where rounding loses a part of the step.
     saturated, flip_rate : (T,) or None
-        None where the problem has no range, or where the level changes at every step.
+        None where the problem has no range, or where the level changes at every step; ``flip_rate`` also for
+        the model "sign".
+    classification_error : (T,) or None
+        ``P(sign of the student's output is not that of the teacher's)``; None for a linear teacher.
     occupancy : (T, L) or None
         Probability of every level of the weight quantizer.
     densities : Densities or None
@@ -132,6 +145,7 @@ class Solution(Shown, eqx.Module):
     statistics: dict
     problem: Problem
     steps: tuple[Steps, ...] = ()
+    classification_error: Float[Array | np.ndarray, " T"] | None = None
 
     @property
     def final_error(self) -> float:

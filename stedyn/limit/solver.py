@@ -35,7 +35,7 @@ MIXTURE_STARTS, FLUID_STARTS = 16, 400
 FLUID_TIMES, FLUID_BLOCKS = 400, 8
 #: Classes of input variances where nothing else limits the accuracy.
 LINEAR_VARIANCES = 64
-_OPTIONAL = ("saturated", "flip_rate", "occupancy")
+_OPTIONAL = ("saturated", "flip_rate", "occupancy", "classification_error")
 
 
 @checked(problem=Problem)
@@ -238,7 +238,7 @@ def _fluid(problem, taus, keep, classes, traced):
     if not traced:
         limit = derive(problem, 2)
         where = [(1.0, 0.0), (2.0, 0.0), (1.0, taus[-1])]
-        ab = np.array([limit.coefficients_at(V, tau)[:2] for V, tau in where])
+        ab = np.array([limit.coefficients(limit.order_at(V), tau)[:2] for V, tau in where])
         if np.any(np.abs(ab - ab[0]) > 1e-9 * np.abs(ab[0])):
             raise InputError(
                 f"law: expected 'grid' or 'mixture' for the rule {problem.rule.kind!r}, found 'fluid', which needs a "

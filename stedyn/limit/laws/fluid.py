@@ -23,7 +23,7 @@ def observe_paths(limit: Limit, taus: Float[Array, " T"], starts: int) -> dict[s
     neither on the residual variance nor on ``tau``.
     """
     share, start, _ = limit.start.classes(starts)
-    a, b, _, _ = (x[:, None] for x in limit.coefficients(limit.rho, 0.0))
+    a, b, _, _ = (x[:, None] for x in limit.coefficients(limit.order(limit.power), 0.0))
     decay = limit.decay(0.0)
     c = limit.teacher[:, None]
     if limit.latent_clip is not None:
@@ -50,7 +50,8 @@ def observe_paths(limit: Limit, taus: Float[Array, " T"], starts: int) -> dict[s
         q=limit.share @ square,
         overlap=(limit.share * limit.teacher) @ average(w),
         norm=limit.share @ average(w**2),
-        effective_step=jnp.full(taus.shape, 1.0) * limit.effective_step(limit.rho, 0.0),
+        effective_step=jnp.full(taus.shape, 1.0) * limit.effective_step(limit.order(limit.power), 0.0),
+        **limit.observables(psi, square),
     )
 
 

@@ -80,7 +80,7 @@ class MixtureFlow(eqx.Module):
         p = self._partial(state)
         psi, square = self._averages(p)
         error = limit.error(jnp.sum(psi * self.share, axis=1), jnp.sum(square * self.share, axis=1))
-        a, b, D, _ = (x[:, None] for x in limit.coefficients(error, tau))
+        a, b, D, _ = (x[:, None] for x in limit.coefficients(limit.order(error), tau))
         decay = limit.decay(tau)
         first = limit.pieces.first
         both = p.first @ first[:, 0] + p.second @ first[:, 1]
@@ -121,15 +121,18 @@ class MixtureFlow(eqx.Module):
             overlap=jnp.sum(weight * limit.teacher[:, None] * mean),
             norm=jnp.sum(weight * (mean**2 + var)),
         )
-        out["effective_step"] = limit.effective_step(out["error"], tau)
+        order = limit.order(out["error"])
+        out |= limit.observables(psi, square)
+        out["effective_step"] = limit.effective_step(order, tau)
         std = jnp.sqrt(jnp.maximum(var, 1e-14 * limit.scale))
         levels = limit.levels
         if levels.size:
             p = partial_moments(limit.pieces.breaks, mean, std)
             if limit.pieces.first.shape[0] == levels.size:
                 out["occupancy"] = jnp.tensordot(weight, p.zeroth, 2)
-                mean_abs = limit.coefficients(out["error"], tau).mean_abs
-                out["flip_rate"] = jnp.sum(weight * mean_abs[:, None] * p.pdf.sum(-1))
+                if limit.model.gaussian:
+                    mean_abs = limit.coefficients(order, tau).mean_abs
+                    out["flip_rate"] = jnp.sum(weight * mean_abs[:, None] * p.pdf.sum(-1))
             else:
                 each = split_between(levels, p.zeroth, p.first)
                 out["occupancy"] = jnp.tensordot(weight, each, 2)
