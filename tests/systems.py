@@ -64,7 +64,11 @@ def solved(name: str):
 
 @functools.cache
 def _curve():
-    return jax.jit(lambda rule, inputs, V: jax.vmap(rule.response(inputs), (0, None))(Order(V), 0.0))
+    def each(rule, inputs, V):
+        response = rule.response(inputs)
+        return jax.vmap(lambda one: response(Order(one), 0.0))(V)
+
+    return jax.jit(each)
 
 
 def coefficients(rule, inputs, V=VS):
