@@ -198,7 +198,8 @@ class Solution(Shown, eqx.Module):
     def to_dict(self) -> dict:
         """Plain numbers and lists: curve, plateaus, minimum, final error, law, estimate, status."""
         tau, error = self.minimum
-        return {
+        wrong = self.classification_error
+        return ({} if wrong is None else {"classification_error": np.asarray(wrong).tolist()}) | {
             "tau": np.asarray(self.tau).tolist(),
             "error": np.asarray(self.error).tolist(),
             "m": np.asarray(self.m).tolist(),
@@ -229,7 +230,7 @@ class Solution(Shown, eqx.Module):
         learning_curve(ax, self)
 
     def __str__(self):
-        rows = self.to_pandas()[["tau", "error", "m", "q"]]
+        rows = self.to_pandas().filter(["tau", "error", "m", "q", "classification_error"])
         picked = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, 9).round().astype(int))]
         tau, error = self.minimum
         lines = [

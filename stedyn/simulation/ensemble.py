@@ -117,7 +117,8 @@ class Ensemble(Shown):
 
     def to_dict(self) -> dict:
         """Plain numbers and lists, for JSON; ``steps`` is the length of each run."""
-        return {
+        wrong = self.classification_error
+        return ({} if wrong is None else {"classification_error_mean": wrong.mean(axis=0).tolist()}) | {
             "tau": self.tau.tolist(),
             "error_mean": self.error_mean.tolist(),
             "error_std": self.error_std.tolist(),
