@@ -99,6 +99,14 @@ def test_errors_of_given_weights_are_those_of_samples():
     assert Observer(Problem(model="sign"))(0 * w, teacher)[-1] == 0.5
 
 
+@pytest.mark.parametrize("teacher", [Teacher.gaussian(3.0), Teacher.samples([3.0, -1.0, 2.0, 0.5])])
+def test_ranges_are_searched_where_the_weights_are(teacher):
+    """The size of the teacher's weights does not change the signs of its outputs, nor the student's weights."""
+    target = Problem(teacher, model="sign").target
+    assert float(target.rho) == pytest.approx(2 / np.pi)
+    assert Problem(teacher).target is teacher
+
+
 def test_the_two_sides_know_the_same_models():
     assert set(MODELS) == set(LABELS)
 
@@ -151,8 +159,8 @@ def test_a_model_is_part_of_what_is_simulated():
     "given",
     [
         dict(weights=Quantizer(2, 1.5), inputs=Quantizer(2, 2.0), noise_std=0.3),
-        dict(teacher=Teacher.gaussian(2.0), covariance=Covariance.power_law(0.3), weights=Quantizer(3, 1.0),
-             rule=SGD(0.4, batch=4)),
+        dict(teacher=Teacher.gaussian(2.0), covariance=Covariance.samples([0.5, 1.5, 0.5, 1.5]),
+             weights=Quantizer(2, 1.0), rule=SGD(0.4, batch=4)),
         dict(start=Start.gaussian(0.0, 0.02), weights=Quantizer(2, 1.0, kind="mid-tread"), rule=SGD(0.05)),
         dict(weights=Quantizer(2, 1.0, rounding="stochastic"), rule=Shrinkage(0.3, q=0.5, noise_std=0.2)),
     ],
@@ -182,6 +190,10 @@ def test_all_that_stands_on_the_limit_follows_the_model():
     ours, theirs = fixed_point(problem), fixed_point(linear)
     assert ours.error - LOST == pytest.approx(theirs.error, rel=1e-6)
     assert ours.excess == pytest.approx(theirs.excess, rel=1e-6)
+    one = dataclasses.replace(
+        problem, teacher=Teacher.constant(2.0)
+    )  # of a Gaussian one few classes are left out
+    ours, theirs = fixed_point(one), fixed_point(as_linear(one, 4.0))
     assert ours.relaxation_time == pytest.approx(theirs.relaxation_time, rel=1e-5)
     for to in ("range", "noise_std", "lr"):
         found = sensitivity(problem, "final-error", to).derivative

@@ -24,6 +24,7 @@ import numpy as np
 
 from ..checks import checked, choice, fail, in_float64, positive
 from ..curves.objectives import Objective
+from ..limit.laws.registry import REFERENCE
 from ..limit.limit import derive
 from ..limit.stationary import CLASSES, largest_error
 from ..problem.problem import Problem
@@ -138,7 +139,7 @@ def sensitivity(
         law = "fixed point"
     else:
         value, derivative, estimate = of_curve(problem, goal, of, to, parameter, tol)
-        law = "grid"
+        law = REFERENCE
     elasticity = derivative * parameter / value if value > 0 else None
     return Sensitivity(of, to, parameter, value, derivative, elasticity, law, estimate)
 

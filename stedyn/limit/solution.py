@@ -164,7 +164,7 @@ class Solution(Shown, eqx.Module):
         steps = [one.within(float(self.tau[-1])) for one in self.steps]
         if not steps or np.size(steps[0].tau) < 2:
             return np.asarray(self.tau), np.asarray(self.error)
-        if self.law == "fluid":  # samples, between which it is not smooth
+        if "samples" in self.statistics:  # between which it is not smooth
             return steps[0].tau, np.maximum(steps[0].error, 0.0)
         return between(extrapolated(*steps) if len(steps) == 2 else steps[0])
 
@@ -180,7 +180,7 @@ class Solution(Shown, eqx.Module):
         return self._course().ending
 
     def _course(self) -> Course:
-        return course(self.problem, *self.dense, self.statistics["starts"] if self.law == "fluid" else None)
+        return course(self.problem, *self.dense, self.statistics.get("samples"))
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a saved time; level occupancies in columns ``occupancy_0, ...``."""

@@ -217,6 +217,11 @@ class Problem(eqx.Module):
         return jnp.mean(variance) * self.teacher.rho
 
     @property
+    def target(self) -> Teacher:
+        """The law of the weights at which a student aims: teacher weights times the gain of the model."""
+        return self.teacher if self.model == "linear" else self.teacher.scaled(self.labels.gain(self.signal))
+
+    @property
     def label_variance(self) -> Float[Array, ""]:
         """``noise_std^2 + E[g(out)^2]``: the scale of errors of the problem."""
         signal = self.signal

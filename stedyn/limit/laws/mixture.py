@@ -12,15 +12,26 @@ the error the law claims; for a linear ``psi`` both are exact and it vanishes.
 
 from __future__ import annotations
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ...inputs.moments import split_between
+from ...problem.problem import Problem
 from ...quantizers.pieces import PartialMoments, partial_moments
-from ..limit import Limit
+from ..integrate import failed, integrate, steps
+from ..limit import Limit, derive
+from ..refinement import least_error
+from ..solution import INACCURATE, MAX_STEPS, REACHED, UNESTIMATED
+from .law import Asked, Solved
 
+#: Start and teacher classes.
+STARTS, CLASSES = 16, 32
+#: Classes of input variances where nothing else limits the accuracy.
+LINEAR_VARIANCES = 64
 #: Cells in which the density of a mixture is handed out.
 DENSITY_CELLS = 2000
 
@@ -175,3 +186,35 @@ def _laplace_moments(breaks, mean, std) -> PartialMoments:
         between(mean**2 + std**2, second),
         0.5 * decay / scale,
     )
+
+
+@eqx.filter_jit
+def _pass(problem, taus, keep, rtol, blend, coarse, classes, variances):
+    limit = derive(problem, classes, coarse, variances)
+    law = MixtureFlow(limit, STARTS, blend, coarse)
+    solution = integrate(law, taus, keep, rtol)
+    kept = law.masses(*solution.ys[1]) if keep.size else None
+    return solution.ys[0], solution.stats, kept, steps(solution), failed(solution)
+
+
+def mixture_curves(problem: Problem, asked: Asked) -> Solved:
+    """Curves of the law, with an estimate of their error from half the classes and from another shape."""
+    taus, keep, tol, _, classes, traced = asked
+    classes = CLASSES if classes is None else classes
+    linear = problem.weights.is_none
+    # a linear psi leaves nothing but the error in time
+    rtol = 1e-8 if linear else 1e-5
+    variances = LINEAR_VARIANCES if linear else None
+    run = functools.partial(_pass, problem, taus, keep, classes=classes, variances=variances)
+    blend = None if traced or linear else jnp.zeros(())
+    curves, stats, kept, path, bad = run(jnp.asarray(rtol), blend, jnp.asarray(False))
+    counts = dict(stats, classes=classes, starts=STARTS, passes=1)
+    if traced:
+        return Solved(curves, counts, kept, (path,), None, jnp.where(bad, MAX_STEPS, UNESTIMATED))
+    merged = run(jnp.asarray(8 * rtol), blend, jnp.asarray(True))[0]
+    shaped = merged if linear else run(jnp.asarray(rtol), jnp.ones(()), jnp.asarray(False))[0]
+    size = jnp.maximum(curves["error"], least_error(problem))
+    apart = [jnp.max(jnp.abs(other["error"] - curves["error"]) / size) for other in (merged, shaped)]
+    estimate = apart[0] if linear else 2 * (apart[0] + apart[1])
+    code = jnp.where(bad, MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
+    return Solved(curves, counts, kept, (path,), estimate, code)
