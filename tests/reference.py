@@ -68,7 +68,9 @@ def step(problem, w, teacher, key, at, move=sgd):
     phi = quantize(problem.inputs, x, uniforms(key, at, STREAMS["round_inputs"], d))
     psi = quantize(problem.weights, w, uniforms(key, at, STREAMS["round_weights"], d))
     xi = normals(key, at, STREAMS["noise"], 1)[0]
-    r = teacher @ x / np.sqrt(d) + float(problem.noise_std) * xi - psi @ phi / np.sqrt(d)
+    label = teacher @ x / np.sqrt(d)
+    label = np.sign(label) if problem.model == "sign" else label
+    r = label + float(problem.noise_std) * xi - psi @ phi / np.sqrt(d)
     u = [uniforms(key, at, STREAMS["rule"] + k, d) for k in range(problem.rule.uniforms)]
     u[: problem.rule.shared] = [one[0] for one in u[: problem.rule.shared]]
     update = move(problem, r, phi, u, at / d) / np.sqrt(d)

@@ -8,6 +8,7 @@ import numpy as np
 
 from stedyn import SGD, Problem, Quantizer, Run, Start, solve
 from stedyn.inputs.moments import input_moments
+from stedyn.rules import Order
 
 TWO_BIT = Quantizer(2, 2.0)
 #: Moments of inputs: unquantized, two bits, three bits with a level at 0.
@@ -63,7 +64,11 @@ def solved(name: str):
 
 @functools.cache
 def _curve():
-    return jax.jit(lambda rule, inputs, V: jax.vmap(rule.response(inputs), (0, None))(V, 0.0))
+    def each(rule, inputs, V):
+        response = rule.response(inputs)
+        return jax.vmap(lambda one: response(Order(one), 0.0))(V)
+
+    return jax.jit(each)
 
 
 def coefficients(rule, inputs, V=VS):

@@ -12,6 +12,7 @@ from stedyn.rules import (
     SGD,
     DeterministicRounding,
     Inverse,
+    Order,
     QuantizedGradient,
     Shrinkage,
     Sign,
@@ -79,7 +80,8 @@ def test_quadrature_over_few_or_very_many_jumps(copy):
     @jax.jit
     def both(delta, V):
         rule = DeterministicRounding(0.3, delta=delta)
-        return [jax.vmap(r.response(bit), (0, None))(V, 0.0) for r in (rule, copy(0.3, of=rule))]
+        responses = [each.response(bit) for each in (rule, copy(0.3, of=rule))]
+        return [jax.vmap(lambda one, f=f: f(Order(one), 0.0))(V) for f in responses]
 
     for delta in (0.0009, 0.003, 0.0117, 0.05, 0.3):
         V = (

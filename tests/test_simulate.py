@@ -38,6 +38,7 @@ PROBLEMS = {
     ),
     "levels": Problem(weights=Quantizer(kind="levels", levels=[-1.0, -0.2, 0.1, 1.3]), **NOISY),
     "many levels": Problem(weights=Quantizer(kind="levels", levels=np.linspace(-2, 2, 40).tolist()), **NOISY),
+    "sign teacher": Problem(model="sign", weights=Quantizer(2, 1.5), **NOISY),
     "clipped": Problem(weights=Quantizer(2, 1.5), ste="clipped", **NOISY),
     "triangular": Problem(weights=Quantizer(2, 1.5), ste="triangular", **NOISY),
     "latent clip": Problem(weights=Quantizer(2, 1.0), inputs=Quantizer(3, 2.0), latent_clip=0.8, **NOISY),

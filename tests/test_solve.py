@@ -13,8 +13,10 @@ from systems import TWO_BIT, reference
 import stedyn
 from stedyn import SGD, Problem, Quantizer, Run, SolveError, Start, Teacher, solve
 from stedyn.drawing.quantities import QUANTITIES
-from stedyn.limit.solution import CURVES
-from stedyn.limit.solver import _chosen
+from stedyn.limit.laws.law import Law, Solved
+from stedyn.limit.laws.registry import LAWS, chosen, has_densities
+from stedyn.limit.solution import CURVES, UNESTIMATED
+from stedyn.sweeps.rows import check_rows
 
 PACKAGE = Path(stedyn.__file__).parent
 
@@ -22,8 +24,29 @@ PACKAGE = Path(stedyn.__file__).parent
 def test_auto_takes_the_law_that_is_exact():
     run = Run(1.0, 2)
     assert solve(Problem(inputs=TWO_BIT, run=run)).law == "mixture"
-    assert _chosen("auto", Problem(weights=TWO_BIT)) == "grid"
-    assert _chosen("auto", Problem(latent_clip=1.0)) == "grid"
+    assert chosen("auto", Problem(weights=TWO_BIT)) == "grid"
+    assert chosen("auto", Problem(latent_clip=1.0)) == "grid"
+
+
+class Flat(Law):
+    """A law whose curves are all 1."""
+
+    densities = False
+
+    def solve(self, problem, asked):
+        names = ("error", "m", "q", "overlap", "norm", "effective_step")
+        return Solved(
+            dict.fromkeys(names, jnp.ones_like(asked.taus)), {}, None, (), None, jnp.asarray(UNESTIMATED)
+        )
+
+
+def test_a_law_is_an_entry_of_the_registry(monkeypatch, tmp_path):
+    monkeypatch.setitem(LAWS, "flat", Flat())
+    solution = solve(Problem(), law="flat")
+    assert (solution.law, solution.final_error) == ("flat", 1.0)
+    (row,) = check_rows("table", [{"law": "flat"}], {}, tmp_path, "compare")
+    assert row.job["law"] == "flat"
+    assert not has_densities(row.job["law"])
 
 
 @pytest.mark.parametrize(
@@ -88,7 +111,7 @@ def test_a_diverging_run_is_a_failure_not_a_number():
 def test_the_answer_prints_and_becomes_a_table():
     solution = solve(reference("R2", Run(4.0, 9)))
     frame = solution.to_pandas()
-    assert list(frame.columns) == ["tau", *CURVES, *(f"occupancy_{k}" for k in range(8))]
+    assert list(frame.columns) == ["tau", *CURVES[:-1], *(f"occupancy_{k}" for k in range(8))]
     assert set(CURVES) <= QUANTITIES.keys()
     text = str(solution)
     assert "tau = steps / d" in text

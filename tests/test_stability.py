@@ -25,7 +25,7 @@ def dense_eigenvalue(problem, error, cells):
     """Leading eigenvalue of the Jacobian of the grid law, by automatic differentiation, on the mesh of a solve."""
     limit = eqx.filter_jit(derive)(as_arrays(problem), 2)
     law = eqx.filter_jit(GridFlow)(limit, cells, 20.0)
-    up, down = (np.asarray(x) for x in law.rates(error, 1.0))
+    up, down = (np.asarray(x) for x in law.rates(limit.order(error), 1.0))
     with np.errstate(divide="ignore", invalid="ignore"):
         log = np.cumsum(np.nan_to_num(np.log(up) - np.log(down), nan=-700, posinf=700, neginf=-700), axis=1)
     log = np.concatenate([np.zeros((log.shape[0], 1)), log], axis=1)

@@ -20,6 +20,7 @@ import typer
 from .. import __version__
 from ..checks import Failure, InputError
 from ..files.report import describe, to_json
+from ..limit.laws.registry import has_densities, names
 from .options import build_problem, check_outputs, repeated, takes_problem, write_outputs
 from .plateaus import plateaus
 from .ranges import choose, layers
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Law = Annotated[str, typer.Option(help="How the limit is solved.", metavar="auto|grid|mixture|fluid")]
+Law = Annotated[str, typer.Option(help="How the limit is solved.", metavar="|".join(names()))]
 Tol = Annotated[float, typer.Option(help="Relative accuracy asked of the law.")]
 Dim = Annotated[int, typer.Option(min=1, help="Input dimension d of the simulation.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Number of simulated runs.")]
@@ -144,7 +145,7 @@ def compare(
     from ..limit.solver import solve
 
     # the last weights of the simulation are set against the density at the same time
-    densities = None if law == "fluid" else [float(problem.taus[-1])]
+    densities = [float(problem.taus[-1])] if has_densities(law) else None
     solution = solve(problem, law=law, tol=tol, densities=densities)
     spread = {"devices": devices, "split": split}
     ensemble = _simulate(problem, checkpoint, dim=dim, seeds=seeds, seed=seed, every=every, **spread)

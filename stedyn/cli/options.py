@@ -38,6 +38,7 @@ _FLAGS = {
     "nu": ("rule", "nu"),
     "c": ("rule", "c"),
     "weight_decay": ("rule", "weight_decay"),
+    "model": ("teacher", "model"),
     "noise_std": ("noise", "std"),
     "tau": ("run", "tau"),
     "points": ("run", "points"),
@@ -99,6 +100,9 @@ def _problem_flags(
     nu: Annotated[float | None, _problem_flag("Trials for each coordinate of the multinomial rule.")] = None,
     c: Annotated[float | None, _problem_flag("Constant c of the multinomial rule.")] = None,
     weight_decay: Annotated[float | None, _problem_flag("Weight decay.")] = None,
+    model: Annotated[
+        str | None, _problem_flag("What the teacher's output becomes.", metavar="linear|sign")
+    ] = None,
     noise_std: Annotated[float | None, _problem_flag("Standard deviation of the label noise.")] = None,
     tau: Annotated[float | None, _problem_flag("Horizon, in units of steps / d.")] = None,
     points: Annotated[int | None, _problem_flag("Number of saved times.")] = None,

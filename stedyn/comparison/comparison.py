@@ -115,13 +115,14 @@ class Comparison(Shown):
         gaps, judged = self.gap_in_standard_errors, self.judgement
         record = self.solution.to_dict() | self.ensemble.to_dict()
         if self.tau.size != len(record["error"]) or self.tau.size != len(record["error_mean"]):
-            curves = {name: getattr(self.solution, name) for name in ("m", "q")}
+            names = [name for name in ("m", "q", "classification_error") if name in record]
+            curves = {name: getattr(self.solution, name) for name in names}
             record |= {
                 name: np.interp(self.tau, self.solution.tau, curve).tolist() for name, curve in curves.items()
             }
             record |= {"tau": self.tau.tolist(), "error": self.theory.tolist()}
-            for name in ("error_mean", "error_std"):
-                record[name] = getattr(self.ensemble, name)[self.gaps.common].tolist()
+            for name in {"error_mean", "error_std", "classification_error_mean"} & record.keys():
+                record[name] = np.asarray(record[name])[self.gaps.common].tolist()
         return record | {
             "gap": self.gap.tolist(),
             "gap_in_standard_errors": None if gaps is None else gaps.tolist(),

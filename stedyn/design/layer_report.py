@@ -104,9 +104,9 @@ def report_layers(
         own = dataclasses.replace(problem, teacher=Teacher.samples(_condensed(layer.weights)))
         for b in widths:
             predictor = Predictor(own, template(own, b), Objective("final-error"), None, TOLERANCE)
-            mse = calibrated_range(own.teacher, predictor.quantizer, "mse")
+            mse = calibrated_range(own.target, predictor.quantizer, "mse")
             chosen = best_range(predictor, lr, (mse / REACH, mse * REACH), points, None)
-            output = float(derive(own, 2).rho)
+            output = float(derive(own, 2).power)
             rows.append(
                 {
                     "layer": layer.name,

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from ..checks import checked, fail, in_float64, positive, several, whole
 from ..curves.objectives import Objective
 from ..drawing.shown import Shown
+from ..limit.laws.registry import REFERENCE
 from ..limit.limit import derive
 from ..limit.stationary import CLASSES, largest_error
 from ..problem.problem import Problem
@@ -161,8 +162,8 @@ def range_map(
     with tqdm(total=widths.size * len(pairs), unit="point", disable=not progress) as bar:
         columns = [_column(problem, quantizer, lr, widths, goal, tol, bar) for quantizer, lr in pairs]
     values = np.ma.masked_invalid(np.stack(columns, axis=1))
-    calibrated = [calibrated_range(problem.teacher, quantizer, "mse") for quantizer, _ in pairs]
-    law = "grid" if goal.needs_curve else "fixed point"
+    calibrated = [calibrated_range(problem.target, quantizer, "mse") for quantizer, _ in pairs]
+    law = REFERENCE if goal.needs_curve else "fixed point"
     return RangeMap(str(goal), widths, axis, points, values, np.array(calibrated), law, problem)
 
 

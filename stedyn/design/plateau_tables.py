@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from ..checks import fail, in_float64, positive, whole
 from ..curves.plateaus import Plateau
+from ..limit.laws.registry import REFERENCE
 from ..limit.solver import solve
 from ..limit.stairs import Stair, stair_at
 from ..problem.problem import Problem
@@ -123,7 +124,7 @@ def plateau_table(
     endings = []
     for b, r, lr in tqdm(cells, unit="curve", disable=not progress):
         case = with_quantizer(problem, template(problem, b).with_range(r), lr)
-        solution = solve(case, law="grid", tol=tol)
+        solution = solve(case, law=REFERENCE, tol=tol)
         found, ending = solution.plateaus(), solution.ending()
         rows += [PlateauRow(b, r, lr, n, p, stair_at(case, p.height)) for n, p in enumerate(found, 1)]
         if not found:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..checks import fail
 from ..curves.objectives import Objective
+from ..limit.laws.registry import REFERENCE
 from ..limit.solution import Solution
 from ..limit.solver import solve
 from ..limit.stationary import final_error, has_fixed_point
@@ -107,10 +108,10 @@ class Predictor:
     def curve(self, width: float, lr: float) -> Solution:
         """The curve of the problem's own run; only roughly where the objective is not read off a curve."""
         tol = max(self.tol, ROUGH) if self.by_fixed_point else self.tol
-        return solve(self.at(width, lr), law="grid", tol=tol, throw=False)
+        return solve(self.at(width, lr), law=REFERENCE, tol=tol, throw=False)
 
     def _solve(self, width: float, lr: float, *, tol: float, cells: int | None = None) -> Solution:
-        return solve(self.at(width, lr, self.run), law="grid", tol=tol, cells=cells, throw=False)
+        return solve(self.at(width, lr, self.run), law=REFERENCE, tol=tol, cells=cells, throw=False)
 
     def _outcome(self, width: float, lr: float, *, tol: float, cells: int | None = None) -> Outcome:
         flat = self.objective.kind == "plateau-length"

@@ -111,7 +111,7 @@ def choose(
     bounds = {b: _bounds(ranges, problem, b) for b in widths}
     rules: dict[int, dict[str, float]] = {}
     if baselines:
-        rules = {b: calibrated_ranges(problem.teacher, template(problem, b)) for b in widths}
+        rules = {b: calibrated_ranges(problem.target, template(problem, b)) for b in widths}
     steps = len(widths) * (points * len(rates) + len(MISSES) + 1) + sum(len(rule) for rule in rules.values())
     choices, others = [], []
     with tqdm(total=steps, unit="range", disable=not progress) as bar:
@@ -150,7 +150,7 @@ def template(problem: Problem, bits: int) -> Quantizer:
 
 def _bounds(ranges, problem: Problem, bits: int) -> tuple[float, float]:
     if ranges is None:
-        middle = calibrated_range(problem.teacher, template(problem, bits), "mse")
+        middle = calibrated_range(problem.target, template(problem, bits), "mse")
         return middle / REACH, middle * REACH
     bounds = [positive("ranges", value) for value in several("ranges", ranges)]
     if len(bounds) != 2 or not bounds[0] < bounds[1]:

@@ -64,7 +64,7 @@ def _crossings(predictor: Predictor, lr: float, bounds) -> np.ndarray:
     limit = derive(problem, 2)
     if limit.teacher.size > FEW:
         return np.zeros(0)
-    a, b, _, _ = (np.asarray(x) for x in limit.coefficients(limit.rho, 0.0))
+    a, b, _, _ = (np.asarray(x) for x in limit.coefficients(limit.order(limit.power), 0.0))
     unit = np.asarray(limit.levels) / bounds[0]
     with np.errstate(divide="ignore", invalid="ignore"):
         crossing = (a * np.asarray(limit.teacher) / b)[:, None] / unit

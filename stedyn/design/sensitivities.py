@@ -24,6 +24,7 @@ import numpy as np
 
 from ..checks import checked, choice, fail, in_float64, positive
 from ..curves.objectives import Objective
+from ..limit.laws.registry import REFERENCE
 from ..limit.limit import derive
 from ..limit.stationary import CLASSES, largest_error
 from ..problem.problem import Problem
@@ -138,7 +139,7 @@ def sensitivity(
         law = "fixed point"
     else:
         value, derivative, estimate = of_curve(problem, goal, of, to, parameter, tol)
-        law = "grid"
+        law = REFERENCE
     elasticity = derivative * parameter / value if value > 0 else None
     return Sensitivity(of, to, parameter, value, derivative, elasticity, law, estimate)
 
@@ -165,7 +166,7 @@ def _parameter(problem: Problem, to: str) -> float:
 def _coefficients(problem: Problem, lr):
     def at(lr):
         limit = derive(moved(problem, "lr", lr), 2)
-        return jnp.stack(limit.coefficients_at(limit.noise_var + limit.rho, 0.0)[:3])
+        return jnp.stack(limit.coefficients(limit.order(limit.power), 0.0)[:3])
 
     step = 1e-3 * lr
     found = jax.jvp(at, (lr,), (jnp.ones_like(lr),))[1]

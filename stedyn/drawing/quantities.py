@@ -41,5 +41,11 @@ QUANTITIES: dict[str, Quantity] = {
         "learning rate",
         "drift of the limit towards the teacher over that of SGD at the same rate",
     ),
+    "classification_error": Quantity(
+        r"P(\hat y \neq y)",
+        "classification error",
+        "1",
+        "probability that the signs of the outputs of teacher and student differ",
+    ),
     "occupancy": Quantity("P(psi)", "level occupancy", "1", "fraction of weights on every level"),
 }

@@ -77,6 +77,7 @@ def problem_from_dict(
     with _named(f"{source}: " if source else ""):
         checked = checked_tables(tables)
         weights, run = checked["weights"], checked["run"]
+        model = checked["teacher"].pop("model", "linear")
         ste, latent_clip = weights.pop("ste", "identity"), weights.pop("latent_clip", None)
         if "taus" in run and len(run) > 1:
             raise InputError("run.taus: already sets the saved times; remove run.tau and run.points.")
@@ -85,6 +86,7 @@ def problem_from_dict(
         return Problem(
             _law(Teacher, "teacher", checked["teacher"], folder),
             _law(Start, "start", checked["start"], folder),
+            model=model,
             noise_std=checked["noise"].get("std", 0.0),
             weights=_quantizer("weights", weights) if "weights" in tables else None,
             inputs=_quantizer("inputs", checked["inputs"]) if "inputs" in tables else None,
@@ -193,6 +195,8 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
         for key, value in content.items():
             if value is not None:
                 plain[table][key] = _plain(f"{table}.{key}", value)
+    if problem.model != "linear":
+        plain["teacher"]["model"] = problem.model
     if plain["rule"].get("batch") == 1:
         del plain["rule"]["batch"]
     if plain["weights"] == {"kind": "none", "ste": "identity"}:
@@ -219,12 +223,8 @@ def _rule_value(rule: Rule, key: str) -> Any:
         return {k: v for k, v in _quantizer_table(value).items() if v is not None}
     if isinstance(value, Schedule):
         if value.kind not in SCHEDULES:
-            fail(
-                f"rule.{key}",
-                f"one of the kinds {', '.join(SCHEDULES)}",
-                value.kind,
-                "a file holds no function",
-            )
+            known = f"one of the kinds {', '.join(SCHEDULES)}"
+            fail(f"rule.{key}", known, value.kind, "a file holds no function")
         return {"kind": value.kind} | {k: getattr(value, k) for k in value.parameters()}
     return value
 
@@ -275,7 +275,8 @@ def save_problem(problem: Problem, path: str | os.PathLike) -> Path:
     tables = problem_to_dict(problem)
     for table in ("teacher", "start", "covariance"):
         if (data := getattr(problem, table).data) is not None:
-            tables[table] = {"kind": "file", "path": _keep(data, path, table)}
+            tables[table].pop("values", None)
+            tables[table]["path"] = _keep(data, path, table)
     return write_atomic(path, "# a problem of stedyn; tau = steps / d\n" + tomli_w.dumps(tables))
 
 

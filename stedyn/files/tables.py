@@ -20,10 +20,10 @@ _FILE = ("path", "values", "tensor", "normalise")
 #: Keys of every table but [rule], by its kind; tables without a kind have one entry under None.
 _KEYS: dict[str, dict[str | None, tuple[str, ...]]] = {
     "teacher": {
-        "constant": ("value",),
-        "gaussian": ("std",),
-        "rademacher": ("scale",),
-        "file": _FILE,
+        "constant": ("value", "model"),
+        "gaussian": ("std", "model"),
+        "rademacher": ("scale", "model"),
+        "file": (*_FILE, "model"),
     },
     "start": {"gaussian": ("mean", "std"), "constant": ("value",), "file": _FILE},
     "noise": {None: ("std",)},

@@ -14,7 +14,6 @@ from scipy.special import ndtr, ndtri
 from ..inputs.moments import input_moments
 from ..problem.populations import Covariance, Teacher
 from ..problem.problem import Problem
-from ..quantizers.quantizer import Quantizer
 from .quadrature import gauss_nodes, intervals
 
 
@@ -64,7 +63,7 @@ def coordinate_classes(
         n = min(n, values.size)
         share, teacher = jax.lax.map(
             lambda ratio: _gauss(values, weights, n, per, problem.weights.levels / ratio, merge[0]),
-            _ideal(problem.inputs, variance),
+            _ideal(problem, variance),
         )
     group = jnp.repeat(jnp.arange(variance.size), teacher.shape[1])
     return Classes(teacher.reshape(-1), (part[:, None] * share).reshape(-1), group, variance)
@@ -88,7 +87,7 @@ def _paired_classes(problem: Problem, n: int, per: int, variances: int, merge, f
     every = jnp.mean(values)
     variance = jnp.where(count > 0, jax.ops.segment_sum(values, index, few) / jnp.maximum(count, 1), every)
     grid = jnp.linspace(jnp.min(log_v), jnp.max(log_v), _TABLE)
-    ratio = jnp.exp(jnp.interp(log_v, grid, jnp.log(_ideal(problem.inputs, jnp.exp(grid)))))
+    ratio = jnp.exp(jnp.interp(log_v, grid, jnp.log(_ideal(problem, jnp.exp(grid)))))
     u = weights * ratio
     order = jnp.argsort(u)
     u, index, part = u[order], index[order], (values / variance[index])[order] / values.size
@@ -97,16 +96,16 @@ def _paired_classes(problem: Problem, n: int, per: int, variances: int, merge, f
         return _gauss(u, jnp.where(index == k, part, 0.0), n, per, problem.weights.levels, merge[0])
 
     share, node = jax.lax.map(one, jnp.arange(few))
-    c, p = (node / _ideal(problem.inputs, variance)[:, None]).reshape(-1), share.reshape(-1)
+    c, p = (node / _ideal(problem, variance)[:, None]).reshape(-1), share.reshape(-1)
     group = jnp.repeat(jnp.arange(few), node.shape[1])
     scale = jnp.sqrt(jnp.mean(values * weights**2) / (p @ (variance[group] * c**2)))
     return Classes(c * scale, p, group, variance)
 
 
-def _ideal(inputs: Quantizer, variance):
-    """``k1 / k2`` of inputs: a weight is driven towards this multiple of its teacher value."""
-    moments = input_moments(inputs, jnp.sqrt(variance))
-    return moments.k1 / moments.k2
+def _ideal(problem: Problem, variance):
+    """``gain k1 / k2`` of inputs: a weight is driven towards this multiple of its teacher value."""
+    moments = input_moments(problem.inputs, jnp.sqrt(variance))
+    return problem.labels.gain(problem.signal) * (moments.k1 / moments.k2)
 
 
 def _teacher_points(teacher: Teacher, folded: bool):

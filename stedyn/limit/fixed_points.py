@@ -161,8 +161,8 @@ class FixedPoint(Shown, eqx.Module):
 
 @eqx.filter_jit
 def _pull(limit: Limit):
-    """``a, b`` (C,) at the variance of the teacher's output."""
-    return limit.coefficients(limit.rho, jnp.inf)[:2]
+    """``a, b`` (C,) at the variance of the label."""
+    return limit.coefficients(limit.order(limit.power), jnp.inf)[:2]
 
 
 @checked(problem=Problem)
@@ -211,7 +211,7 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
     a, b = _pull(limit)
     ceiling = None
     if linear:  # S = D / (2 b): the error reproduces itself once lr k2 = 2
-        far = 1e7 * limit.rho  # where rounding no longer matters, and a bounded rule does not grow
+        far = 1e7 * limit.power  # where rounding no longer matters, and a bounded rule does not grow
         slope = float(error_and_slope(limit, far)[1])
         ceiling = final / slope if np.isfinite(slope) else 2 / k2
         ceiling = None if slope < 1e-3 * final else ceiling
@@ -243,7 +243,7 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         searched=searched,
         minimum=None,
         horizon=None,
-        **_verdict(error < 1e-12 * float(limit.rho), back),
+        **_verdict(error < 1e-12 * float(limit.power), back),
     )
 
 

@@ -12,6 +12,7 @@ from diffrax import RESULTS
 from jaxtyping import Array, Float
 
 from ..curves.dense import Steps
+from .laws.law import Flow
 
 #: Substeps of the extrapolated step: one of size 1, two of 1/2, three of 1/3.
 _FRACTIONS = (1.0, 1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3)
@@ -77,7 +78,7 @@ def _record(tau, y, law):
 
 
 def integrate(
-    law,
+    law: Flow,
     taus: Float[Array, " T"],
     keep: Float[Array, " K"],
     rtol,
@@ -88,8 +89,7 @@ def integrate(
     Parameters
     ----------
     law
-        Has ``start``, ``advance``, ``watch``, ``observe(tau, state)``, ``error(state)``, and is the velocity
-        ``law(tau, state)`` of the state.
+        Grid or mixture, or another `Flow`.
     taus, keep
         Increasing times at which the observables, and the whole state, are saved. Every one of them
         ends a step, so that nothing is interpolated.

@@ -5,9 +5,11 @@ follows (``docs``, theory section 3; Ito)
 
     ``dw = [ h(w) (a c - b psi(w)) - lr weight_decay w ] dtau + h(w) sqrt(D) dB``
 
-with ``a, b, D`` functions of the residual variance ``V = noise_std^2 + error`` alone, and
+with ``a, b, D`` functions of the residual, of variance ``V = noise_std^2 + error``, and
 
-    ``error = sum_c share_c E[ v c^2 - 2 k1 c psi + k2 psi^2 ]``.
+    ``error = sum_c share_c E[ v c^2 - 2 k1 c psi + k2 psi^2 ]``
+
+for a linear teacher; the model of the problem (`stedyn.problem.models`) says what others change.
 
 Coordinates whose inputs have the variance ``v`` are a class of their own: ``a, b, D`` and ``k1, k2`` are then
 averages over ``x ~ N(0, v)``, since ``r`` feels one coordinate only by ``(c x - psi phi) / sqrt(d)``.
@@ -24,11 +26,12 @@ from jaxtyping import Array, Float, Int
 
 from ..checks import fail, is_traced
 from ..inputs.moments import InputMoments, input_moments
+from ..problem.models import Linear
 from ..problem.problem import Problem
 from ..quantizers.pieces import Pieces
 from ..quantizers.quantizer import as_arrays
 from ..quantizers.surrogates import Surrogate
-from ..rules import Coefficients, Response, Rule
+from ..rules import Coefficients, Order, Response, Rule
 from ..rules.symmetry import check_centred
 from .classes import coordinate_classes
 from .starts import Starts, starts_of
@@ -54,12 +57,13 @@ class Limit(eqx.Module):
     range: Float[Array, ""] | None
     latent_clip: Float[Array, ""] | None
     surrogate: Surrogate
+    model: Linear = eqx.field(static=True)
     folded: bool = eqx.field(static=True)
 
     @property
     def k1(self) -> Float[Array, " C"]:
-        """``E[x phi(x)]`` of every class."""
-        return self.inputs.k1[self.group]
+        """``gain E[x phi(x)]`` of every class: what an input tells of the label, per unit of the teacher weight."""
+        return self.model.gain(self.rho) * self.inputs.k1[self.group]
 
     @property
     def k2(self) -> Float[Array, " C"]:
@@ -72,23 +76,32 @@ class Limit(eqx.Module):
         return self.share @ (self.inputs.std[self.group] * self.teacher) ** 2
 
     @property
+    def power(self) -> Float[Array, ""]:
+        """Variance of the label without its noise, the error of a student whose weights are 0."""
+        return self.model.power(self.rho, self.rho)
+
+    @property
     def scale(self) -> Float[Array, ""]:
-        """``rho``, or the label noise where the teacher is 0: small values are small against this."""
-        return jnp.where(self.rho > 0, self.rho, self.noise_var + 1e-12)
+        """``power``, or the label noise where the teacher is 0: small values are small against this."""
+        return jnp.where(self.power > 0, self.power, self.noise_var + 1e-12)
 
-    def coefficients(self, error, tau) -> Coefficients:
-        """``a, b, D, E|U|`` (C,) of every class when the generalization error is ``error``."""
-        return self.coefficients_at(self.noise_var + jnp.maximum(error, 0.0), tau)
+    def order(self, error) -> Order:
+        """The order parameters that rules see when the generalization error is ``error``."""
+        return self.order_at(self.noise_var + jnp.maximum(error, 0.0))
 
-    def coefficients_at(self, V, tau) -> Coefficients:
+    def order_at(self, V) -> Order:
         """The same at residual variance ``V``."""
-        each = eqx.filter_vmap(lambda response: response(V, tau))(self.response)
+        return self.model.order(V, self.rho)
+
+    def coefficients(self, order: Order, tau) -> Coefficients:
+        """``a, b, D, E|U|`` (C,) of every class."""
+        each = eqx.filter_vmap(lambda response: response(order, tau))(self.response)
         return Coefficients(*(jnp.asarray(value)[self.group] for value in each))
 
-    def effective_step(self, error, tau) -> Float[Array, ""]:
+    def effective_step(self, order: Order, tau) -> Float[Array, ""]:
         """``b / (lr k2)``: 1 for SGD, the part of the step that is left by rounding (0 once lr is 0)."""
         rate = self.rule.rate(tau)
-        part = (self.share @ self.coefficients(error, tau).b) / (self.share @ self.k2)
+        part = (self.share @ self.coefficients(order, tau).b) / (self.share @ self.k2)
         return jnp.where(rate > 0, part / jnp.where(rate > 0, rate, 1.0), 0.0)
 
     def decay(self, tau) -> Float[Array, ""]:
@@ -97,13 +110,18 @@ class Limit(eqx.Module):
 
     def error(self, psi, square) -> Float[Array, "*n"]:
         """Generalization error from ``E[psi]`` and ``E[psi^2]`` of every class (C, *n)."""
-        return self.rho + (self.share * self.k2) @ square - 2 * (self.share * self.k1 * self.teacher) @ psi
+        return self.power + (self.share * self.k2) @ square - 2 * (self.share * self.k1 * self.teacher) @ psi
+
+    def observables(self, psi, square) -> dict[str, Array]:
+        """Observables of the model alone, from ``E[psi]`` and ``E[psi^2]`` of every class (C, *n)."""
+        cross = self.share * self.inputs.k1[self.group] * self.teacher
+        return self.model.observables(self.rho, cross @ psi, (self.share * self.k2) @ square)
 
     @property
     def floor(self) -> Float[Array, ""]:
         """A lower bound of the error: every weight on the level that suits its teacher best."""
         ideal = self.k1 / self.k2 * self.teacher
-        unavoidable = self.rho - (self.share * self.k2) @ ideal**2
+        unavoidable = self.power - (self.share * self.k2) @ ideal**2
         if self.levels.size == 0:
             return unavoidable
         distance = jnp.min(jnp.abs(ideal[:, None] - self.levels), axis=1)
@@ -119,7 +137,7 @@ class Limit(eqx.Module):
         else:
             return jnp.asarray(jnp.inf)
         each = self.k2[:, None] * ends**2 - 2 * (self.k1 * self.teacher)[:, None] * ends
-        return self.rho + self.share @ jnp.max(each, axis=1)
+        return self.power + self.share @ jnp.max(each, axis=1)
 
 
 def derive(
@@ -129,6 +147,7 @@ def derive(
 
     ``coarse`` and ``folded`` as in `coordinate_classes`; a problem is ``folded`` only if it `is_symmetric`.
     """
+    check_model(problem)
     wall = problem.latent_clip
     found = coordinate_classes(problem, classes, coarse, variances, folded)
     inputs = input_moments(problem.inputs, jnp.sqrt(found.variance))
@@ -152,6 +171,7 @@ def derive(
         None if scale is None else jnp.asarray(scale),
         None if wall is None else jnp.asarray(wall),
         as_arrays(problem.surrogate),
+        problem.labels,
         folded,
     )
 
@@ -161,6 +181,15 @@ def is_symmetric(problem: Problem) -> bool:
     start, weights = problem.start, problem.weights
     centred = start.data is None and not is_traced(start.mean) and np.all(np.asarray(start.mean) == 0)
     return bool(centred) and weights.kind not in ("twos-complement", "levels")
+
+
+def check_model(problem: Problem) -> None:
+    """Refuse a rule whose coefficients are known for a Gaussian residual only, with a model that has none."""
+    rule = problem.rule
+    mover = next(cls for cls in type(rule).__mro__ if "move" in vars(cls))
+    if not (problem.labels.gaussian or vars(mover).get("linear", False)):
+        fail("rule", f"'sgd' or 'shrinkage' with model = {problem.model!r} (the limit of others is known for a "
+             "Gaussian residual only)", rule.kind, "choose one of these, or simulate")  # fmt: skip
 
 
 def check_closes(problem: Problem) -> None:

@@ -79,7 +79,7 @@ def _extrapolate(runs, least):
         parts.append(part)
     better = {name: curve + correction[name] for name, curve in curves.items()}
     for name, curve in curves.items():
-        if name in ("occupancy", "saturated"):
+        if name in ("occupancy", "saturated", "classification_error"):
             better[name] = jnp.clip(better[name], 0.0, 1.0)
         elif name in ("error", "q", "norm", "flip_rate"):
             better[name] = jnp.where(better[name] > 0, better[name], curve)

@@ -19,7 +19,17 @@ from .endings import Course, course
 if TYPE_CHECKING:
     import pandas as pd
 
-CURVES = ("error", "m", "q", "overlap", "norm", "effective_step", "saturated", "flip_rate")
+CURVES = (
+    "error",
+    "m",
+    "q",
+    "overlap",
+    "norm",
+    "effective_step",
+    "saturated",
+    "flip_rate",
+    "classification_error",
+)
 
 _SENTENCES = (
     "The solution reached the horizon within the requested tolerance.",
@@ -97,7 +107,10 @@ class Solution(Shown, eqx.Module):
     effective_step : (T,)
         ``b(V) / (lr k2)``: 1 for SGD, less where rounding loses a part of the step.
     saturated, flip_rate : (T,) or None
-        None where the problem has no range, or where the level changes at every step.
+        None where the problem has no range, or where the level changes at every step; ``flip_rate`` also for
+        the model "sign".
+    classification_error : (T,) or None
+        ``P(sign of the student's output is not that of the teacher's)``; None for a linear teacher.
     occupancy : (T, L) or None
         Probability of every level of the weight quantizer.
     densities : Densities or None
@@ -132,6 +145,7 @@ class Solution(Shown, eqx.Module):
     statistics: dict
     problem: Problem
     steps: tuple[Steps, ...] = ()
+    classification_error: Float[Array | np.ndarray, " T"] | None = None
 
     @property
     def final_error(self) -> float:
@@ -150,7 +164,7 @@ class Solution(Shown, eqx.Module):
         steps = [one.within(float(self.tau[-1])) for one in self.steps]
         if not steps or np.size(steps[0].tau) < 2:
             return np.asarray(self.tau), np.asarray(self.error)
-        if self.law == "fluid":  # samples, between which it is not smooth
+        if "samples" in self.statistics:  # between which it is not smooth
             return steps[0].tau, np.maximum(steps[0].error, 0.0)
         return between(extrapolated(*steps) if len(steps) == 2 else steps[0])
 
@@ -166,7 +180,7 @@ class Solution(Shown, eqx.Module):
         return self._course().ending
 
     def _course(self) -> Course:
-        return course(self.problem, *self.dense, self.statistics["starts"] if self.law == "fluid" else None)
+        return course(self.problem, *self.dense, self.statistics.get("samples"))
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a saved time; level occupancies in columns ``occupancy_0, ...``."""
@@ -184,7 +198,8 @@ class Solution(Shown, eqx.Module):
     def to_dict(self) -> dict:
         """Plain numbers and lists: curve, plateaus, minimum, final error, law, estimate, status."""
         tau, error = self.minimum
-        return {
+        wrong = self.classification_error
+        return ({} if wrong is None else {"classification_error": np.asarray(wrong).tolist()}) | {
             "tau": np.asarray(self.tau).tolist(),
             "error": np.asarray(self.error).tolist(),
             "m": np.asarray(self.m).tolist(),
@@ -215,7 +230,7 @@ class Solution(Shown, eqx.Module):
         learning_curve(ax, self)
 
     def __str__(self):
-        rows = self.to_pandas()[["tau", "error", "m", "q"]]
+        rows = self.to_pandas().filter(["tau", "error", "m", "q", "classification_error"])
         picked = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, 9).round().astype(int))]
         tau, error = self.minimum
         lines = [

@@ -50,7 +50,7 @@ class Spectrum(NamedTuple):
 @eqx.filter_jit
 def _coefficients(limit: Limit, V):
     """``a, b, D`` (C,) and their derivatives with respect to ``V``."""
-    return jax.jvp(lambda v: limit.coefficients_at(v, jnp.inf)[:3], (V,), (jnp.ones_like(V),))
+    return jax.jvp(lambda v: limit.coefficients(limit.order_at(v), jnp.inf)[:3], (V,), (jnp.ones_like(V),))
 
 
 def spectrum(limit: Limit, few: Limit, V: float) -> Spectrum:
@@ -58,7 +58,7 @@ def spectrum(limit: Limit, few: Limit, V: float) -> Spectrum:
 
     ``few`` is the same limit with fewer classes, for which the densities are followed.
     """
-    if limit.levels.size and float(limit.noise_var) == 0 and V <= 1e-9 * float(limit.rho):
+    if limit.levels.size and float(limit.noise_var) == 0 and V <= 1e-9 * float(limit.power):
         return Spectrum(None, "without noise nothing moves once it has vanished")
     values, slopes = (np.array(x) for x in _coefficients(few, jnp.asarray(V)))
     if np.any(values[1:] < STILL):

@@ -53,7 +53,7 @@ def small_lr_stairs(problem: Problem) -> list[Stair]:
             "covariance", "inputs of one variance", problem.covariance.kind, "use solve(problem, law='fluid')"
         )
     limit = derive(problem, 2)
-    a, b = (float(x[-1]) for x in limit.coefficients(limit.rho, 0.0)[:2])
+    a, b = (float(x[-1]) for x in limit.coefficients(limit.order(limit.power), 0.0)[:2])
     force = a * float(limit.teacher[-1])
     levels, thresholds = np.asarray(limit.levels), np.asarray(limit.pieces.breaks)
     w = float(np.asarray(problem.start.mean))

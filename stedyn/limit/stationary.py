@@ -33,7 +33,7 @@ CLASSES = 256
 def stationary_error(limit: Limit, V) -> Float[Array, ""]:
     """Error of the stationary law at residual variance ``V``: the right-hand side of the fixed point."""
     rule, pieces = limit.rule, limit.pieces
-    a, b, D, _ = limit.coefficients_at(V, jnp.inf)
+    a, b, D, _ = limit.coefficients(limit.order_at(V), jnp.inf)
     decay = rule.rate(jnp.inf) * rule.weight_decay
     edge = jnp.full(1, jnp.inf)
     breaks = pieces.breaks
@@ -102,8 +102,8 @@ def scan(limit: Limit, points: int = SCAN) -> tuple[Float[Array, " V"], Float[Ar
     """Residual variances in geometric steps, ``noise_std^2 + error(V) - V`` there, and the first where weights move.
 
     No root lies outside: they reach from the least to the largest error that the weights can have. Only without
-    noise and such a least error they start at ``1e-10 rho`` (`Limit.scale` for a teacher of 0), and for an unbounded
-    ``psi`` they end at ``1e6 (noise_std^2 + rho)``. A rule that rounds may stop at small ``V``: from the first ``V`` at
+    noise and such a least error they start at ``1e-10`` of `Limit.scale`, and for an unbounded
+    ``psi`` they end at ``1e6 (noise_std^2 + scale)``. A rule that rounds may stop at small ``V``: from the first one at
     which its coefficients do not underflow, the sign of the gap is continued to all smaller ones.
     """
     low = jnp.maximum(0.999 * (limit.noise_var + limit.floor), 1e-10 * limit.scale)
@@ -112,7 +112,7 @@ def scan(limit: Limit, points: int = SCAN) -> tuple[Float[Array, " V"], Float[Ar
     grid = jnp.exp(jnp.linspace(jnp.log(low), jnp.log(high), points))
 
     def gap(V):
-        _, b, D, _ = limit.coefficients_at(V, jnp.inf)
+        _, b, D, _ = limit.coefficients(limit.order_at(V), jnp.inf)
         return limit.noise_var + stationary_error(limit, V) - V, jnp.minimum(jnp.min(b), jnp.min(D)) > TINY
 
     gaps, moves = jax.lax.map(gap, grid)

@@ -78,6 +78,12 @@ class Teacher(eqx.Module):
             return jnp.mean(jnp.asarray(self.data.values) ** 2)
         return jnp.asarray(self.scale) ** 2
 
+    def scaled(self, factor) -> Teacher:
+        """The law of ``factor w*``."""
+        if self.data is not None:
+            return Teacher.samples(np.asarray(factor * self.data.values))
+        return Teacher(self.kind, factor * jnp.asarray(self.scale), None)
+
 
 class Start(eqx.Module):
     """Law of the latent weights at ``tau = 0``.

@@ -13,6 +13,7 @@ from ..inputs.moments import input_mean, input_moments
 from ..quantizers.quantizer import Quantizer, as_arrays
 from ..quantizers.surrogates import SURROGATES, Surrogate
 from ..rules import SGD, Rule
+from .models import MODELS, Linear
 from .populations import Covariance, Start, Teacher
 
 #: Largest |E[phi]| / sqrt(E[phi^2]) accepted: below it the neglected drift stays small up to d = 1e8.
@@ -51,13 +52,16 @@ class Run(eqx.Module):
 class Problem(eqx.Module):
     """A quantized teacher-student problem (``docs``, theory sections 0 to 2).
 
-    ``y = w*.x / sqrt(d) + noise_std xi`` and the student predicts ``psi(w).phi(x) / sqrt(d)``, with
-    ``psi`` the weight quantizer and ``phi`` the input quantizer, ``x_i ~ N(0, v_i)``.
+    ``y = w*.x / sqrt(d) + noise_std xi`` (``model = "sign"``: ``sign(w*.x / sqrt(d)) + noise_std xi``) and the student
+    predicts ``psi(w).phi(x) / sqrt(d)``, with ``psi`` the weight quantizer and ``phi`` the input quantizer,
+    ``x_i ~ N(0, v_i)``. The loss is the squared difference of the two.
 
     Parameters
     ----------
     teacher, start : Teacher, Start
         Laws of ``w*`` and of the latent weights at the start.
+    model : {"linear", "sign"}
+        What the teacher's output becomes (``docs/models.md``).
     noise_std : float
         Standard deviation of the label noise.
     weights, inputs : Quantizer or None
@@ -90,6 +94,7 @@ class Problem(eqx.Module):
 
     teacher: Teacher
     start: Start
+    model: str = eqx.field(static=True)
     noise_std: Float[Array, ""] | float
     weights: Quantizer
     inputs: Quantizer
@@ -113,6 +118,7 @@ class Problem(eqx.Module):
         teacher: Teacher | None = None,
         start: Start | None = None,
         *,
+        model: str = "linear",
         noise_std=0.0,
         weights: Quantizer | None = None,
         inputs: Quantizer | None = None,
@@ -124,6 +130,7 @@ class Problem(eqx.Module):
     ):
         self.teacher = Teacher.constant() if teacher is None else teacher
         self.start = Start.gaussian() if start is None else start
+        self.model = choice("teacher.model", model, tuple(MODELS))
         self.noise_std = nonnegative("noise.std", noise_std)
         self.weights = Quantizer(kind="none") if weights is None else weights
         self.inputs = Quantizer(kind="none") if inputs is None else inputs
@@ -139,6 +146,8 @@ class Problem(eqx.Module):
                  "move leave its lattice)", self.ste, "choose one of these, or another rule")  # fmt: skip
         self._check_magnitudes()
         self._check_start()
+        if self.model != "linear" and not is_traced(self.signal) and np.any(np.asarray(self.signal) == 0):
+            fail("teacher", f"weights that are not all 0 for model = {self.model!r}", 0.0, "give it some")
         with jax.enable_x64(True):  # the means are compared with 1e-6 and less
             self._check_inputs()
             self.rule.check(self)
@@ -195,14 +204,28 @@ class Problem(eqx.Module):
         return self.together[2] == 0
 
     @property
-    def label_variance(self) -> Float[Array, ""]:
-        """``noise_std^2 + E[v w*^2]``: the scale of errors of the problem."""
+    def labels(self) -> Linear:
+        """The model as a record."""
+        return MODELS[self.model]
+
+    @property
+    def signal(self) -> Float[Array, ""]:
+        """``rho = E[v w*^2]``: the variance of the teacher's output."""
         variance = self.covariance.values()
         if self.paired:
-            signal = jnp.mean(variance * jnp.asarray(self.teacher.data.values) ** 2)
-        else:
-            signal = jnp.mean(variance) * self.teacher.rho
-        return jnp.asarray(self.noise_std) ** 2 + signal
+            return jnp.mean(variance * jnp.asarray(self.teacher.data.values) ** 2)
+        return jnp.mean(variance) * self.teacher.rho
+
+    @property
+    def target(self) -> Teacher:
+        """The law of the weights at which a student aims: teacher weights times the gain of the model."""
+        return self.teacher if self.model == "linear" else self.teacher.scaled(self.labels.gain(self.signal))
+
+    @property
+    def label_variance(self) -> Float[Array, ""]:
+        """``noise_std^2 + E[g(out)^2]``: the scale of errors of the problem."""
+        signal = self.signal
+        return jnp.asarray(self.noise_std) ** 2 + self.labels.power(signal, signal)
 
     def diverges(self, error) -> np.ndarray:
         """Which errors (*n, T) of a curve lie so far above its first one and the label that nothing bounds them."""
@@ -231,6 +254,7 @@ class Problem(eqx.Module):
         return Problem(
             self.teacher,
             self.start,
+            model=self.model,
             noise_std=self.noise_std,
             inputs=self.inputs,
             rule=self.rule,

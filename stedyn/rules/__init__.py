@@ -4,7 +4,7 @@
 problem file can name. BinaryConnect is `SGD` with quantized weights.
 """
 
-from .base import Coefficients, Response, Rule
+from .base import Coefficients, Order, Response, Rule
 from .linear import SGD, Shrinkage
 from .multinomial import Multinomial
 from .quadrature import Profile
@@ -22,6 +22,7 @@ __all__ = [
     "DeterministicRounding",
     "Inverse",
     "Multinomial",
+    "Order",
     "Profile",
     "QuantizedGradient",
     "Response",

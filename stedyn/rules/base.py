@@ -6,7 +6,7 @@ straight-through estimator, a step of the microscopic algorithm is (``docs``, th
     ``w_i <- clip( w_i + h(w_i) U(r, phi_i) / sqrt(d) - lr weight_decay w_i / d )``.
 
 A rule is the function ``U``. The simulator calls its moves and nothing else; the limit calls its
-response and nothing else, with ``r ~ N(0, V)``:
+response and nothing else, which takes the order parameters as a record, `Order`; with ``r ~ N(0, V)``:
 
     ``a(V) = E[r U x] / V``,  ``b(V) = E[r U phi] / V``,  ``D(V) = E[U^2]``.
 """
@@ -46,10 +46,20 @@ class Coefficients(NamedTuple):
     mean_abs: Float[Array, ""]
 
 
-class Response(eqx.Module):
-    """What the limit needs of a rule for given inputs: its coefficients as a function of ``V`` and ``tau``."""
+class Order(NamedTuple):
+    """Order parameters as rules see them: the residual ``r``, by the model of the problem (`stedyn.problem.models`).
 
-    def __call__(self, V, tau) -> Coefficients:
+    ``V = E[r^2]``; ``gain = E[dr/d out]``, ``out`` the teacher's output, which is 1 where ``r`` is Gaussian.
+    """
+
+    V: Float[Array, ""]
+    gain: Float[Array, ""] | float = 1.0
+
+
+class Response(eqx.Module):
+    """What the limit needs of a rule for given inputs: its coefficients as a function of `Order` and ``tau``."""
+
+    def __call__(self, order: Order, tau) -> Coefficients:
         raise NotImplementedError
 
 
@@ -77,7 +87,9 @@ class Rule(eqx.Module):
     Of the class attributes, ``uniforms`` says how many independent ``U(0, 1)`` numbers one coordinate
     consumes in one step; the first ``shared`` of them are the same for all coordinates. ``product`` says that ``U``
     depends on ``r`` and ``phi`` by their product, the gradient, alone: mini-batches need it (a move then gets
-    ``r = 1`` and the averaged gradient as ``phi``), and the quadrature is faster. ``joint`` says that one draw couples
+    ``r = 1`` and the averaged gradient as ``phi``), and the quadrature is faster. ``linear`` says, of the move of the
+    same class, that it is linear in ``r`` on average and in its mean square: such rules have a limit for every model,
+    others where the residual is Gaussian. ``joint`` says that one draw couples
     all coordinates, in `moves` (its average is then `expected`). A limit exists if ``U`` has mean 0 given what all
     coordinates share, the residual and the shared numbers, as it has if it is odd in ``phi`` and the inputs are
     symmetric; `solve` refuses other rules, `simulate` runs them (``docs/refusals.md``).
@@ -105,6 +117,7 @@ class Rule(eqx.Module):
     shared: ClassVar[int] = 0
     product: ClassVar[bool] = False
     joint: ClassVar[bool] = False
+    linear: ClassVar[bool] = False
 
     lr: Float[Array, ""] | float = eqx.field(default=0.1, converter=lambda v: positive("lr", v))
     weight_decay: Float[Array, ""] | float = eqx.field(
@@ -161,8 +174,8 @@ class Rule(eqx.Module):
         return PairResponse(self, inputs)
 
     def coefficients(self, V, inputs: InputMoments, tau) -> Coefficients:
-        """``a, b, D`` and ``E|U|`` at residual variance ``V`` and time ``tau``."""
-        return self.response(inputs)(V, tau)
+        """``a, b, D`` and ``E|U|`` for a Gaussian residual of variance ``V``, at time ``tau``."""
+        return self.response(inputs)(Order(V), tau)
 
     def check(self, problem) -> None:
         """Refuse a problem that the rule cannot run, with one sentence."""
@@ -203,16 +216,18 @@ class GradientResponse(Response):
         if type(rule).profile is Rule.profile and rule.schedule is None:
             self.table = Table(lambda s: rule.profile(s, 0.0), LOWEST, HIGHEST)
 
-    def __call__(self, V, tau):
+    def __call__(self, order, tau):
         norm, mass, own, teacher = self.nodes
-        V = jnp.maximum(V, 0.0)
+        V = jnp.maximum(order.V, 0.0)
         # differentiable at V = 0, where the gradient vanishes
         s = jnp.where(V > 0, jnp.sqrt(jnp.where(V > 0, V, 1.0)), 0.0) * norm
         if self.table is not None:
             p = self.table(s)
         else:
             p = self.rule.profile(s, tau)
-        return Coefficients(p.slope @ teacher, p.slope @ own, p.square @ mass, p.mean_abs @ mass)
+        return Coefficients(
+            order.gain * (p.slope @ teacher), p.slope @ own, p.square @ mass, p.mean_abs @ mass
+        )
 
 
 class PairResponse(Response):
@@ -247,8 +262,8 @@ class PairResponse(Response):
         start = Coefficients(*[jnp.zeros_like(sigma)] * 4)
         return lax.scan(add, start, atoms)[0]
 
-    def __call__(self, V, tau):
-        V = jnp.maximum(V, 0.0)
+    def __call__(self, order, tau):
+        V = jnp.maximum(order.V, 0.0)
         sigma = jnp.where(V > 0, jnp.sqrt(jnp.where(V > 0, V, 1.0)), 0.0)
         if self.table is not None:
             return self.table(sigma)

@@ -32,6 +32,7 @@ class SGD(Rule):
 
     kind: ClassVar[str] = "sgd"
     product: ClassVar[bool] = True
+    linear: ClassVar[bool] = True
 
     def move(self, r, phi, u, tau):
         return self.rate(tau) * r * phi
@@ -50,11 +51,11 @@ class _Single(Response):
     rule: SGD
     inputs: tuple
 
-    def __call__(self, V, tau):
-        lr, V = self.rule.rate(tau), jnp.maximum(V, 0.0)
+    def __call__(self, order, tau):
+        lr, V = self.rule.rate(tau), jnp.maximum(order.V, 0.0)
         root = jnp.sqrt(2 * V / jnp.pi)
         k1, k2 = self.inputs.k1, self.inputs.k2
-        return Coefficients(lr * k1, lr * k2, lr**2 * k2 * V, lr * root * self.inputs.mean_abs)
+        return Coefficients(order.gain * (lr * k1), lr * k2, lr**2 * k2 * V, lr * root * self.inputs.mean_abs)
 
 
 def _fraction(name: str, value):
@@ -87,6 +88,7 @@ class Shrinkage(Rule):
 
     kind: ClassVar[str] = "shrinkage"
     product: ClassVar[bool] = True
+    linear: ClassVar[bool] = True
 
     q: Float[Array, ""] | float = eqx.field(default=1.0, converter=lambda v: _fraction("q", v))
     q_min: Float[Array, ""] | float | None = eqx.field(

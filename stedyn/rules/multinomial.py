@@ -155,9 +155,9 @@ class _Poisson(Response):
         self.size, self.share = (jnp.asarray(part) for part in lengths(rule.batch))
         self.norm, self.teacher = normalizers(inputs, rule.batch)
 
-    def __call__(self, V, tau):
+    def __call__(self, order, tau):
         rule, inputs, batch = self.rule, self.inputs, self.rule.batch
-        V = jnp.maximum(V, 0.0)
+        V = jnp.maximum(order.V, 0.0)
         alive = V > 0
         V = jnp.where(alive, V, 1.0)
         c, trials = rule.c, rule.trials(tau)

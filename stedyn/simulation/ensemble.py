@@ -26,7 +26,7 @@ class Ensemble(Shown):
     tau, steps : arrays (T,)
         Saved times, and the whole number of steps done by then; ``tau = steps / dim`` exactly.
     error : array (S, T)
-        Generalization error of the weights, ``mean(w*^2) - 2 k1 m + k2 q``, without label noise.
+        Generalization error of the weights, without label noise (`stedyn.simulation.observe`).
     m, q : arrays (S, T)
         ``mean(w* psi)`` and ``mean(psi^2)``, averaged over stochastic rounding if there is any.
     overlap, norm : arrays (S, T)
@@ -37,6 +37,8 @@ class Ensemble(Shown):
         ``sqrt(d)`` times the fraction of weights whose level changes in a step, averaged over the
         ``max(1, min(32, d // 32))`` steps that follow the saved time; None for stochastic rounding
         of the weights and without a weight quantizer.
+    classification_error : array (S, T) or None
+        ``arccos(correlation of the outputs of teacher and student) / pi``; None for a linear teacher.
     occupancy : array (S, T, L) or None
         Fraction of weights on every level; None without a weight quantizer.
     weights, teacher : arrays (S, d), float32
@@ -76,6 +78,7 @@ class Ensemble(Shown):
     device: str
     problem: Problem
     partial: bool = False
+    classification_error: Float[np.ndarray, "S T"] | None = None
 
     @property
     def error_mean(self) -> Float[np.ndarray, " T"]:
@@ -106,7 +109,7 @@ class Ensemble(Shown):
             "tau": np.tile(self.tau, self.seeds),
             "steps": np.tile(self.steps, self.seeds),
         }
-        for name in ("error", "m", "q", "overlap", "norm", "saturated", "flip_rate"):
+        for name in ("error", "m", "q", "overlap", "norm", "saturated", "flip_rate", "classification_error"):
             values = getattr(self, name)
             if values is not None:
                 columns[name] = values.ravel()
@@ -114,7 +117,8 @@ class Ensemble(Shown):
 
     def to_dict(self) -> dict:
         """Plain numbers and lists, for JSON; ``steps`` is the length of each run."""
-        return {
+        wrong = self.classification_error
+        return ({} if wrong is None else {"classification_error_mean": wrong.mean(axis=0).tolist()}) | {
             "tau": self.tau.tolist(),
             "error_mean": self.error_mean.tolist(),
             "error_std": self.error_std.tolist(),

@@ -57,7 +57,7 @@ from . import kernel
 from .codes import coder
 from .gpu_block import Layout, block
 from .layout import Halves
-from .model import Model, integer
+from .model import LABELS, Model, integer
 from .trial import Tried, length
 
 #: Pairs up to which a block keeps weights and rests in registers: 8 pairs, 32 numbers, for each of 512 threads.
@@ -77,6 +77,8 @@ def layout_of(pairs: int, held: int = HELD) -> Layout:
 def why_not(model: Model, pairs: int, held: int = HELD) -> str | None:
     """What of a model the kernel does not cover, or None; operations of a rule are not looked at."""
     layout = layout_of(pairs, held)
+    if model.label is not LABELS["linear"]:
+        return "a label that is not the teacher's output"
     if model.rule.joint:
         return "a rule that couples all coordinates"
     if model.surrogate.smooth:

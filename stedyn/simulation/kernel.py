@@ -1,8 +1,8 @@
 r"""The compiled loop of one-pass SGD (``docs``, theory section 1), for a group of seeds.
 
-One step draws ``x_i ~ N(0, v_i)`` and ``xi ~ N(0, 1)`` for every seed and does
+One step draws ``x_i ~ N(0, v_i)`` and ``xi ~ N(0, 1)`` for every seed and does, with ``g`` the label of the model,
 
-    ``r = w*.x / sqrt(d) + noise_std xi - psi(w).phi(x) / sqrt(d)``,
+    ``r = g(w*.x / sqrt(d)) + noise_std xi - psi(w).phi(x) / sqrt(d)``,
     ``w <- clip( w + h(w) U(r, phi) / sqrt(d) - lr weight_decay w / d )``.
 
 Weights are kept with the rest that float32 cannot hold: ``w + rest`` is the latent weight, and the small terms of a
@@ -127,7 +127,7 @@ def _sample(model: Model, fixed: Fixed, w: Halves, rounding, x, xi, uniforms):
         label, student = fold(label), fold(student, bound)
     else:
         label, student = fold_both(label, student, bound, pairs_of(dim))
-    r = label * root + model.noise_std * xi - student * unit(model) * root
+    r = model.label(label * root) + model.noise_std * xi - student * unit(model) * root
     return r, [model.inputs.value(code) for code in codes]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,9 @@ from . import sampler
 from .codes import Coder, coder
 from .lattice import Lattice, lattice_of
 
+#: What the teacher's output becomes, by the model of the problem.
+LABELS: dict[str, Callable[[Array], Array]] = {"linear": lambda output: output, "sign": jnp.sign}
+
 
 class Model(eqx.Module):
     """What the kernel needs of a problem; every number is an array, so new values do not recompile."""
@@ -27,6 +32,7 @@ class Model(eqx.Module):
     latent_clip: Float32[Array, ""] | None
     lattice: Lattice | None
     dim: int = eqx.field(static=True)
+    label: Callable[[Array], Array] = eqx.field(static=True)
 
 
 def model_of(problem: Problem, dim: int) -> Model:
@@ -53,6 +59,7 @@ def model_of(problem: Problem, dim: int) -> Model:
         single(problem.latent_clip),
         lattice,
         dim,
+        LABELS[problem.model],
     )
 
 

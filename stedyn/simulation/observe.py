@@ -21,7 +21,10 @@ def _moments(inputs: Quantizer, std):
 
 
 class Observed(NamedTuple):
-    """Order parameters of one seed at one time; see `Ensemble` for the names."""
+    """Order parameters of one seed at one time; see `Ensemble` for the names.
+
+    ``outputs`` are mean squares of the outputs of teacher and student, and between them the mean product.
+    """
 
     error: float
     m: float
@@ -30,18 +33,20 @@ class Observed(NamedTuple):
     norm: float
     saturated: float | None
     occupancy: np.ndarray | None
+    outputs: np.ndarray
+    classification_error: float | None = None
 
 
 class Observer:
     """Measures weights; the constants of the problem are taken once, when it is built.
 
     ``error = mean(v w*^2 - 2 k1 w* E[psi | w] + k2 E[psi^2 | w])`` with ``k1 = E[x phi]``, ``k2 = E[phi^2]`` for
-    ``x ~ N(0, v)``; ``m = mean(w* E[psi | w])``, ``q = mean(E[psi^2 | w])``, the averages being over the randomness
-    of stochastic rounding.
+    ``x ~ N(0, v)`` (see `_of_signs` for the model "sign"); ``m = mean(w* E[psi | w])``, ``q = mean(E[psi^2 | w])``,
+    the averages being over the randomness of stochastic rounding.
     """
 
     def __init__(self, problem: Problem):
-        self.inputs = problem.inputs
+        self.inputs, self.model = problem.inputs, problem.model
         self.alike = self._weights_of(np.ones(1))
         quantizer = problem.weights
         self.breaks, self.first, self.second = (np.asarray(piece, float) for piece in quantizer.pieces)
@@ -63,7 +68,8 @@ class Observer:
         parts = [self._sums(w[b], teacher[b], None if variance is None else variance[b]) for b in blocks]
         sums: list[Any] = [None if c[0] is None else sum(c[1:], c[0]) for c in zip(*parts, strict=True)]
         means: list[Any] = [None if total is None else total / w.size for total in sums]
-        return Observed(*means)
+        observed = Observed(*means[:-1])
+        return observed if self.model == "linear" else _of_signs(observed)
 
     def _sums(self, w: np.ndarray, teacher: np.ndarray, variance: np.ndarray | None) -> Observed:
         """The order parameters of some coordinates, times their number."""
@@ -82,6 +88,7 @@ class Observer:
             float(np.sum(w**2)),
             None if self.range is None else float(np.sum(np.abs(w) > self.range)),
             self._occupancy(w, piece),
+            np.array([np.sum(part) for part in (v * teacher**2, k1 * teacher * mean, k2 * square)]),
         )
 
     def _occupancy(self, w: np.ndarray, piece: np.ndarray) -> np.ndarray | None:
@@ -94,3 +101,15 @@ class Observer:
         low = np.minimum(place.astype(int), count - 2)
         up = place - low
         return np.bincount(low, 1 - up, count) + np.bincount(low + 1, up, count)
+
+
+def _of_signs(observed: Observed) -> Observed:
+    """With the errors of a student whose labels are the signs of the teacher's outputs.
+
+    The two outputs are jointly normal, so that ``E[sign(t) s] = E[t s] E|t| / E[t^2]``, and their signs differ with
+    the probability ``arccos(correlation) / pi`` (Sheppard 1899).
+    """
+    teacher, both, student = observed.outputs
+    angle = np.arccos(np.clip(both / np.sqrt(teacher * student), -1, 1)) if student > 0 else np.pi / 2
+    error = 1 - 2 * np.sqrt(2 / (np.pi * teacher)) * both + student
+    return observed._replace(error=float(error), classification_error=float(angle / np.pi))

@@ -63,7 +63,8 @@ def simulate(
     """Quantized one-pass SGD in ``dim`` dimensions, ``seeds`` times.
 
     ``w <- clip( w + h(w) U(r, phi) / sqrt(d) - lr weight_decay w / d )`` with a fresh sample
-    ``x_i ~ N(0, v_i)`` at every step, ``r = w*.x/sqrt(d) + noise_std xi - psi(w).phi(x)/sqrt(d)``.
+    ``x_i ~ N(0, v_i)`` at every step, ``r = w*.x/sqrt(d) + noise_std xi - psi(w).phi(x)/sqrt(d)``; with the model
+    "sign" the label is ``sign(w*.x/sqrt(d)) + noise_std xi``.
     Nothing of the limit is used. Run ``s`` has the key ``seed + s`` and depends on nothing else: not
     on the other runs, the threads, the devices, the chunks, the saved times or interruptions.
 
@@ -248,7 +249,7 @@ def _run(task: Task, threads: int, bar: tqdm, save: Callable[[float], None] | No
 
 
 def _ensemble(task: Task, record: Record, seed: int, seconds: float, device: str) -> Ensemble:
-    absent: dict[str, Any] = dict.fromkeys(("saturated", "flip_rate", "occupancy"))
+    absent: dict[str, Any] = dict.fromkeys(("saturated", "flip_rate", "occupancy", "classification_error"))
     times, kept = record["error"].shape[1], record["snapshots"].shape[1]
     record = {name: values for name, values in record.items() if name != "variance"}
     return Ensemble(

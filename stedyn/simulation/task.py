@@ -129,6 +129,7 @@ class Task:
         S, T, L = keys.size, steps.size, problem.weights.n_levels
         columns = ["error", "m", "q", "overlap", "norm"]
         columns += ["saturated"] * (problem.weights.range is not None) + ["flip_rate"] * self.counts_flips
+        columns += ["classification_error"] * (problem.model == "sign")
         self.record: Record = {name: np.zeros((S, T)) for name in columns}
         if L > 0:
             self.record["occupancy"] = np.zeros((S, T, L))

@@ -21,6 +21,7 @@ from ..files.report import to_json, write_json
 from ..files.tables import TABLES, known_keys, set_value
 from ..files.whole import refuse_special
 from ..fingerprint import fingerprint, is_library
+from ..limit.laws.registry import has_densities, names
 
 #: What can be computed, and the columns and options that go with it.
 WHAT: dict[str, tuple[str, ...]] = {
@@ -30,7 +31,6 @@ WHAT: dict[str, tuple[str, ...]] = {
     "fixed-point": (),
 }
 _DEFAULTS = {"law": "auto", "dim": 3000, "seeds": 4, "seed": 0}
-_LAWS = ("auto", "grid", "mixture", "fluid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _job(cells: dict[str, Any], tables: dict[str, Any], folder: Path, what: str)
         tables = set_value(tables, table, key, cells[name])
     problem = problem_from_dict(tables, folder=folder)
     if "law" in options:
-        choice("law", options["law"], _LAWS)
+        choice("law", options["law"], names())
     if "dim" in options:
         whole("dim", options["dim"], 2, 2**29)
         problem.rule.check_dim(options["dim"])
@@ -197,7 +197,7 @@ def _compare(problem, job, threads):
     from ..comparison.comparison import compare
     from ..limit.solver import solve
 
-    densities = None if job["law"] == "fluid" else [float(problem.taus[-1])]
+    densities = [float(problem.taus[-1])] if has_densities(job["law"]) else None
     solution = solve(problem, law=job["law"], densities=densities)
     return compare(solution, _ensemble(problem, job, threads)).to_dict()
 

@@ -7,23 +7,34 @@ stays and its level chatters, so that the mean of ``psi`` is the value at which 
 
 from __future__ import annotations
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ...checks import InputError
+from ...curves.dense import Steps
+from ...problem.problem import Problem
 from ...quantizers.pieces import Pieces
-from ..limit import Limit
+from ..limit import Limit, derive
+from ..solution import UNESTIMATED
+from .law import Asked, Solved
+
+#: Start and teacher classes.
+STARTS, CLASSES = 400, 32
+#: Times at which plateaus are looked for, and blocks of them.
+TIMES, BLOCKS = 400, 8
 
 
 def observe_paths(limit: Limit, taus: Float[Array, " T"], starts: int) -> dict[str, Array]:
     """Order parameters of the noiseless paths at ``taus``.
 
-    The coefficients ``a, b`` are taken at ``tau = 0``: `solve` admits only rules for which they depend
+    The coefficients ``a, b`` are taken at ``tau = 0``: `check_drift` admits only rules for which they depend
     neither on the residual variance nor on ``tau``.
     """
     share, start, _ = limit.start.classes(starts)
-    a, b, _, _ = (x[:, None] for x in limit.coefficients(limit.rho, 0.0))
+    a, b, _, _ = (x[:, None] for x in limit.coefficients(limit.order(limit.power), 0.0))
     decay = limit.decay(0.0)
     c = limit.teacher[:, None]
     if limit.latent_clip is not None:
@@ -50,7 +61,8 @@ def observe_paths(limit: Limit, taus: Float[Array, " T"], starts: int) -> dict[s
         q=limit.share @ square,
         overlap=(limit.share * limit.teacher) @ average(w),
         norm=limit.share @ average(w**2),
-        effective_step=jnp.full(taus.shape, 1.0) * limit.effective_step(limit.rho, 0.0),
+        effective_step=jnp.full(taus.shape, 1.0) * limit.effective_step(limit.order(limit.power), 0.0),
+        **limit.observables(psi, square),
     )
 
 
@@ -146,3 +158,38 @@ def _rise(pieces: Pieces, moves, force, b, decay, start, taus):
 
 def _square(coefficients, w):
     return coefficients[0] + coefficients[1] * w + coefficients[2] * w**2
+
+
+@eqx.filter_jit
+def _pass(problem, taus, classes):
+    return observe_paths(derive(problem, classes), taus, STARTS)
+
+
+@eqx.filter_jit
+def _steps(problem, horizon, classes) -> Steps:
+    """The error at even times, a block of them at once."""
+    tau, limit = jnp.linspace(0.0, horizon, TIMES), derive(problem, classes)
+    blocks = tau.reshape(BLOCKS, -1)
+    error = jax.lax.map(lambda taus: observe_paths(limit, taus, STARTS)["error"], blocks)
+    return Steps(tau, error.ravel())
+
+
+def check_drift(problem: Problem, horizon) -> None:
+    """Refuse a rule whose drift depends on the residual or on time."""
+    limit = derive(problem, 2)
+    where = [(1.0, 0.0), (2.0, 0.0), (1.0, horizon)]
+    ab = np.array([limit.coefficients(limit.order_at(V), tau)[:2] for V, tau in where])
+    if np.any(np.abs(ab - ab[0]) > 1e-9 * np.abs(ab[0])):
+        raise InputError(
+            f"law: expected 'grid' or 'mixture' for the rule {problem.rule.kind!r}, found 'fluid', which needs a "
+            "drift that depends neither on the residual nor on time."
+        )
+
+
+def fluid_curves(problem: Problem, asked: Asked) -> Solved:
+    """Curves of the law, without an estimate of their error."""
+    classes = CLASSES if asked.classes is None else asked.classes
+    curves = _pass(problem, asked.taus, classes)
+    counts = dict(classes=classes, starts=STARTS, samples=STARTS, passes=1)
+    path = _steps(problem, asked.taus[-1], classes)
+    return Solved(curves, counts, None, (path,), None, jnp.asarray(UNESTIMATED))

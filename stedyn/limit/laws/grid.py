@@ -15,12 +15,13 @@ import jax.numpy as jnp
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
+from ...rules import Order
 from ..limit import Limit
 from .mesh import faces_of
 
 
 class GridFlow(eqx.Module):
-    """The semi-discrete equation ``d mass / d tau = A(tau, error) mass``; ``A`` is tridiagonal.
+    """The semi-discrete equation ``d mass / d tau = A(tau, order) mass``; ``A`` is tridiagonal.
 
     ``faces (N+1,)``, ``first, second (N,)`` the cell averages of ``E[psi|w]`` and ``E[psi^2|w]``,
     ``square (N,)`` those of ``h^2``; ``below, above (N,)`` the integrals of ``1/h`` over the lower and upper half of a
@@ -85,9 +86,9 @@ class GridFlow(eqx.Module):
 
     @property
     def error_weights(self) -> Float[Array, "C N"]:
-        """``share_c (v c^2 - 2 k1 c psi + k2 psi^2)`` of every cell, so that the error is a sum over cells."""
+        """``share_c (v c^2 - 2 k1 c psi + k2 psi^2)`` of every cell, as the model has it, for a sum."""
         limit = self.limit
-        own = (limit.inputs.std[limit.group] * limit.teacher) ** 2
+        own = limit.model.power((limit.inputs.std[limit.group] * limit.teacher) ** 2, limit.rho)
         cross, square = 2 * limit.k1 * limit.teacher, limit.k2
         each = own[:, None] - cross[:, None] * self.first + square[:, None] * self.second
         return limit.share[:, None] * each
@@ -96,6 +97,10 @@ class GridFlow(eqx.Module):
         """Generalization error of the cell masses."""
         return jnp.sum(self.error_weights * mass)
 
+    def order(self, mass) -> Order:
+        """What rules see of the cell masses."""
+        return self.limit.order(self.error(mass))
+
     def watch(self, best, other):
         """Values whose relative accuracy the step controller keeps, and their errors."""
         miss, limit = best - other, self.limit
@@ -103,10 +108,10 @@ class GridFlow(eqx.Module):
         variation = weight @ jnp.sum(jnp.abs(miss), axis=-1) / jnp.sum(weight)
         return jnp.stack([self.error(best), 1.0]), jnp.stack([jnp.abs(self.error(miss)), variation])
 
-    def rates(self, error, tau) -> tuple[Float[Array, "C N-1"], Float[Array, "C N-1"]]:
+    def rates(self, order: Order, tau) -> tuple[Float[Array, "C N-1"], Float[Array, "C N-1"]]:
         """Rates of crossing every inner face upwards and downwards, per unit mass and ``tau``."""
         limit = self.limit
-        a, b, D, _ = limit.coefficients(error, tau)
+        a, b, D, _ = limit.coefficients(order, tau)
         half = jnp.maximum(0.5 * D, 1e-30)[:, None]
         drift = (a * limit.teacher)[:, None] - b[:, None] * self.first - limit.decay(tau) * self.centers
         h = self.widths
@@ -136,14 +141,14 @@ class GridFlow(eqx.Module):
 
     def __call__(self, tau, mass, args=None) -> Float[Array, "C N"]:
         """``d mass / d tau`` (N cells, total zero)."""
-        up, down = self.rates(self.error(mass), tau)
+        up, down = self.rates(self.order(mass), tau)
         flux = up * mass[:, :-1] - down * mass[:, 1:]
         zero = jnp.zeros((mass.shape[0], 1))
         return jnp.concatenate([zero, flux], 1) - jnp.concatenate([flux, zero], 1)
 
     def advance(self, tau, step, mass) -> Float[Array, "C N"]:
-        """One linearly implicit Euler step: ``(1 - step A(tau + step, error(mass))) new = mass``."""
-        up, down = self.rates(self.error(mass), tau + step)
+        """One linearly implicit Euler step: ``(1 - step A(tau + step, order(mass))) new = mass``."""
+        up, down = self.rates(self.order(mass), tau + step)
         return _implicit(step * up.T, step * down.T, mass.T).T
 
     def observe(self, tau, mass) -> dict[str, Array]:
@@ -158,15 +163,17 @@ class GridFlow(eqx.Module):
             overlap=weighted @ w,
             norm=total @ (w**2 + h**2 / 12),
         )
-        out["effective_step"] = limit.effective_step(out["error"], tau)
+        order = self.order(mass)
+        out |= limit.observables(mass @ self.first, mass @ self.second)
+        out["effective_step"] = limit.effective_step(order, tau)
         levels, theta = limit.levels, limit.pieces.breaks
         if levels.size:
             each = _occupancy(limit, total, self.first, theta, w)
             out["occupancy"] = 0.5 * (each + each[::-1]) if limit.folded else each
             nearest = limit.pieces.first.shape[0] == levels.size
-            if nearest:
+            if nearest and limit.model.gaussian:
                 face = jnp.searchsorted(self.faces, theta)
-                mean_abs = limit.coefficients(out["error"], tau).mean_abs
+                mean_abs = limit.coefficients(order, tau).mean_abs
                 moving = (limit.share * mean_abs) @ mass / h
                 # linear interpolation between the two neighbouring centres
                 left = h[face] / (h[face] + h[face - 1])

@@ -123,9 +123,9 @@ def _extremes(limit: Limit, centre, spread, fast, slow):
     moments = gaussian_moments(limit.pieces, centre, jnp.maximum(spread, 1e-9))
     every = jnp.ones_like(limit.teacher)
     start = limit.error(every * moments.mean, every * moments.square)
-    floor = jnp.maximum(limit.floor, 1e-6 * limit.rho)
+    floor = limit.order(jnp.maximum(limit.floor, 1e-6 * limit.power))
     return (
-        limit.coefficients(start, fast),
+        limit.coefficients(limit.order(start), fast),
         limit.coefficients(floor, fast),
         limit.coefficients(floor, slow),
     )
@@ -134,7 +134,7 @@ def _extremes(limit: Limit, centre, spread, fast, slow):
 def _layer(limit: Limit, at_end):
     """Width of the thinnest boundary layer, and the distance between levels (or the teacher's size)."""
     levels = limit.levels
-    gap = jnp.sqrt(limit.rho) if levels.size < 2 else (levels[-1] - levels[0]) / (levels.size - 1)
+    gap = jnp.sqrt(limit.power) if levels.size < 2 else (levels[-1] - levels[0]) / (levels.size - 1)
     tiny = 1e-200  # rules that round may stand still at the floor
     layer = jnp.min((at_end.D + tiny) / (2 * (at_end.b + tiny) * gap))
     return jnp.clip(layer, 1e-7 * gap, gap), gap

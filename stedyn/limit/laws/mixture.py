@@ -12,15 +12,26 @@ the error the law claims; for a linear ``psi`` both are exact and it vanishes.
 
 from __future__ import annotations
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ...inputs.moments import split_between
+from ...problem.problem import Problem
 from ...quantizers.pieces import PartialMoments, partial_moments
-from ..limit import Limit
+from ..integrate import failed, integrate, steps
+from ..limit import Limit, derive
+from ..refinement import least_error
+from ..solution import INACCURATE, MAX_STEPS, REACHED, UNESTIMATED
+from .law import Asked, Solved
 
+#: Start and teacher classes.
+STARTS, CLASSES = 16, 32
+#: Classes of input variances where nothing else limits the accuracy.
+LINEAR_VARIANCES = 64
 #: Cells in which the density of a mixture is handed out.
 DENSITY_CELLS = 2000
 
@@ -80,7 +91,7 @@ class MixtureFlow(eqx.Module):
         p = self._partial(state)
         psi, square = self._averages(p)
         error = limit.error(jnp.sum(psi * self.share, axis=1), jnp.sum(square * self.share, axis=1))
-        a, b, D, _ = (x[:, None] for x in limit.coefficients(error, tau))
+        a, b, D, _ = (x[:, None] for x in limit.coefficients(limit.order(error), tau))
         decay = limit.decay(tau)
         first = limit.pieces.first
         both = p.first @ first[:, 0] + p.second @ first[:, 1]
@@ -121,15 +132,18 @@ class MixtureFlow(eqx.Module):
             overlap=jnp.sum(weight * limit.teacher[:, None] * mean),
             norm=jnp.sum(weight * (mean**2 + var)),
         )
-        out["effective_step"] = limit.effective_step(out["error"], tau)
+        order = limit.order(out["error"])
+        out |= limit.observables(psi, square)
+        out["effective_step"] = limit.effective_step(order, tau)
         std = jnp.sqrt(jnp.maximum(var, 1e-14 * limit.scale))
         levels = limit.levels
         if levels.size:
             p = partial_moments(limit.pieces.breaks, mean, std)
             if limit.pieces.first.shape[0] == levels.size:
                 out["occupancy"] = jnp.tensordot(weight, p.zeroth, 2)
-                mean_abs = limit.coefficients(out["error"], tau).mean_abs
-                out["flip_rate"] = jnp.sum(weight * mean_abs[:, None] * p.pdf.sum(-1))
+                if limit.model.gaussian:
+                    mean_abs = limit.coefficients(order, tau).mean_abs
+                    out["flip_rate"] = jnp.sum(weight * mean_abs[:, None] * p.pdf.sum(-1))
             else:
                 each = split_between(levels, p.zeroth, p.first)
                 out["occupancy"] = jnp.tensordot(weight, each, 2)
@@ -172,3 +186,35 @@ def _laplace_moments(breaks, mean, std) -> PartialMoments:
         between(mean**2 + std**2, second),
         0.5 * decay / scale,
     )
+
+
+@eqx.filter_jit
+def _pass(problem, taus, keep, rtol, blend, coarse, classes, variances):
+    limit = derive(problem, classes, coarse, variances)
+    law = MixtureFlow(limit, STARTS, blend, coarse)
+    solution = integrate(law, taus, keep, rtol)
+    kept = law.masses(*solution.ys[1]) if keep.size else None
+    return solution.ys[0], solution.stats, kept, steps(solution), failed(solution)
+
+
+def mixture_curves(problem: Problem, asked: Asked) -> Solved:
+    """Curves of the law, with an estimate of their error from half the classes and from another shape."""
+    taus, keep, tol, _, classes, traced = asked
+    classes = CLASSES if classes is None else classes
+    linear = problem.weights.is_none
+    # a linear psi leaves nothing but the error in time
+    rtol = 1e-8 if linear else 1e-5
+    variances = LINEAR_VARIANCES if linear else None
+    run = functools.partial(_pass, problem, taus, keep, classes=classes, variances=variances)
+    blend = None if traced or linear else jnp.zeros(())
+    curves, stats, kept, path, bad = run(jnp.asarray(rtol), blend, jnp.asarray(False))
+    counts = dict(stats, classes=classes, starts=STARTS, passes=1)
+    if traced:
+        return Solved(curves, counts, kept, (path,), None, jnp.where(bad, MAX_STEPS, UNESTIMATED))
+    merged = run(jnp.asarray(8 * rtol), blend, jnp.asarray(True))[0]
+    shaped = merged if linear else run(jnp.asarray(rtol), jnp.ones(()), jnp.asarray(False))[0]
+    size = jnp.maximum(curves["error"], least_error(problem))
+    apart = [jnp.max(jnp.abs(other["error"] - curves["error"]) / size) for other in (merged, shaped)]
+    estimate = apart[0] if linear else 2 * (apart[0] + apart[1])
+    code = jnp.where(bad, MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
+    return Solved(curves, counts, kept, (path,), estimate, code)

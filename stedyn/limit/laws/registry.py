@@ -1,0 +1,90 @@
+"""The registry of laws, which `solve`, sweeps, design and the command line read.
+
+What computes is imported when it is asked for, since the command line answers faults at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...checks import InputError, choice
+from .law import Law, Solved
+
+if TYPE_CHECKING:
+    from ...problem.problem import Problem
+
+#: The law that estimates and refines its own error, for all problems.
+REFERENCE = "grid"
+
+
+class Grid(Law):
+    def solve(self, problem, asked):
+        from ..refinement import grid_curves
+
+        return Solved(*grid_curves(problem, *asked))
+
+
+class Mixture(Law):
+    def exact(self, problem):
+        return problem.weights.is_none and problem.latent_clip is None and not problem.surrogate.ends
+
+    def check(self, problem, asked):
+        _check_moves("mixture", problem)
+        if problem.surrogate.ends or problem.latent_clip is not None:
+            raise InputError(
+                "law: expected 'grid' or 'fluid' with the clipped estimator or a latent clip, found 'mixture', whose "
+                "Gaussian classes know no edge; choose 'grid'."
+            )
+
+    def solve(self, problem, asked):
+        from .mixture import mixture_curves
+
+        return mixture_curves(problem, asked)
+
+
+class Fluid(Law):
+    densities = False
+
+    def check(self, problem, asked):
+        from .fluid import check_drift
+
+        _check_moves("fluid", problem)
+        if asked.keep.size:
+            raise InputError(
+                "densities: expected none with law = 'fluid', which has no density; choose 'grid'."
+            )
+        if not asked.traced:
+            check_drift(problem, asked.taus[-1])
+
+    def solve(self, problem, asked):
+        from .fluid import fluid_curves
+
+        return fluid_curves(problem, asked)
+
+
+def _check_moves(name: str, problem: Problem) -> None:
+    if problem.surrogate.smooth:
+        raise InputError(
+            f"law: expected 'grid' with weights.ste = {problem.ste!r}, found {name!r}, which knows moves of "
+            "one size only; choose 'grid'."
+        )
+
+
+LAWS: dict[str, Law] = {"grid": Grid(), "mixture": Mixture(), "fluid": Fluid()}
+
+
+def names() -> tuple[str, ...]:
+    """What may be asked for."""
+    return ("auto", *LAWS)
+
+
+def chosen(name: str, problem: Problem) -> str:
+    """The law of this name for a problem; "auto" is the first that is exact for it, or the reference."""
+    if choice("law", name, names()) != "auto":
+        return name
+    return next((other for other, law in LAWS.items() if law.exact(problem)), REFERENCE)
+
+
+def has_densities(name: str) -> bool:
+    """Whether a law has densities, whatever the problem."""
+    return name not in LAWS or LAWS[name].densities
