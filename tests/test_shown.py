@@ -41,7 +41,7 @@ def ensemble() -> Ensemble:
 
 def comparison() -> Comparison:
     predicted, simulated = solution(), ensemble()
-    judged = Verdict("agree", 0.42, (), (), "", 0.05)
+    judged = Verdict("agree", 0.42, 0.05, (), (), "")
     return Comparison(predicted, simulated, measure_gaps(predicted, simulated), [], [], [], None, judged)
 
 

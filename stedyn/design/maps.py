@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ..checks import checked, fail, in_float64, positive, several, whole
 from ..curves.objectives import Objective
-from ..drawing.shown import Shown
+from ..files.results import Result
 from ..limit.limit import derive
 from ..limit.stationary import CLASSES, largest_error
 from ..problem.problem import Problem
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class RangeMap(Shown):
+class RangeMap(Result):
     """A quantity over range and bits, or range and learning rate.
 
     Attributes
