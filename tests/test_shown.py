@@ -63,7 +63,9 @@ def choices() -> Choices:
 def range_map() -> RangeMap:
     values = np.ma.masked_invalid([[0.3, 0.2], [0.2, np.nan]])
     ends = np.array([1.0, 2.0])
-    return RangeMap("final-error", ends, "bits", np.array([2, 3]), values, ends, "fixed point", PROBLEM)
+    return RangeMap(
+        Objective.parse("final-error"), ends, "bits", np.array([2, 3]), values, ends, "fixed point", PROBLEM
+    )
 
 
 SHORT = {
