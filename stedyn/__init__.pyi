@@ -6,6 +6,7 @@ from .design.maps import RangeMap, range_map
 from .design.plateau_tables import PlateauTable, plateau_table
 from .design.ranges import choose
 from .design.sensitivities import Sensitivity, sensitivity
+from .files.results import load
 from .limit.fixed_points import FixedPoint, fixed_point
 from .limit.solution import Solution, SolveError
 from .limit.solver import solve
@@ -42,6 +43,7 @@ __all__ = [
     "compare",
     "find_plateaus",
     "fixed_point",
+    "load",
     "plateau_table",
     "range_map",
     "sensitivity",

@@ -34,6 +34,7 @@ _OTHER_NAMES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("bound", "clip", "max_val", "threshold"), ("range", "ranges")),
     **dict.fromkeys(("sigma", "noise_std"), ("std", "noise_std")),
     **dict.fromkeys(("d", "n", "dimension"), ("dim",)),
+    **dict.fromkeys(("of", "quantity"), ("objective",)),
 }
 #: Types of the name of a file or a folder.
 PATH = (str, os.PathLike)

@@ -94,7 +94,7 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
     errors = range_map(gaussian(), ranges=np.geomspace(0.5, 4.5, count), bits=widths)
     over_lr = range_map(gaussian(), ranges=np.linspace(0.6, 2.4, count), lrs=np.geomspace(0.01, 1.6, rates))
     lengths = range_map(
-        mid_tread(), ranges=np.linspace(0.4, 1.6, 5 if quick else 25), bits=widths, quantity="plateau-length"
+        mid_tread(), ranges=np.linspace(0.4, 1.6, 5 if quick else 25), bits=widths, objective="plateau-length"
     )
     best = {bits: float(errors.best[k]) for k, bits in enumerate(widths)}
     rows = [calibrated(errors, rule, bits) for bits in widths for rule in RULES]

@@ -324,3 +324,32 @@ def test_a_full_disk_is_one_sentence(folder, capsys, monkeypatch):
     message = capsys.readouterr().err
     assert message == "stedyn: cannot write s.png (No space left on device).\n"
     assert plt.get_fignums() == []
+
+
+def test_a_shell_completes_commands_and_flags(monkeypatch, capsys):
+    for words, expected in (("stedyn pre", ["predict"]), ("stedyn plateaus --b", ["--batch", "--bits"])):
+        given = {
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+            "_STEDYN_COMPLETE": "complete_bash",
+        }
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as ended:
+            cli.main([])
+        assert ended.value.code == 0
+        assert sorted(capsys.readouterr().out.split()) == expected
+
+
+@pytest.mark.parametrize("command", ["predict", "compare", "plateaus"])
+def test_help_defines_a_plateau(command, capsys):
+    assert cli.main([command, "--help"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "nine tenths of the drop" in words
+    assert "{plateau}" not in words
+
+
+def test_commands_leave_the_flag_of_jax_alone(monkeypatch, capsys):
+    monkeypatch.setattr("jax.config.update", lambda *given: pytest.fail(f"the flag was set: {given}"))
+    assert cli.main(["fixed-point", "--set", "start.path=none", "--set", "start.kind=file"]) == 2
+    assert cli.main(["sweep", "none.csv", "--out", "none"]) == 2

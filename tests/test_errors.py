@@ -93,6 +93,7 @@ MEANT = {
     "tol": lambda: stedyn.solve(SMALL, tolerance=0.1),
     "dim": lambda: simulate(SMALL, d=10),
     "ranges": lambda: stedyn.range_map(SMALL, range=[1.0], bits=[2]),
+    "objective": lambda: stedyn.range_map(SMALL, ranges=[1.0], bits=[2], quantity="final-error"),
     "classes": lambda: stedyn.fixed_point(SMALL, clases=8),
     "out": lambda: stedyn.sweep([], outt="none"),
 }

@@ -69,7 +69,7 @@ def test_an_error_that_vanishes_is_zero():
         (student(), {"bits": [3, 2]}, "in increasing order"),
         (student(), {"bits": [2], "ranges": []}, "in increasing order"),
         (student(), {"bits": [2], "ranges": [1.0, -1.0]}, "a positive number"),
-        (student(), {"bits": [2], "quantity": "escape"}, "one of final-error"),
+        (student(), {"bits": [2], "objective": "escape"}, "one of final-error"),
         (student(), {"bits": [2], "tol": 0.1}, "none for 'final-error'"),
         (Problem(), {"lrs": [0.1]}, "a quantizer with bits and a range"),
         (
@@ -101,9 +101,9 @@ def test_plateau_lengths_are_near_those_of_a_refined_curve():
         rule=SGD(lr),
         run=Run(100.0, 401),
     )
-    found = range_map(problem, ranges=ranges, bits=[2, 3], quantity="plateau-length")
+    found = range_map(problem, ranges=ranges, bits=[2, 3], objective="plateau-length")
     assert found.law == "grid"
-    refined = range_map(problem, ranges=ranges, bits=[2, 3], quantity="plateau-length", tol=1e-2)
+    refined = range_map(problem, ranges=ranges, bits=[2, 3], objective="plateau-length", tol=1e-2)
     np.testing.assert_allclose(found.values, refined.values, rtol=0.01)
     # it is shorter than the time on level 0 for a small lr, by the duration of the drop
     for width, length in zip(ranges, refined.values[:, 0], strict=True):
@@ -117,10 +117,10 @@ def test_plateau_lengths_are_near_those_of_a_refined_curve():
 @pytest.mark.slow
 def test_what_is_not_there_is_masked():
     problem = Problem(Teacher.gaussian(1.0), noise_std=0.1, rule=SGD(0.1), run=Run(30.0, 31))
-    found = range_map(problem, ranges=[0.3, 1.3], bits=[2], quantity="time-to=0.3")
+    found = range_map(problem, ranges=[0.3, 1.3], bits=[2], objective="time-to=0.3")
     assert np.ma.getmaskarray(found.values).ravel().tolist() == [True, False]
     assert found.best[0] == 1.3
     assert found.to_pandas()["time-to=0.3"].isna().tolist() == [True, False]
-    none = range_map(problem, ranges=[1.3, 1.4], bits=[2], quantity="plateau-length")
+    none = range_map(problem, ranges=[1.3, 1.4], bits=[2], objective="plateau-length")
     assert none.values.count() == 0
     assert "none at any of these ranges" in str(none)

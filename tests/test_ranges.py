@@ -1,14 +1,15 @@
 """Choosing a range: the search, known outcomes, what is refused, and the confirmation by simulation."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from stedyn import SGD, Problem, Quantizer, Run, Start, Teacher, choose
+from stedyn import SGD, InputError, Problem, Quantizer, Run, Start, Teacher, choose
 from stedyn.cli import app as cli
-from stedyn.cli.options import repeated
+from stedyn.cli.lists import joined
 from stedyn.curves.objectives import Objective, longest_plateau, time_to
 from stedyn.design.confirm import _simulated, confirm
 from stedyn.design.layer_report import _condensed, report_layers
@@ -297,8 +298,40 @@ def test_command_line_faults(file, capsys):
     assert cli.main(["layers", str(file), "--tensor", "gone"]) == 2
 
 
-def test_numbers_after_an_option_belong_to_it():
-    assert repeated(["choose", "--bits", "2", "3", "p.toml", "--lrs", "0.1", "1e-2", "--json"]) == [
-        "choose", "--bits", "2", "--bits", "3", "p.toml", "--lrs", "0.1", "--lrs", "1e-2", "--json",
-    ]  # fmt: skip
-    assert repeated(["predict", "--bits", "2", "3"]) == ["predict", "--bits", "2", "3"]
+@pytest.mark.parametrize(
+    "words", ["--bits 2,3", "--bits 2 3", "--bits 2 --bits 3", "--bits=2,3", "p.toml --bits 2 3 --json"]
+)
+def test_lists_of_numbers(words, monkeypatch, tmp_path, capsys):
+    given = []
+
+    def chosen(problem, **named):
+        given.append(named)
+        raise InputError("done")
+
+    monkeypatch.setattr("stedyn.design.ranges.choose", chosen)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.toml").touch()
+    assert cli.main(["choose", "--lrs", "0.1", "1e-2", *words.split()]) == 2
+    assert capsys.readouterr().err == "stedyn: done\n"
+    assert given[0]["bits"] == (2, 3)
+    assert given[0]["lrs"] == (0.1, 0.01)
+
+
+def test_words_that_are_no_list():
+    bits = {"--bits"}
+    assert joined(["--bits", "--json"], bits) == ["--bits", "--json"]
+    assert joined(["--bits", "-1", "p.toml", "3"], bits) == ["--bits", "-1", "p.toml", "3"]
+    assert joined(["--bits", "2", "--tau", "3"], bits) == ["--bits", "2", "--tau", "3"]
+
+
+@pytest.mark.parametrize(
+    "words", ["choose --bits 2,x", "choose --bits 1.5", "plateaus --lrs 0.1,", "layers f.npz --bits two"]
+)
+def test_a_list_of_something_else_is_refused(words, capsys):
+    assert cli.main(words.split()) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(
+        r"stedyn: Invalid value for '--\w+': expected .*numbers such as .*, found '.*'; .*\n", said
+    )
+    assert cli.main(["choose", "--bits"]) == 2
+    assert "--bits" in capsys.readouterr().err

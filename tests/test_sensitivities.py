@@ -63,13 +63,13 @@ def staircase(stretch, depth=0.5):
     return 0.1 + depth / (1 + np.exp(s - 30)) + 0.3 / (1 + np.exp(s - 70))
 
 
-@pytest.mark.parametrize("of", ["plateau-length", "escape", "time-to=0.2"])
-def test_times_of_a_curve_that_is_stretched_have_elasticity_one(monkeypatch, of):
+@pytest.mark.parametrize("objective", ["plateau-length", "escape", "time-to=0.2"])
+def test_times_of_a_curve_that_is_stretched_have_elasticity_one(monkeypatch, objective):
     problem = dataclasses.replace(r7(), run=Run(100.0, 2))
     stretched = [staircase(1 + h) for h in (-1e-4, 0.0, 1e-4)]
     curve(monkeypatch, stretched[1], (stretched[2] - stretched[0]) / 2e-4 / 1.2)
-    found = sensitivity(problem, of)
-    expected = {"plateau-length": 40 - 2 * np.log(9), "escape": 70, "time-to=0.2": 70 + np.log(2)}[of]
+    found = sensitivity(problem, objective)
+    expected = {"plateau-length": 40 - 2 * np.log(9), "escape": 70, "time-to=0.2": 70 + np.log(2)}[objective]
     assert found.value == pytest.approx(expected, rel=0.01)
     assert found.elasticity == pytest.approx(1, abs=0.02)
     assert found.derivative == pytest.approx(found.value / 1.2, rel=0.02)
@@ -91,19 +91,19 @@ def smallest_drop():
 
 
 @pytest.mark.parametrize(
-    ("of", "error", "tangent"),
+    ("objective", "error", "tangent"),
     [
         ("plateau-length", 0.4 + (smallest_drop() + 1e-6) * DROP, DROP),  # there is none for a smaller range
         ("escape", 0.4 + (smallest_drop() - 1e-6) * DROP, DROP),  # there is one for a larger range
         ("time-to=0.4", 0.2 + 0.25 * DROP - 0.0499 * DIP, -DIP),  # reached at tau = 10 for a larger range
     ],
 )
-def test_a_jump_has_no_derivative(monkeypatch, of, error, tangent):
+def test_a_jump_has_no_derivative(monkeypatch, objective, error, tangent):
     curve(monkeypatch, error, tangent)
     with pytest.raises(
-        ValueError, match=r"^of: expected .* changes smoothly with range, found .*jump.*; .*\.$"
+        ValueError, match=r"^objective: expected .* changes smoothly with range, found .*jump.*; .*\.$"
     ):
-        sensitivity(dataclasses.replace(r7(), run=Run(100.0, 2)), of)
+        sensitivity(dataclasses.replace(r7(), run=Run(100.0, 2)), objective)
 
 
 def test_a_curve_without_a_plateau_and_one_that_breaks_off_are_refused(monkeypatch):
@@ -132,7 +132,7 @@ class Cut(Rule):
 
 
 @pytest.mark.parametrize(
-    ("problem", "of", "to", "sentence"),
+    ("problem", "objective", "to", "sentence"),
     [
         (r7(), "error", "range", "one of final-error"),
         (r7(), "error-at", "range", "error-at="),
@@ -151,9 +151,9 @@ class Cut(Rule):
         ),
     ],
 )
-def test_what_has_no_derivative_is_refused(problem, of, to, sentence):
+def test_what_has_no_derivative_is_refused(problem, objective, to, sentence):
     with pytest.raises(ValueError, match=rf"expected .*{sentence}.*, found .*; .*\.$|{sentence}"):
-        sensitivity(problem, of, to)
+        sensitivity(problem, objective, to)
 
 
 @pytest.mark.parametrize("to", ["lr", "noise_std"])
@@ -204,19 +204,19 @@ def test_the_final_error_of_a_gaussian_teacher(range_):
     assert abs(found.derivative - expected) < found.estimate * scale
 
 
-def measured(problem, of):
+def measured(problem, objective):
     """What a refined solve gives."""
     if of.startswith("error-at"):
         problem = dataclasses.replace(problem, run=Run(float(of[9:]), 3))
     solution = solve(problem, law="grid", tol=1e-3, classes=128)
     if of == "escape":
         return solution.plateaus()[0].escape
-    return Objective.parse(of).measure(*solution.dense)
+    return Objective.parse(objective).measure(*solution.dense)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("of", "to", "tolerance"),
+    ("objective", "to", "tolerance"),
     [
         ("escape", "range", 1e-3),
         ("plateau-length", "range", 1e-2),
@@ -225,15 +225,15 @@ def measured(problem, of):
         ("escape", "lr", 2e-3),
     ],
 )
-def test_a_plateau_against_two_solves(of, to, tolerance):
-    found = sensitivity(r7(), of, to)
+def test_a_plateau_against_two_solves(objective, to, tolerance):
+    found = sensitivity(r7(), objective, to)
     h = 5e-3 * found.parameter
     low, high = (
         measured(
             dataclasses.replace(r7(), weights=r7(1.2 + k * h).weights)
             if to == "range"
             else dataclasses.replace(r7(), rule=SGD(0.02 + k * h)),
-            of,
+            objective,
         )
         for k in (-1, 1)
     )

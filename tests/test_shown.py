@@ -41,7 +41,7 @@ def ensemble() -> Ensemble:
 
 def comparison() -> Comparison:
     predicted, simulated = solution(), ensemble()
-    judged = Verdict("agree", 0.42, (), (), "", 0.05)
+    judged = Verdict("agree", 0.42, 0.05, (), (), "")
     return Comparison(predicted, simulated, measure_gaps(predicted, simulated), [], [], [], None, judged)
 
 
@@ -63,7 +63,9 @@ def choices() -> Choices:
 def range_map() -> RangeMap:
     values = np.ma.masked_invalid([[0.3, 0.2], [0.2, np.nan]])
     ends = np.array([1.0, 2.0])
-    return RangeMap("final-error", ends, "bits", np.array([2, 3]), values, ends, "fixed point", PROBLEM)
+    return RangeMap(
+        Objective.parse("final-error"), ends, "bits", np.array([2, 3]), values, ends, "fixed point", PROBLEM
+    )
 
 
 SHORT = {

@@ -21,7 +21,8 @@ from .. import __version__
 from ..checks import Failure, InputError
 from ..files.report import describe, to_json
 from ..limit.laws.registry import has_densities, names
-from .options import build_problem, check_outputs, repeated, takes_problem, write_outputs
+from .lists import ListCommand
+from .options import Json, Out, Plot, build_problem, check_outputs, takes_problem, write_outputs
 from .plateaus import plateaus
 from .ranges import choose, layers
 from .stopped import Stopped
@@ -31,24 +32,11 @@ app = typer.Typer(
     name="stedyn",
     help="Predict the learning curve of quantized SGD, simulate it, and compare the two.",
     epilog="tau = steps / d. Without PROBLEM.toml a command works on setting R1: 2-bit weights and inputs.",
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 Law = Annotated[str, typer.Option(help="How the limit is solved.", metavar="|".join(names()))]
 Tol = Annotated[float, typer.Option(help="Relative accuracy asked of the law.")]
-Dim = Annotated[int, typer.Option(min=1, help="Input dimension d of the simulation.")]
-Seeds = Annotated[int, typer.Option(min=1, help="Number of simulated runs.")]
-Seed = Annotated[int, typer.Option(min=0, help="First seed.")]
-Checkpoint = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Keep the state here; the same command goes on from it.")
-]
-Every = Annotated[float | None, typer.Option(help="Seconds between checkpoints.  [default: 60]")]
-Devices = Annotated[int | None, typer.Option(help="Devices that share the runs.  [default: all]")]
-Split = Annotated[str, typer.Option(help="What the devices divide.", metavar="seeds|weights")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write CSV, JSON, TOML and a figure here.")]
-Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a figure: .png, .pdf or .svg.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -74,9 +62,7 @@ def predict(
 ) -> int:
     """The learning curve of the limit, its plateaus and its minimum.
 
-    A plateau starts where nine tenths of the drop before it are done (or at 0), ends where a tenth of its own drop is
-    done, and escapes at half. It counts if the slope of ln(error) falls below half of its peaks in the drops around it
-    (docs/plateaus.md).
+    {plateau}
     """
     problem = _prepare(flags, out, plot)
     from ..limit.solver import solve
@@ -94,21 +80,14 @@ def predict(
 @takes_problem
 def simulate(
     flags: dict,
-    dim: Dim = 3000,
-    seeds: Seeds = 4,
-    seed: Seed = 0,
-    checkpoint: Checkpoint = None,
-    every: Every = None,
-    devices: Devices = None,
-    split: Split = "seeds",
+    simulation: dict,
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
 ) -> int:
     """One-pass SGD in dimension d, several seeds at once."""
     problem = _prepare(flags, out, plot)
-    spread = {"devices": devices, "split": split}
-    ensemble = _simulate(problem, checkpoint, dim=dim, seeds=seeds, seed=seed, every=every, **spread)
+    ensemble = _simulate(problem, **simulation)
     record = ensemble.to_dict() | _about(problem)
     _print(json, problem, record, str(ensemble))
     write_outputs("simulate", problem, record, out, plot, {"simulate": ensemble}, "ensemble_figure", ensemble)
@@ -119,24 +98,16 @@ def simulate(
 @takes_problem
 def compare(
     flags: dict,
+    simulation: dict,
     law: Law = "auto",
     tol: Tol = 5e-3,
-    dim: Dim = 3000,
-    seeds: Seeds = 4,
-    seed: Seed = 0,
-    checkpoint: Checkpoint = None,
-    every: Every = None,
-    devices: Devices = None,
-    split: Split = "seeds",
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
 ) -> int:
     """Prediction and simulation side by side, with a verdict and a figure.
 
-    A plateau starts where nine tenths of the drop before it are done (or at 0), ends where a tenth of its own drop is
-    done, and escapes at half. It counts if the slope of ln(error) falls below half of its peaks in the drops around it
-    (docs/plateaus.md).
+    {plateau}
     """
     if plot is None and out is None and not json:
         plot = Path("stedyn-compare.png")
@@ -147,8 +118,7 @@ def compare(
     # the last weights of the simulation are set against the density at the same time
     densities = [float(problem.taus[-1])] if has_densities(law) else None
     solution = solve(problem, law=law, tol=tol, densities=densities)
-    spread = {"devices": devices, "split": split}
-    ensemble = _simulate(problem, checkpoint, dim=dim, seeds=seeds, seed=seed, every=every, **spread)
+    ensemble = _simulate(problem, **simulation)
     _completed(ensemble)
     comparison = compare(solution, ensemble)
     record = comparison.to_dict() | _about(problem)
@@ -174,8 +144,9 @@ def fixed_point(flags: dict, json: Json = False, out: Out = None) -> int:
     return 0
 
 
-for command in (plateaus, choose, layers, sweep):
-    app.command()(command)
+for command in (plateaus, choose, layers):
+    app.command(cls=ListCommand)(command)
+app.command()(sweep)
 
 
 def _prepare(flags: dict, out: Path | None, plot: Path | None):
@@ -185,7 +156,7 @@ def _prepare(flags: dict, out: Path | None, plot: Path | None):
     return problem
 
 
-def _simulate(problem, checkpoint: Path | None, **given):
+def _simulate(problem, *, checkpoint: Path | None, **given):
     """The ensemble; a partial one after an interrupt, if there is something to show and no checkpoint."""
     from ..simulation import Interrupted, simulate
 
@@ -251,9 +222,7 @@ def _run(argv: list[str] | None) -> int:
     _set_environment()
     command: Callable[..., Any] = typer.main.get_command(app)
     try:
-        code = command(
-            args=repeated(sys.argv[1:] if argv is None else argv), prog_name="stedyn", standalone_mode=False
-        )
+        code = command(args=argv, prog_name="stedyn", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Stopped as stopped:

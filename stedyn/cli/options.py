@@ -14,7 +14,18 @@ from typing import Annotated, Any
 import typer
 
 from ..checks import InputError
+from .lists import numbers
 
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write CSV, JSON, TOML and a figure here.")]
+Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a figure: .png, .pdf or .svg.")]
+Bits = Annotated[Any, numbers(int, "Bit widths: --bits 2,3,4.  [default: 2,3,4]", "B")]
+#: Stands for ``{plateau}`` in the help of a command.
+PLATEAU = (
+    "A plateau starts where nine tenths of the drop before it are done (or at 0), ends where a tenth of its own drop "
+    "is done, and escapes at half. It counts if the slope of ln(error) falls below half of its peaks in the drops "
+    "around it (docs/plateaus.md)."
+)
 FIGURE_FORMATS = (".png", ".pdf", ".svg")
 #: Flag -> table and key, in the order in which they are applied: a kind before what goes with it.
 _FLAGS = {
@@ -118,41 +129,59 @@ def _problem_flags(
     """The parameters that `takes_problem` adds; never called."""
 
 
+def _simulation_flags(
+    dim: Annotated[int, typer.Option(min=1, help="Input dimension d of the simulation.")] = 3000,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of simulated runs.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep the state here; the same command goes on from it."),
+    ] = None,
+    every: Annotated[float | None, typer.Option(help="Seconds between checkpoints.  [default: 60]")] = None,
+    devices: Annotated[int | None, typer.Option(help="Devices that share the runs.  [default: all]")] = None,
+    split: Annotated[str, typer.Option(help="What the devices divide.", metavar="seeds|weights")] = "seeds",
+) -> None:
+    """The parameters in place of ``simulation`` in a command; never called."""
+
+
 def takes_problem(command: Callable[..., Any] | None = None, *, without: tuple[str, ...] = ()) -> Callable:
     """Give a command the argument PROBLEM.toml and the flags; it gets them as one dict ``flags``.
 
-    ``without`` names flags that the command does not take, or takes in another form.
+    ``without`` names flags that the command does not take, or takes in another form. A command with the parameter
+    ``simulation`` gets the flags of a simulation as a dict, too.
     """
     if command is None:
         return functools.partial(takes_problem, without=without)
-    every = inspect.signature(_problem_flags).parameters
-    shared = {name: p for name, p in every.items() if name not in without}
-    own = [p for name, p in inspect.signature(command).parameters.items() if name != "flags"]
+    own = dict(inspect.signature(command).parameters)
+    groups = {
+        name: {key: p for key, p in inspect.signature(flags).parameters.items() if key not in without}
+        for name, flags in (("flags", _problem_flags), ("simulation", _simulation_flags))
+        if own.pop(name, None)
+    }
 
     @functools.wraps(command)
     def run(**given: Any) -> Any:
-        return command(dict.fromkeys(without) | {name: given.pop(name) for name in shared}, **given)
+        dicts = {name: {key: given.pop(key) for key in group} for name, group in groups.items()}
+        dicts["flags"] |= dict.fromkeys(without)
+        return command(**dicts, **given)
 
-    parameters = sorted(
-        [*shared.values(), *own], key=lambda p: p.default is not p.empty
-    )  # required ones first
+    parameters = [p for group in groups.values() for p in group.values()] + list(own.values())
+    parameters.sort(key=lambda p: p.default is not p.empty)  # required ones first
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
+    run.__doc__ = (command.__doc__ or "").replace("{plateau}", PLATEAU)
     del run.__wrapped__
     return run
 
 
 def build_problem(flags: dict[str, Any], default: dict[str, dict[str, Any]] | None = None):
-    """The problem of the file, or the default one (R1), with the flags laid over it; x64 is switched on first.
+    """The problem of the file, or the default one (R1), with the flags laid over it.
 
     Raises
     ------
     ValueError
         One sentence about the file, the flag or the key at fault.
     """
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
     from ..files.problems import problem_from_dict, read_tables
     from ..files.tables import DEFAULT_TABLES, checked_tables, set_key, set_value
 
@@ -212,27 +241,6 @@ def _check_writable(flag: str, folder: Path) -> None:
             f"{flag}: expected a folder that can be written, found {str(folder)!r} ({error.strerror}); "
             "name another."
         ) from None
-
-
-def repeated(argv: list[str]) -> list[str]:
-    """``--bits 2 3 4`` as ``--bits 2 --bits 3 --bits 4``, for the options that take several numbers."""
-    if not argv or argv[0] not in ("plateaus", "choose", "layers"):
-        return list(argv)
-    out: list[str] = []
-    option, count = "", 0
-    several = ("--bits", "--lrs", "--ranges") if argv[0] == "plateaus" else ("--bits", "--lrs")
-    for word in argv:
-        number = word.replace(".", "", 1).replace("e-", "", 1).isdigit()
-        if word in several:
-            option, count = word, 0
-            continue
-        if option and (number or count == 0):
-            out += [option, word]
-            count += 1
-            continue
-        option = ""
-        out.append(word)
-    return out + ([option] if option and count == 0 else [])
 
 
 def write_outputs(

@@ -1,12 +1,12 @@
 """The command ``stedyn plateaus``. No annotation is postponed: typer reads them."""
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .options import build_problem, check_outputs, takes_problem, write_outputs
+from .lists import numbers
+from .options import Bits, Json, Out, Plot, build_problem, check_outputs, takes_problem, write_outputs
 
 #: What the command computes without a problem file: mid-tread weights that start near 0.
 TABLES: dict[str, dict[str, Any]] = {
@@ -22,31 +22,18 @@ TABLES: dict[str, dict[str, Any]] = {
 @takes_problem(without=("bits", "range", "lr"))
 def plateaus(
     flags: dict,
-    bits: Annotated[
-        list[int] | None, typer.Option(help="Bit widths: --bits 2 3 4.  [default: 2 3 4]", metavar="B ...")
-    ] = None,
-    ranges: Annotated[
-        list[float] | None, typer.Option(help="Ranges.  [default: that of the problem]", metavar="R ...")
-    ] = None,
-    lrs: Annotated[
-        list[float] | None,
-        typer.Option(help="Learning rates.  [default: that of the problem]", metavar="LR ..."),
-    ] = None,
+    bits: Bits = None,
+    ranges: Annotated[Any, numbers(float, "Ranges.  [default: that of the problem]", "R")] = None,
+    lrs: Annotated[Any, numbers(float, "Learning rates.  [default: that of the problem]", "LR")] = None,
     tol: Annotated[float, typer.Option(help="Relative accuracy asked of the law.")] = 5e-3,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write CSV, JSON, TOML and a figure here.")
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a figure: .png, .pdf or .svg.")
-    ] = None,
+    json: Json = False,
+    out: Out = None,
+    plot: Plot = None,
 ) -> int:
     """How long the curve stays flat, for bits, ranges and learning rates, beside the closed form for a small lr.
 
-    A plateau starts where nine tenths of the drop before it are done (or at 0), ends where a tenth of its own drop is
-    done, and escapes at half. It counts if the slope of ln(error) falls below half of its peaks in the drops around it
-    (docs/plateaus.md). Without PROBLEM.toml: mid-tread weights of
-    range 1 that start at N(0, 0.02^2), teacher 1, lr 0.02, label noise 0.1, tau = 400.
+    {plateau} Without PROBLEM.toml: mid-tread weights of range 1 that start at N(0, 0.02^2), teacher 1, lr 0.02, label
+    noise 0.1, tau = 400.
     """
     problem = build_problem(flags, TABLES)
     check_outputs(out, plot)
@@ -55,15 +42,13 @@ def plateaus(
     from ..files.problems import problem_to_dict
     from ..files.report import describe, to_json
 
-    widths = bits or [2, 3, 4]
+    widths = bits or (2, 3, 4)
     if not json:
         print(
             f"{len(set(widths))} bit widths are compiled, each once (seconds; kept for the next call)",
             file=sys.stderr,
         )
-    found = plateau_table(
-        problem, bits=widths, ranges=ranges or None, lrs=lrs or None, tol=tol, progress=sys.stderr.isatty()
-    )
+    found = plateau_table(problem, bits=widths, ranges=ranges, lrs=lrs, tol=tol, progress=sys.stderr.isatty())
     record = found.to_dict() | {"problem": problem_to_dict(problem), "version": __version__}
     print(to_json(record) if json else f"{describe(problem)}\n\n{found}")
     write_outputs("plateaus", problem, record, out, plot, {"plateaus": found}, "plateaus_figure", found)

@@ -7,13 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from ..checks import InputError
-from .options import build_problem, check_outputs, takes_problem, write_outputs
+from .lists import numbers
+from .options import Bits, Json, build_problem, check_outputs, takes_problem, write_outputs
 
-Bits = Annotated[
-    list[int] | None, typer.Option(help="Bit widths: --bits 2 3 4.  [default: 2 3 4]", metavar="B ...")
-]
 Points = Annotated[int, typer.Option(min=5, help="Ranges of the scan.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write CSV and JSON here.")]
 Tensor = Annotated[str | None, typer.Option(help="Name of the tensor in the file.", metavar="NAME")]
 Normalise = Annotated[
@@ -39,15 +36,14 @@ def choose(
         ),
     ] = None,
     lrs: Annotated[
-        list[float] | None,
-        typer.Option(help="Learning rates to choose from, too: --lrs 0.05 0.1 0.2.", metavar="LR ..."),
+        Any, numbers(float, "Learning rates to choose from, too: --lrs 0.05,0.1,0.2.", "LR")
     ] = None,
     layer: Annotated[Path | None, typer.Option(help="Teacher weights from a file.", metavar="FILE")] = None,
     tensor: Tensor = None,
     normalise: Normalise = "std",
     scan: Points = 40,
     tol: Annotated[float, typer.Option(help="Relative accuracy asked of curves.")] = 1e-2,
-    baselines: Annotated[bool, typer.Option(help="Predict what calibration rules come to.")] = True,
+    baselines: Annotated[bool, typer.Option(help="Predict the outcome of calibration rules.")] = True,
     libraries: Annotated[
         bool, typer.Option("--libraries", help="Name every choice as other libraries do.")
     ] = False,
@@ -76,7 +72,7 @@ def choose(
         objective=objective,
         max_error=max_error,
         ranges=ranges,
-        lrs=lrs or None,
+        lrs=lrs,
         points=scan,
         tol=tol,
         baselines=baselines,

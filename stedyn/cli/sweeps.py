@@ -42,9 +42,6 @@ def sweep(
     check_outputs(out, None)
     if (out / "sweep.csv").exists() and table.exists() and table.samefile(out / "sweep.csv"):
         raise InputError(f"--out: would overwrite the table {table}; name another folder.")
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
     from ..sweeps.run import sweep
 
     client = None if scheduler is None else _client(scheduler)

@@ -12,7 +12,7 @@ from scipy import stats
 
 from ..checks import checked, fail, in_float64
 from ..curves.plateaus import Plateau, find_plateaus
-from ..drawing.shown import Shown
+from ..files.results import Result
 from ..limit.solution import Solution
 from ..problem.populations import Samples
 from ..problem.problem import Problem
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Comparison(Shown):
+class Comparison(Result):
     """Theory and simulation side by side; times are ``tau = steps / d``.
 
     Attributes

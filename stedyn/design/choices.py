@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..curves.objectives import Objective
-from ..drawing.shown import Shown
+from ..files.results import Result
 from ..problem.problem import Problem
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Baseline:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Choices(Shown):
+class Choices(Result):
     """Best ranges for several bit widths, and baselines.
 
     ``fewest_bits`` is the smallest bit width whose predicted error is at most ``max_error``, None if there is none (or

@@ -1,4 +1,4 @@
-"""Maps of a predicted quantity over the range of the weights and a second axis: bit width or learning rate.
+"""Maps of an objective over the range of the weights and a second axis: bit width or learning rate.
 
 Final errors are fixed points (`stedyn.limit.stationary`), with one compilation for each bit width. Whatever is read
 off a curve comes from the grid law, by default in one pass without refinement. Plateau lengths of mid-tread weights
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ..checks import checked, fail, in_float64, positive, several, whole
 from ..curves.objectives import Objective
-from ..drawing.shown import Shown
+from ..files.results import Result
 from ..limit.laws.registry import REFERENCE
 from ..limit.limit import derive
 from ..limit.stationary import CLASSES, largest_error
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class RangeMap(Shown):
-    """A quantity over range and bits, or range and learning rate.
+class RangeMap(Result):
+    """An objective over range and bits, or range and learning rate.
 
     Attributes
     ----------
-    quantity : str
+    objective : Objective
         Errors are without factor 1/2 and label noise, times ``tau = steps / d``.
     ranges : (n,)
     axis : str
@@ -56,7 +56,7 @@ class RangeMap(Shown):
     problem : Problem
     """
 
-    quantity: str
+    objective: Objective
     ranges: Float[np.ndarray, " n"]
     axis: str
     points: np.ndarray
@@ -79,12 +79,13 @@ class RangeMap(Shown):
         columns = {
             "range": np.repeat(self.ranges, m),
             self.axis: np.tile(self.points, n),
-            self.quantity: self.values.filled(np.nan).ravel(),
+            str(self.objective): self.values.filled(np.nan).ravel(),
         }
         return pd.DataFrame(columns)
 
     def _summary(self) -> str:
-        return f"{self.quantity} for {self.ranges.size} ranges and {self.points.size} values of {self.axis}, {self.law}"
+        size = f"{self.ranges.size} ranges and {self.points.size} values of {self.axis}"
+        return f"{self.objective} for {size}, {self.law}"
 
     def _draw(self, ax) -> None:
         from ..drawing import axes
@@ -92,7 +93,7 @@ class RangeMap(Shown):
         axes.range_map(ax, self)
 
     def __str__(self):
-        lines = [f"{self.quantity} by the {self.law} law over range and {self.axis}"]
+        lines = [f"{self.objective} by the {self.law} law over range and {self.axis}"]
         for k, point in enumerate(self.points):
             name = f"{self.axis} {point:g}"
             column = self.values[:, k]
@@ -114,11 +115,11 @@ def range_map(
     ranges: Sequence[float],
     bits: Sequence[int] | None = None,
     lrs: Sequence[float] | None = None,
-    quantity: str = "final-error",
+    objective: str = "final-error",
     tol: float | None = None,
     progress: bool = False,
 ) -> RangeMap:
-    """A quantity over ranges of the weight quantizer and bit widths or learning rates.
+    """An objective over ranges of the weight quantizer and bit widths or learning rates.
 
     Parameters
     ----------
@@ -129,7 +130,7 @@ def range_map(
         In increasing order.
     bits, lrs : sequence
         Bit widths or learning rates, in increasing order: one of the two.
-    quantity : str
+    objective : str
         ``final-error``, ``error-at=TAU``, ``time-to=ERROR`` or ``plateau-length``: see
         `stedyn.curves.objectives.Objective`.
     tol : float, optional
@@ -150,7 +151,7 @@ def range_map(
     >>> print(found.best[0], found.values[1, 0].round(3))
     1.3 0.177
     """
-    goal = Objective.parse(quantity)
+    goal = Objective.parse(objective)
     widths = _increasing("ranges", ranges)
     axis, points, pairs = _quantizers(problem, bits, lrs)
     if tol is not None:
@@ -158,13 +159,13 @@ def range_map(
         if not goal.needs_curve:
             fail("tol", "none for 'final-error', which is no curve", tol, "leave it out")
     if not goal.needs_curve:
-        need_fixed_point("quantity", quantity, problem, any_range=True)
+        need_fixed_point("objective", objective, problem, any_range=True)
     with tqdm(total=widths.size * len(pairs), unit="point", disable=not progress) as bar:
         columns = [_column(problem, quantizer, lr, widths, goal, tol, bar) for quantizer, lr in pairs]
     values = np.ma.masked_invalid(np.stack(columns, axis=1))
     calibrated = [calibrated_range(problem.target, quantizer, "mse") for quantizer, _ in pairs]
     law = REFERENCE if goal.needs_curve else "fixed point"
-    return RangeMap(str(goal), widths, axis, points, values, np.array(calibrated), law, problem)
+    return RangeMap(goal, widths, axis, points, values, np.array(calibrated), law, problem)
 
 
 def _increasing(name: str, values) -> np.ndarray:

@@ -39,7 +39,7 @@ def with_quantizer(problem: Problem, quantizer: Quantizer, lr=None, run: Run | N
 
 
 def need_fixed_point(name: str, asked: str, problem: Problem, any_range: bool = False) -> None:
-    """Refuse the quantity ``asked``, a final error, of a problem without a fixed point."""
+    """Refuse the objective ``asked``, a final error, of a problem without a fixed point."""
     if not has_fixed_point(problem, any_range):
         fail(name, "a problem with a fixed point for 'final-error'", asked,
              "use error-at=TAU with the end of the run")  # fmt: skip

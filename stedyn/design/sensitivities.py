@@ -31,8 +31,8 @@ from ..problem.problem import Problem
 from .predictor import need_fixed_point
 from .tangents import TO, moved, of_curve
 
-#: Quantities.
-OF = "final-error, error-at=TAU, time-to=ERROR, plateau-length, escape"
+#: Objectives.
+OBJECTIVES = "final-error, error-at=TAU, time-to=ERROR, plateau-length, escape"
 #: Classes of a fixed point times levels. Every class bends the error where a level crosses it; the derivative
 #: needs more of them than the error itself.
 WORK, MOST_CLASSES = 2**14, 4096
@@ -40,14 +40,14 @@ WORK, MOST_CLASSES = 2**14, 4096
 
 @dataclasses.dataclass(frozen=True)
 class Sensitivity:
-    """A quantity and its derivative with respect to one parameter, all others kept.
+    """An objective and its derivative with respect to one parameter, all others kept.
 
     Attributes
     ----------
-    of, to
-        Names of the quantity and of the parameter.
+    objective, to
+        Names of the objective and of the parameter.
     parameter, value
-        Of the parameter and of the quantity. Errors are without factor 1/2 and label noise, times ``tau = steps / d``.
+        Of the parameter and of the objective. Errors are without factor 1/2 and label noise, times ``tau = steps / d``.
     derivative
         ``d value / d parameter``.
     elasticity
@@ -60,7 +60,7 @@ class Sensitivity:
         largest tangent).
     """
 
-    of: str
+    objective: str
     to: str
     parameter: float
     value: float
@@ -76,23 +76,23 @@ class Sensitivity:
     def __str__(self):
         rate = "" if self.elasticity is None else f", {self.elasticity:.4g} % for 1 %"
         return (
-            f"d({self.of}) / d({self.to}) = {self.derivative:.5g} at {self.to} {self.parameter:g}, where {self.of} is "
-            f"{self.value:.5g}{rate} ({self.law}, relative error about {self.estimate:.1g})"
+            f"d({self.objective}) / d({self.to}) = {self.derivative:.5g} at {self.to} {self.parameter:g}, where "
+            f"{self.objective} is {self.value:.5g}{rate} ({self.law}, relative error about {self.estimate:.1g})"
         )
 
 
 @checked(problem=Problem)
 @in_float64
 def sensitivity(
-    problem: Problem, of: str = "final-error", to: str = "range", *, tol: float = 5e-3
+    problem: Problem, objective: str = "final-error", to: str = "range", *, tol: float = 5e-3
 ) -> Sensitivity:
-    r"""Derivative of a predicted quantity with respect to one parameter, by differentiating the solver.
+    r"""Derivative of an objective with respect to one parameter, by differentiating the solver.
 
     Parameters
     ----------
     problem : Problem
         Its run is the horizon of what is read off a curve.
-    of : str
+    objective : str
         ``final-error`` (of the fixed point), ``error-at=TAU``, ``time-to=ERROR``, ``plateau-length`` or ``escape``
         (both of the longest plateau, see `stedyn.find_plateaus`). Errors are without factor 1/2 and label noise,
         times ``tau = steps / d``.
@@ -108,8 +108,8 @@ def sensitivity(
     Raises
     ------
     ValueError
-        If the problem lacks the parameter or the quantity (no fixed point, no plateau, an error that is not reached);
-        if the quantity jumps there, so that it has no derivative; if a rule of one's own has jumps that move with lr.
+        If the problem lacks the parameter or the objective (no fixed point, no plateau, an error that is not reached);
+        if the objective jumps there, so that it has no derivative; if a rule of your own has jumps that move with lr.
 
     Notes
     -----
@@ -131,24 +131,24 @@ def sensitivity(
     """
     choice("to", to, tuple(TO))
     positive("tol", tol)
-    goal = None if of == "escape" else _objective(of)
+    goal = None if objective == "escape" else _parsed(objective)
     parameter = _parameter(problem, to)
     if goal is not None and not goal.needs_curve:
-        need_fixed_point("of", of, problem)
+        need_fixed_point("objective", objective, problem)
         value, derivative, estimate = _final(problem, to, parameter)
         law = "fixed point"
     else:
-        value, derivative, estimate = of_curve(problem, goal, of, to, parameter, tol)
+        value, derivative, estimate = of_curve(problem, goal, objective, to, parameter, tol)
         law = REFERENCE
     elasticity = derivative * parameter / value if value > 0 else None
-    return Sensitivity(of, to, parameter, value, derivative, elasticity, law, estimate)
+    return Sensitivity(objective, to, parameter, value, derivative, elasticity, law, estimate)
 
 
-def _objective(of: str) -> Objective:
-    kind = str(of).partition("=")[0]
+def _parsed(objective: str) -> Objective:
+    kind = str(objective).partition("=")[0]
     if kind not in ("final-error", "error-at", "time-to", "plateau-length"):
-        fail("of", f"one of {OF}", of, "choose one of these")
-    return Objective.parse(of)
+        fail("objective", f"one of {OBJECTIVES}", objective, "choose one of these")
+    return Objective.parse(objective)
 
 
 def _parameter(problem: Problem, to: str) -> float:
@@ -206,13 +206,13 @@ def _final(problem: Problem, to: str, parameter: float) -> tuple[float, float, f
     )
     value, derivative, grain = fine
     if not np.isfinite(value):
-        fail("of", "a problem whose error has a fixed point for 'final-error'", "an error that grows without bound",
-             "lower lr")  # fmt: skip
+        fail("objective", "a problem whose error has a fixed point for 'final-error'",
+             "an error that grows without bound", "lower lr")  # fmt: skip
     if value == 0:
         return 0.0, 0.0, 0.0
     if not np.isfinite(derivative):
         fail(
-            "of",
+            "objective",
             f"a fixed point that moves smoothly with {to}",
             f"one that meets another at {to} = {parameter:g}, where d error/dV = 1",
             "move the parameter away from it",

@@ -57,12 +57,17 @@ def _tangent_pass(problem, taus, keep, rtol, coarse, mesh, to):
 
 
 def of_curve(
-    problem: Problem, goal: Objective | None, of: str, to: str, parameter: float, tol: float
+    problem: Problem, goal: Objective | None, objective: str, to: str, parameter: float, tol: float
 ) -> tuple[float, float, float]:
     """Value, derivative and estimate of what is read off the error curve; ``goal`` is None for ``escape``."""
     check_closes(problem)
     if problem.weights.is_none:
-        fail("of", "'final-error' for weights that are not quantized", of, "choose it, or a weight quantizer")
+        fail(
+            "objective",
+            "'final-error' for weights that are not quantized",
+            objective,
+            "choose it, or a weight quantizer",
+        )
     run = Run(problem.run.tau, max(POINTS, problem.run.points))
     if goal is not None and goal.kind == "error-at":
         run = Run(goal.number, 3)
@@ -77,7 +82,10 @@ def of_curve(
     status = Status(int(code))
     if not (status.ok and np.all(np.isfinite(error)) and np.all(np.isfinite(tangent))):
         fail(
-            "of", f"a curve that can be followed to tau = {run.tau:g}", str(status), "shorten run or lower lr"
+            "objective",
+            f"a curve that can be followed to tau = {run.tau:g}",
+            str(status),
+            "shorten run or lower lr",
         )
     step = STEP * parameter or STEP
     least = float(least_error(problem))
@@ -86,7 +94,12 @@ def of_curve(
     if low is None and middle is None and high is None:
         reached = goal is not None and goal.kind == "time-to"
         wanted = "an error that is reached" if reached else "a curve with a plateau"
-        fail("of", f"{wanted} within tau = {run.tau:g}", of, "extend run.tau or choose another quantity")
+        fail(
+            "objective",
+            f"{wanted} within tau = {run.tau:g}",
+            objective,
+            "extend run.tau or choose another objective",
+        )
     if (
         low is None
         or middle is None
@@ -94,7 +107,7 @@ def of_curve(
         or not low.place == middle.place == high.place
         or abs(high.value + low.value - 2 * middle.value) > JUMP * abs(middle.value)
     ):
-        fail("of", f"a quantity that changes smoothly with {to}", f"a jump of {of!r} at {to} = {parameter:g}",
+        fail("objective", f"one that changes smoothly with {to}", f"a jump of {objective!r} at {to} = {parameter:g}",
              "move the parameter away from it")  # fmt: skip
     return middle.value, (high.value - low.value) / (2 * step), float(estimate)
 

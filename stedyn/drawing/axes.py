@@ -87,8 +87,8 @@ def density_panel(
 def range_map(ax: Axes, found: Any, label: str | None = None) -> Axes:
     """A map as colours: the range across, bits or lr upwards; best range (line), calibrated range (crosses).
 
-    Grey where there is no value. A quantity that spans more than a factor of 20 has logarithmic colours. The best range
-    is not drawn for plateau lengths, which are least at the smallest range.
+    Grey where there is no value. An objective that spans more than a factor of 20 has logarithmic colours. The best
+    range is not drawn for plateau lengths, which are least at the smallest range.
     """
     values, low, high = found.values.T, found.values.min(), found.values.max()
     wide = low is not np.ma.masked and low > 0 and high > LOG_SPREAD * low
@@ -102,11 +102,11 @@ def range_map(ax: Axes, found: Any, label: str | None = None) -> Axes:
     mesh = ax.pcolormesh(
         _edges(found.ranges), y_edges, values, cmap="cividis_r", norm="log" if wide else None, rasterized=True
     )
-    ax.figure.colorbar(mesh, ax=ax, label=label or found.quantity)
+    ax.figure.colorbar(mesh, ax=ax, label=label or str(found.objective))
     if found.axis == "lr" and min(values.shape) > 1 and low is not np.ma.masked and low < high:
         lines = ax.contour(found.ranges, found.points, values, colors="0.25", linewidths=0.6)
         ax.clabel(lines, fontsize="x-small")
-    if found.quantity != "plateau-length":
+    if found.objective.kind != "plateau-length":
         ax.plot(found.best, found.points, color="white", lw=3.2, zorder=3)
         ax.plot(
             found.best, found.points, color=SIMULATION, marker="o", ms=4, lw=1.6, zorder=4, label="best range"

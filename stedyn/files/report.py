@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..checks import in_float64
 from .whole import write_atomic
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def versions() -> str:
     return f"stedyn {__version__}, python {python}, jax {jax.__version__}, numpy {numpy.__version__}"
 
 
+@in_float64
 def describe(problem: Problem, weights: Quantizer | None = None) -> str:
     """The problem in a few lines that name every convention its numbers depend on.
 
@@ -44,7 +46,7 @@ def describe(problem: Problem, weights: Quantizer | None = None) -> str:
 
     tables = problem_to_dict(
         eqx.tree_at(lambda p: p.rule, problem, SGD())
-    )  # no table holds a rule of one's own
+    )  # no table holds a rule defined in Python
     laws = {table: tables[table] for table in ("teacher", "start")}
     teacher, start = (_law(law) for law in laws.values())
     shown = (
@@ -66,7 +68,7 @@ def describe(problem: Problem, weights: Quantizer | None = None) -> str:
 
 
 def _rule(rule: Rule) -> str:
-    """Kind and fields; of a rule of the user's own the name of its class and the fields."""
+    """Kind and fields; of a rule defined in Python the name of its class and the fields."""
     from ..rules import RULES
 
     name = rule.kind if RULES.get(rule.kind) is type(rule) else f"{type(rule).__name__} (defined in Python)"
@@ -78,7 +80,7 @@ def _rule(rule: Rule) -> str:
 
 
 def _field(value: Any) -> str:
-    """A field of a rule: a number, a quantizer, a schedule, or whatever a rule of the user's own has."""
+    """A field of a rule: a number, a quantizer, a schedule, or whatever a rule defined in Python has."""
     from ..quantizers.quantizer import Quantizer
 
     if isinstance(value, Quantizer):

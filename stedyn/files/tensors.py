@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from pickle import UnpicklingError
+from tokenize import TokenError
 
 import numpy as np
 
@@ -69,7 +70,12 @@ def _reading(path: Path):
     """What the readers raise becomes one sentence."""
     from safetensors import SafetensorError
 
-    damage = (ValueError, EOFError, UnpicklingError, zipfile.BadZipFile, zlib.error, SafetensorError)
+    archive = (
+        zipfile.BadZipFile,
+        zlib.error,
+        RuntimeError,
+    )  # the last for members that zipfile does not support
+    damage = (ValueError, EOFError, UnpicklingError, TokenError, SafetensorError, *archive)
     try:
         yield
     except OSError as error:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..checks import InputError, checked, in_float64, whole
-from ..drawing.shown import Shown
+from ..files.results import Result
 from ..problem.problem import Problem
 from ..rules.symmetry import check_centred
 from .limit import Limit, derive
@@ -26,7 +26,7 @@ AWAY = 0.02
 FOLLOWED = 64
 
 
-class FixedPoint(Shown, eqx.Module):
+class FixedPoint(Result, eqx.Module):
     """A fixed point of the limit.
 
     Attributes

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from ..checks import Failure, is_traced
 from ..curves.dense import Steps, between, extrapolated
 from ..curves.plateaus import Plateau
-from ..drawing.shown import Shown
+from ..files.results import Result
 from ..problem.problem import Problem
 from .endings import Course, course
 
@@ -97,7 +97,7 @@ def _rounded_up(value) -> str:
         return f"{float(+decimal.Decimal(repr(float(value)))):.1e}"
 
 
-class Solution(Shown, eqx.Module):
+class Solution(Result, eqx.Module):
     """The limit of a problem along its run. All curves have the length of ``tau`` (T,).
 
     Attributes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from ..drawing.shown import Shown
+from ..files.results import Result
 from ..problem.problem import Problem
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _SHOWN = 12  # rows of the printed table
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Ensemble(Shown):
+class Ensemble(Result):
     """Microscopic runs of one problem with several seeds; time is ``tau = steps / d``.
 
     Attributes
