@@ -20,6 +20,7 @@ import typer
 from .. import __version__
 from ..checks import Failure, InputError
 from ..files.report import describe, to_json
+from .approval import approve
 from .options import build_problem, check_outputs, repeated, takes_problem, write_outputs
 from .plateaus import plateaus
 from .ranges import choose, layers
@@ -45,6 +46,7 @@ Checkpoint = Annotated[
 Every = Annotated[float | None, typer.Option(help="Seconds between checkpoints.  [default: 60]")]
 Devices = Annotated[int | None, typer.Option(help="Devices that share the runs.  [default: all]")]
 Split = Annotated[str, typer.Option(help="What the devices divide.", metavar="seeds|weights")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a job of hours or of too much memory.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write CSV, JSON, TOML and a figure here.")]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a figure: .png, .pdf or .svg.")]
@@ -100,12 +102,14 @@ def simulate(
     every: Every = None,
     devices: Devices = None,
     split: Split = "seeds",
+    yes: Yes = False,
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
 ) -> int:
     """One-pass SGD in dimension d, several seeds at once."""
     problem = _prepare(flags, out, plot)
+    approve(problem, dim, seeds, yes)
     spread = {"devices": devices, "split": split}
     ensemble = _simulate(problem, checkpoint, dim=dim, seeds=seeds, seed=seed, every=every, **spread)
     record = ensemble.to_dict() | _about(problem)
@@ -127,6 +131,7 @@ def compare(
     every: Every = None,
     devices: Devices = None,
     split: Split = "seeds",
+    yes: Yes = False,
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
@@ -140,6 +145,7 @@ def compare(
     if plot is None and out is None and not json:
         plot = Path("stedyn-compare.png")
     problem = _prepare(flags, out, plot)
+    approve(problem, dim, seeds, yes)
     from ..comparison.comparison import compare
     from ..limit.solver import solve
 
@@ -267,6 +273,8 @@ def _run(argv: list[str] | None) -> int:
         reason = f" ({error})" if str(error) else ""
         return _complain(f"there is not enough memory{reason}; make the problem smaller.", 1)
     except Exception as error:
+        if "RESOURCE_EXHAUSTED" in str(error):  # what XLA says
+            return _complain("there is not enough memory for XLA; make the problem smaller.", 1)
         if not hasattr(error, "format_message"):  # what typer raises for a fault of usage has one
             raise
         return _complain(error.format_message().rstrip(".") + "; see stedyn --help.", 2)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..checks import InputError
+from .approval import approve
 from .options import build_problem, check_outputs, takes_problem, write_outputs
 
 Bits = Annotated[
@@ -57,6 +58,7 @@ def choose(
     dim: Annotated[int, typer.Option(min=2, help="Input dimension d of --confirm.")] = 3000,
     seeds: Annotated[int, typer.Option(min=2, help="Number of runs of --confirm.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="First seed of --confirm.")] = 0,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a --confirm of hours.")] = False,
     json: Json = False,
     out: Out = None,
 ) -> int:
@@ -67,6 +69,10 @@ def choose(
         flags = flags | {"set_": [*_teacher(layer, tensor, normalise), *(flags["set_"] or ())]}
     problem = build_problem(flags)
     check_outputs(out, None)
+    if simulated:
+        approve(
+            problem, dim, seeds, yes, runs=10 * len(bits or (2, 3, 4))
+        )  # about ten ranges of each bit width
     from ..design.ranges import choose
 
     progress = sys.stderr.isatty()

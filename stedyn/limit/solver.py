@@ -35,6 +35,8 @@ MIXTURE_STARTS, FLUID_STARTS = 16, 400
 FLUID_TIMES, FLUID_BLOCKS = 400, 8
 #: Classes of input variances where nothing else limits the accuracy.
 LINEAR_VARIANCES = 64
+#: Saved times of a law that makes at least one of its 200 000 steps to each.
+MOST_TIMES = 100_000
 _OPTIONAL = ("saturated", "flip_rate", "occupancy")
 
 
@@ -99,6 +101,9 @@ def solve(
     keep = _kept_times(densities, taus[-1])
     check_closes(problem)
     law = _chosen(law, problem)
+    if law != "fluid" and taus.size > MOST_TIMES:
+        fail("run.points", f"at most {MOST_TIMES} saved times for the law {law!r}, which makes a step to each",
+             taus.size, "save fewer")  # fmt: skip
     given = None if classes is None else _even("classes", classes, 32)
     classes = _even("classes", classes, 32)
     traced = any(is_traced(leaf) for leaf in jax.tree.leaves(problem))
@@ -116,7 +121,7 @@ def solve(
         if throw and not Status(code).ok:
             raise SolveError(str(Status(code)))
         estimate = None if estimate is None or not Status(code).ok else float(estimate)
-        path = tuple(one.within(taus[-1]) for one in path)
+        path = tuple(one.within(taus[-1]) for one in path) if taus.size else ()
         curves, kept, counts = jax.tree.map(np.asarray, (curves, kept, counts))
     densities_kept = None if kept is None else Densities(keep, *kept)
     optional = {name: curves.get(name) for name in _OPTIONAL}
