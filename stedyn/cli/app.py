@@ -44,6 +44,7 @@ Checkpoint = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Keep the state here; the same command goes on from it.")
 ]
 Every = Annotated[float | None, typer.Option(help="Seconds between checkpoints.  [default: 60]")]
+Exact = Annotated[bool, typer.Option("--exact", help="Refuse a checkpoint of another arithmetic.")]
 Devices = Annotated[int | None, typer.Option(help="Devices that share the runs.  [default: all]")]
 Split = Annotated[str, typer.Option(help="What the devices divide.", metavar="seeds|weights")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a job of hours or of too much memory.")]
@@ -100,6 +101,7 @@ def simulate(
     seed: Seed = 0,
     checkpoint: Checkpoint = None,
     every: Every = None,
+    exact: Exact = False,
     devices: Devices = None,
     split: Split = "seeds",
     yes: Yes = False,
@@ -110,7 +112,7 @@ def simulate(
     """One-pass SGD in dimension d, several seeds at once."""
     problem = _prepare(flags, out, plot)
     approve(problem, dim, seeds, yes)
-    spread = {"devices": devices, "split": split}
+    spread = {"devices": devices, "split": split, "exact": exact}
     ensemble = _simulate(problem, checkpoint, dim=dim, seeds=seeds, seed=seed, every=every, **spread)
     record = ensemble.to_dict() | _about(problem)
     _print(json, problem, record, str(ensemble))
@@ -129,6 +131,7 @@ def compare(
     seed: Seed = 0,
     checkpoint: Checkpoint = None,
     every: Every = None,
+    exact: Exact = False,
     devices: Devices = None,
     split: Split = "seeds",
     yes: Yes = False,
@@ -152,7 +155,7 @@ def compare(
     # the last weights of the simulation are set against the density at the same time
     densities = None if law == "fluid" else [float(problem.taus[-1])]
     solution = solve(problem, law=law, tol=tol, densities=densities)
-    spread = {"devices": devices, "split": split}
+    spread = {"devices": devices, "split": split, "exact": exact}
     ensemble = _simulate(problem, checkpoint, dim=dim, seeds=seeds, seed=seed, every=every, **spread)
     _completed(ensemble)
     comparison = compare(solution, ensemble)

@@ -117,7 +117,9 @@ class Checkpoint:
         names = [name for name in self.arithmetic if found.get(name) != self.arithmetic[name]]
         if not names:
             return
-        changed = ", ".join(f"{n} was {found.get(n, 'not recorded')} and is {self.arithmetic[n]}" for n in names)
+        changed = ", ".join(
+            f"{n} was {found.get(n, 'not recorded')} and is {self.arithmetic[n]}" for n in names
+        )
         sentence = f"{self.path}: was written with another arithmetic: {changed}"
         if self.exact:
             raise InputError(f"{sentence}; go on there, or without --exact.")
@@ -164,18 +166,22 @@ def _locked(path: Path) -> int | None:
         import fcntl
     except ImportError:  # Windows
         return None
-    descriptor = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise InputError(
-            f"{path}: another process works on this checkpoint; wait for it, or name another file."
-        ) from None
-    except OSError:  # a file system without locks
-        os.close(descriptor)
-        return None
-    return descriptor
+    name = _lock_path(path)
+    while True:
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise InputError(
+                f"{path}: another process works on this checkpoint; wait for it, or name another file."
+            ) from None
+        except OSError:  # a file system without locks
+            os.close(descriptor)
+            return None
+        if name.exists() and os.path.samestat(os.fstat(descriptor), os.stat(name)):
+            return descriptor
+        os.close(descriptor)  # its last owner removed it just now
 
 
 def _header(task: Task) -> dict[str, Any]:

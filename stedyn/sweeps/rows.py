@@ -100,7 +100,10 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):  # faults of TOML, numbers of thousands of digits, nesting without end
+    except (
+        ValueError,
+        RecursionError,
+    ):  # faults of TOML, numbers of thousands of digits, nesting without end
         return text
 
 
