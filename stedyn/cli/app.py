@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from ..checks import Failure, InputError
+from ..checks import Failure, InputError, Notice, printable
 from ..files.report import describe, to_json
 from .approval import approve
 from .options import build_problem, check_outputs, repeated, takes_problem, write_outputs
@@ -227,7 +228,7 @@ def _about(problem) -> dict[str, Any]:
 
 
 def _print(as_json: bool, problem, record: dict[str, Any], text: str) -> None:
-    print(to_json(record) if as_json else f"{describe(problem)}\n\n{text}")
+    print(to_json(record) if as_json else f"{describe(problem)}\n\n{printable(text)}")
 
 
 def _status(status) -> int:
@@ -256,6 +257,23 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = _show_warning
+        return _command(argv)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """Show only what is said to the user; remove a damaged program of the cache, to be compiled and kept anew."""
+    if issubclass(category, Notice):
+        print(f"stedyn: {printable(str(message))}", file=sys.stderr)
+    elif "persistent compilation cache entry for" in str(message) and "reading" in str(message):
+        name, folder = str(message).split("'")[1], os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
+        for path in Path(folder).glob(f"{name}*-cache") if folder else ():
+            path.unlink(missing_ok=True)
+
+
+def _command(argv: list[str] | None) -> int:
     _set_environment()
     command: Callable[..., Any] = typer.main.get_command(app)
     try:
@@ -305,5 +323,5 @@ def _set_environment() -> None:
 
 
 def _complain(sentence: str, code: int) -> int:
-    print("stedyn: " + " ".join(sentence.split()), file=sys.stderr)
+    print("stedyn: " + printable(" ".join(sentence.split())), file=sys.stderr)
     return code

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..checks import InputError
+from ..checks import InputError, printable
 from .approval import approve
 from .options import build_problem, check_outputs, takes_problem, write_outputs
 
@@ -167,5 +167,5 @@ def _show(name: str, problem, found, text: str, json: bool, out: Path | None) ->
 
     record = found.to_dict() | {"problem": problem_to_dict(problem), "version": __version__}
     quantizer = template(problem, problem.weights.bits or 2)
-    print(to_json(record) if json else f"{describe(problem, quantizer)}\n\n{text}")
+    print(to_json(record) if json else f"{describe(problem, quantizer)}\n\n{printable(text)}")
     write_outputs(name, problem, record, out, None, {name: found})

@@ -24,8 +24,8 @@ import jaxlib
 import numpy as np
 
 from .. import __version__
-from ..checks import InputError
-from ..files.whole import write_atomic
+from ..checks import InputError, Notice
+from ..files.whole import beside, write_atomic
 from ..fingerprint import fingerprint, is_library
 from .task import Standing, Task
 
@@ -68,7 +68,7 @@ class Checkpoint:
         ValueError
             If the file is damaged, is no checkpoint, or is one of another simulation.
         """
-        for scratch in self.path.parent.glob(f".{glob.escape(self.path.name)}.{'?' * 8}.tmp"):
+        for scratch in self.path.parent.glob(glob.escape(beside(self.path, "").name) + "?" * 8 + ".tmp"):
             scratch.unlink(missing_ok=True)  # left by a process that was killed while it wrote
         try:
             with open(self.path, "rb") as file:
@@ -123,7 +123,7 @@ class Checkpoint:
         sentence = f"{self.path}: was written with another arithmetic: {changed}"
         if self.exact:
             raise InputError(f"{sentence}; go on there, or without --exact.")
-        warnings.warn(f"{sentence}; the run goes on, but not to the same bits.", RuntimeWarning, 4)
+        warnings.warn(f"{sentence}; the run goes on, but not to the same bits.", Notice, 4)
 
     def _compare(self, found: dict[str, Any]) -> None:
         for name in {**self.header, **found}:
@@ -157,7 +157,7 @@ def _instructions() -> str:
 
 
 def _lock_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
+    return beside(path, "lock")
 
 
 def _locked(path: Path) -> int | None:

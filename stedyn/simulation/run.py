@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..checks import PATH, checked, choice, fail, finite, in_float64, positive, same_floats, whole
+from ..checks import PATH, Notice, checked, choice, fail, finite, in_float64, positive, same_floats, whole
 from ..problem.problem import Problem
 from . import sampler
 from .checkpoint import Checkpoint
@@ -213,7 +213,7 @@ def _run(task: Task, threads: int, bar: tqdm, save: Callable[[float], None] | No
                 raise
             if not warned:
                 reason = f"cannot write {error.filename} ({error.strerror})"
-                warnings.warn(f"{reason}; the run goes on without this checkpoint.", RuntimeWarning, 4)
+                warnings.warn(f"{reason}; the run goes on without this checkpoint.", Notice, 4)
             warned = True
 
     def work() -> None:

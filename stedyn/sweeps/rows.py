@@ -237,7 +237,7 @@ def read_result(row: Row, out: Path) -> dict[str, Any] | None:
         content = json.loads(row.file(out).read_bytes())
         found = content.pop("sha256")
         return content["result"] if found == _checksum(content) else None
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return None
 
 
