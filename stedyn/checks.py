@@ -20,6 +20,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
+def shortened(message: str) -> str:
+    """A message whose quotations are cut where it is too long, without control characters."""
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[: _LONGEST_MESSAGE // 2]} ... {message[-_LONGEST_MESSAGE // 4 :]}"
+    return printable(message)
+
+
 class InputError(ValueError):
     """A fault of the input, said in one sentence; every exception but this and `Failure` is a bug.
 
@@ -27,9 +34,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str = ""):
-        if len(message) > _LONGEST_MESSAGE:
-            message = f"{message[: _LONGEST_MESSAGE // 2]} ... {message[-_LONGEST_MESSAGE // 4 :]}"
-        super().__init__(printable(message))
+        super().__init__(shortened(message))
 
 
 class Notice(RuntimeWarning):

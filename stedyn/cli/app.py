@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from ..checks import Failure, InputError, Notice, printable
+from ..checks import Failure, InputError, Notice, printable, shortened
 from ..files.report import describe, to_json
 from .approval import approve
 from .options import build_problem, check_outputs, repeated, takes_problem, write_outputs
@@ -323,5 +323,5 @@ def _set_environment() -> None:
 
 
 def _complain(sentence: str, code: int) -> int:
-    print("stedyn: " + printable(" ".join(sentence.split())), file=sys.stderr)
+    print("stedyn: " + shortened(" ".join(sentence.split())), file=sys.stderr)
     return code

@@ -125,7 +125,10 @@ def _npz(path: Path) -> Tensors:
 
     def load(name: str) -> np.ndarray:
         with opened() as file:
-            return file[name]
+            array = file[name]
+            if not isinstance(array, np.ndarray):
+                raise ValueError("a member is no array")
+            return array
 
     with opened() as file:
         return Tensors(path, list(file.files), load)
