@@ -15,8 +15,30 @@ from typing import Any, NoReturn, TypeVar, cast
 import numpy as np
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: line ends stay, control characters are written as Python writes them."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def shortened(message: str) -> str:
+    """A message whose quotations are cut where it is too long, without control characters."""
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[: _LONGEST_MESSAGE // 2]} ... {message[-_LONGEST_MESSAGE // 4 :]}"
+    return printable(message)
+
+
 class InputError(ValueError):
-    """A fault of the input, said in one sentence; every exception but this and `Failure` is a bug."""
+    """A fault of the input, said in one sentence; every exception but this and `Failure` is a bug.
+
+    What it quotes is cut where it is long, and shows no control characters.
+    """
+
+    def __init__(self, message: str = ""):
+        super().__init__(shortened(message))
+
+
+class Notice(RuntimeWarning):
+    """A warning to the user, said in one sentence; the command line shows no others."""
 
 
 class UnknownKeyword(InputError, TypeError):
@@ -39,6 +61,7 @@ _OTHER_NAMES: dict[str, tuple[str, ...]] = {
 #: Types of the name of a file or a folder.
 PATH = (str, os.PathLike)
 _LONGEST = 200  # characters of a value in a message
+_LONGEST_MESSAGE = 2000  # characters
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -62,7 +85,7 @@ def check_known(what: str, name: Any, known: Iterable[str], error: type[InputErr
     if name in known:
         return
     close = [other for other in _OTHER_NAMES.get(name, ()) if other in known]
-    close = close or difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    close = close or difflib.get_close_matches(str(name)[:_LONGEST], known, n=1, cutoff=0.5)
     fix = f"did you mean {close[0]!r}?" if close else "remove it."
     raise error(f"unknown {what} {name!r}: expected one of {', '.join(known)}; {fix}")
 

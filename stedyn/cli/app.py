@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,9 +19,10 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from ..checks import Failure, InputError
+from ..checks import Failure, InputError, Notice, printable, shortened
 from ..files.report import describe, to_json
 from ..limit.laws.registry import has_densities, names
+from .approval import approve
 from .lists import ListCommand
 from .options import Json, Out, Plot, build_problem, check_outputs, takes_problem, write_outputs
 from .plateaus import plateaus
@@ -87,6 +89,7 @@ def simulate(
 ) -> int:
     """One-pass SGD in dimension d, several seeds at once."""
     problem = _prepare(flags, out, plot)
+    approve(problem, simulation["dim"], simulation["seeds"], simulation.pop("yes"))
     ensemble = _simulate(problem, **simulation)
     record = ensemble.to_dict() | _about(problem)
     _print(json, problem, record, str(ensemble))
@@ -112,6 +115,7 @@ def compare(
     if plot is None and out is None and not json:
         plot = Path("stedyn-compare.png")
     problem = _prepare(flags, out, plot)
+    approve(problem, simulation["dim"], simulation["seeds"], simulation.pop("yes"))
     from ..comparison.comparison import compare
     from ..limit.solver import solve
 
@@ -190,7 +194,7 @@ def _about(problem) -> dict[str, Any]:
 
 
 def _print(as_json: bool, problem, record: dict[str, Any], text: str) -> None:
-    print(to_json(record) if as_json else f"{describe(problem)}\n\n{text}")
+    print(to_json(record) if as_json else f"{describe(problem)}\n\n{printable(text)}")
 
 
 def _status(status) -> int:
@@ -219,6 +223,23 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = _show_warning
+        return _command(argv)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """Show only what is said to the user; remove a damaged program of the cache, to be compiled and kept anew."""
+    if issubclass(category, Notice):
+        print(f"stedyn: {printable(str(message))}", file=sys.stderr)
+    elif "persistent compilation cache entry for" in str(message) and "reading" in str(message):
+        name, folder = str(message).split("'")[1], os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
+        for path in Path(folder).glob(f"{name}*-cache") if folder else ():
+            path.unlink(missing_ok=True)
+
+
+def _command(argv: list[str] | None) -> int:
     _set_environment()
     command: Callable[..., Any] = typer.main.get_command(app)
     try:
@@ -237,6 +258,8 @@ def _run(argv: list[str] | None) -> int:
         reason = f" ({error})" if str(error) else ""
         return _complain(f"there is not enough memory{reason}; make the problem smaller.", 1)
     except Exception as error:
+        if "RESOURCE_EXHAUSTED" in str(error):  # what XLA says
+            return _complain("there is not enough memory for XLA; make the problem smaller.", 1)
         if not hasattr(error, "format_message"):  # what typer raises for a fault of usage has one
             raise
         return _complain(error.format_message().rstrip(".") + "; see stedyn --help.", 2)
@@ -264,5 +287,5 @@ def _set_environment() -> None:
 
 
 def _complain(sentence: str, code: int) -> int:
-    print("stedyn: " + " ".join(sentence.split()), file=sys.stderr)
+    print("stedyn: " + shortened(" ".join(sentence.split())), file=sys.stderr)
     return code

@@ -138,8 +138,14 @@ def _simulation_flags(
         typer.Option(metavar="FILE", help="Keep the state here; the same command goes on from it."),
     ] = None,
     every: Annotated[float | None, typer.Option(help="Seconds between checkpoints.  [default: 60]")] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Refuse a checkpoint of another arithmetic.")
+    ] = False,
     devices: Annotated[int | None, typer.Option(help="Devices that share the runs.  [default: all]")] = None,
     split: Annotated[str, typer.Option(help="What the devices divide.", metavar="seeds|weights")] = "seeds",
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask before a job of hours or of too much memory.")
+    ] = False,
 ) -> None:
     """The parameters in place of ``simulation`` in a command; never called."""
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..checks import InputError
+from ..checks import InputError, printable
+from .approval import approve
 from .lists import numbers
 from .options import Bits, Json, build_problem, check_outputs, takes_problem, write_outputs
 
@@ -53,6 +54,7 @@ def choose(
     dim: Annotated[int, typer.Option(min=2, help="Input dimension d of --confirm.")] = 3000,
     seeds: Annotated[int, typer.Option(min=2, help="Number of runs of --confirm.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="First seed of --confirm.")] = 0,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a --confirm of hours.")] = False,
     json: Json = False,
     out: Out = None,
 ) -> int:
@@ -63,6 +65,10 @@ def choose(
         flags = flags | {"set_": [*_teacher(layer, tensor, normalise), *(flags["set_"] or ())]}
     problem = build_problem(flags)
     check_outputs(out, None)
+    if simulated:
+        approve(
+            problem, dim, seeds, yes, runs=10 * len(bits or (2, 3, 4))
+        )  # about ten ranges of each bit width
     from ..design.ranges import choose
 
     progress = sys.stderr.isatty()
@@ -157,5 +163,5 @@ def _show(name: str, problem, found, text: str, json: bool, out: Path | None) ->
 
     record = found.to_dict() | {"problem": problem_to_dict(problem), "version": __version__}
     quantizer = template(problem, problem.weights.bits or 2)
-    print(to_json(record) if json else f"{describe(problem, quantizer)}\n\n{text}")
+    print(to_json(record) if json else f"{describe(problem, quantizer)}\n\n{printable(text)}")
     write_outputs(name, problem, record, out, None, {name: found})

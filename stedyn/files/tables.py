@@ -150,7 +150,10 @@ def set_key(tables: dict[str, Any], assignment: str) -> dict[str, Any]:
     check_known(f"key of [{table}]", key, known_keys(table))
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (
+        ValueError,
+        RecursionError,
+    ):  # faults of TOML, numbers of thousands of digits, nesting without end
         if re.search(r"[\s\"'\[\]{}=,]", text):
             fail("--set", "a TOML value", text, "quote text, and write lists as [1, 2]")
         value = text

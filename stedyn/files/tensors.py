@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from pickle import UnpicklingError
 from tokenize import TokenError
+from typing import BinaryIO
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from ..checks import fail
 from .whole import read_csv, refuse_special
 
 SUFFIXES = (".npy", ".npz", ".csv", ".safetensors")
+#: An archive may become this many bytes, or this many times its size.
+_SMALL, _SWELLS = 2**28, 100
 #: What NumPy holds of the types of safetensors; of the others (8-bit floats) it knows nothing.
 _KNOWN = {f"{kind}{bits}" for kind in "IUF" for bits in (8, 16, 32, 64)} - {"F8"} | {"BF16", "BOOL"}
 
@@ -70,12 +73,17 @@ def _reading(path: Path):
     """What the readers raise becomes one sentence."""
     from safetensors import SafetensorError
 
-    archive = (
+    damage: tuple[type[Exception], ...] = (
+        ValueError,
+        EOFError,
+        UnpicklingError,
+        TokenError,
         zipfile.BadZipFile,
         zlib.error,
-        RuntimeError,
-    )  # the last for members that zipfile does not support
-    damage = (ValueError, EOFError, UnpicklingError, TokenError, SafetensorError, *archive)
+        SafetensorError,
+    )
+    damage += (MemoryError, OverflowError, RecursionError, SyntaxError)  # shapes and headers without measure
+    damage += (RuntimeError, NotImplementedError, KeyError)  # encrypted or odd members of an archive
     try:
         yield
     except OSError as error:
@@ -111,6 +119,7 @@ def _npz(path: Path) -> Tensors:
     @contextmanager
     def opened():
         with _reading(path), open(path, "rb") as stream:  # NumPy leaves a damaged file open
+            _refuse_bombs(stream)
             file = np.load(stream, allow_pickle=False)
             if isinstance(file, np.ndarray):
                 raise ValueError("it holds one array without a name")
@@ -118,10 +127,25 @@ def _npz(path: Path) -> Tensors:
 
     def load(name: str) -> np.ndarray:
         with opened() as file:
-            return file[name]
+            array = file[name]
+            if not isinstance(array, np.ndarray):
+                raise ValueError("a member is no array")
+            return array
 
     with opened() as file:
         return Tensors(path, list(file.files), load)
+
+
+def _refuse_bombs(stream: BinaryIO) -> None:
+    """Refuse an archive that would become far larger than it is."""
+    if zipfile.is_zipfile(stream):
+        members = zipfile.ZipFile(stream).infolist()
+        size, packed = (sum(getattr(m, name) for m in members) for name in ("file_size", "compress_size"))
+        if size > _SMALL and size > _SWELLS * packed:
+            raise ValueError(
+                f"it would become {size / 2**20:.4g} MiB, {size // max(packed, 1)} times its size"
+            )
+    stream.seek(0)
 
 
 def _safetensors(path: Path) -> Tensors:

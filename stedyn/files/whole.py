@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import stat
@@ -13,6 +14,7 @@ import numpy as np
 
 from ..checks import fail
 
+_LONGEST_NAME = 200  # bytes
 SAMPLE_SUFFIXES = (".npy", ".csv")
 #: Files that are written and not yet renamed, scratch and target, inside `all_or_none`.
 _waiting: list[tuple[Path, Path]] | None = None
@@ -44,6 +46,14 @@ def refuse_special(path: Path, name: str) -> None:
         fail(name, "an ordinary file", f"{path} (a pipe, a device or a socket)", "copy it to a file")
 
 
+def beside(path: Path, ending: str) -> Path:
+    """A hidden name in the same folder, also where the name is as long as names can be."""
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return path.with_name(f".{name}.{ending}")
+
+
 def write_atomic(path: str | os.PathLike, *parts: str | bytes | memoryview) -> Path:
     """Write a file so that it is there whole or not at all; an old one stays until the new one is.
 
@@ -53,7 +63,7 @@ def write_atomic(path: str | os.PathLike, *parts: str | bytes | memoryview) -> P
         If the folder does not exist or cannot be written; nothing is left behind.
     """
     target = Path(os.path.realpath(path))
-    scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    scratch = beside(target, f"{secrets.token_hex(4)}.tmp")
     try:
         with open(scratch, "xb") as file:
             for part in parts:
@@ -99,7 +109,7 @@ def read_samples(path: Path, name: str) -> np.ndarray:
 def _read_npy(path: Path, name: str) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError):
+    except (ValueError, EOFError, MemoryError, OverflowError, RecursionError, SyntaxError):
         array = None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim != 1:
         kind = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "something else"
@@ -129,7 +139,7 @@ def read_csv(path: Path, name: str) -> np.ndarray:
                 fail(
                     name,
                     "numbers only, without a header",
-                    f"{line.strip()!r} on line {number} of {path}",
+                    f"{line.strip()[:100]!r} on line {number} of {path}",
                     "remove what is not a number",
                 )
             if len(rows[-1]) != len(rows[0]):

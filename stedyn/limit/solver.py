@@ -13,6 +13,8 @@ from .laws.registry import LAWS, chosen
 from .limit import check_closes
 from .solution import DIVERGED, MAX_STEPS, Densities, Solution, SolveError, Status
 
+#: Saved times of a law that makes at least one of its 200 000 steps to each.
+MOST_TIMES = 100_000
 _OPTIONAL = ("saturated", "flip_rate", "occupancy", "classification_error")
 
 
@@ -76,6 +78,9 @@ def solve(
     taus = problem.taus
     keep = _kept_times(densities, taus[-1])
     check_closes(problem)
+    if LAWS[law].densities and taus.size > MOST_TIMES:
+        fail("run.points", f"at most {MOST_TIMES} saved times for the law {law!r}, which makes a step to each",
+             taus.size, "save fewer")  # fmt: skip
     traced = any(is_traced(leaf) for leaf in jax.tree.leaves(problem))
     cells = None if cells is None else whole("cells", cells, 4, 10**6)
     classes = None if classes is None else whole("classes", classes, 2, 4096)
@@ -89,7 +94,7 @@ def solve(
         if throw and not Status(code).ok:
             raise SolveError(str(Status(code)))
         estimate = None if estimate is None or not Status(code).ok else float(estimate)
-        path = tuple(one.within(taus[-1]) for one in path)
+        path = tuple(one.within(taus[-1]) for one in path) if taus.size else ()
         curves, kept, counts = jax.tree.map(np.asarray, (curves, kept, counts))
     densities_kept = None if kept is None else Densities(keep, *kept)
     optional = {name: curves.get(name) for name in _OPTIONAL}

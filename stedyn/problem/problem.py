@@ -36,6 +36,8 @@ class Run(eqx.Module):
         self.explicit = None
         if taus is None:
             self.tau = float(positive("tau", tau))
+            if self.tau > LARGEST:
+                fail("tau", f"at most {LARGEST:g}", tau, "shorten the run")
             self.points = whole("points", points, 2, 10**6)
             return
         values = tuple(float(finite("taus", t)) for t in np.atleast_1d(np.asarray(taus, dtype=object)))

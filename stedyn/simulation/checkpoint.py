@@ -12,16 +12,20 @@ import glob
 import hashlib
 import io
 import json
+import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from platform import machine
 from typing import Any
 
 import jax
+import jaxlib
 import numpy as np
 
 from .. import __version__
-from ..checks import InputError
-from ..files.whole import write_atomic
+from ..checks import InputError, Notice
+from ..files.whole import beside, write_atomic
 from ..fingerprint import fingerprint, is_library
 from .task import Standing, Task
 
@@ -42,10 +46,19 @@ class Checkpoint:
         What is simulated; with ``platform`` it decides which file can be continued.
     """
 
-    def __init__(self, path: Path, task: Task, platform: str):
-        self.path, self.task = path, task
-        self.header = _header(task, platform)
+    def __init__(self, path: Path, task: Task, platform: str, exact: bool = False):
+        self.path, self.task, self.exact = path, task, exact
+        self.header = _header(task)
+        self.arithmetic = arithmetic(platform)
         self.seconds = 0.0
+        self._lock = _locked(path)
+
+    def close(self) -> None:
+        """Let another process use the file."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+            _lock_path(self.path).unlink(missing_ok=True)
 
     def load(self) -> Standing | None:
         """Fill the record of the task and return where its seeds stand; None without a file.
@@ -55,7 +68,7 @@ class Checkpoint:
         ValueError
             If the file is damaged, is no checkpoint, or is one of another simulation.
         """
-        for scratch in self.path.parent.glob(f".{glob.escape(self.path.name)}.{'?' * 8}.tmp"):
+        for scratch in self.path.parent.glob(glob.escape(beside(self.path, "").name) + "?" * 8 + ".tmp"):
             scratch.unlink(missing_ok=True)  # left by a process that was killed while it wrote
         try:
             with open(self.path, "rb") as file:
@@ -63,6 +76,7 @@ class Checkpoint:
         except FileNotFoundError:
             return None
         header = json.loads(str(entries.pop("header")))
+        self._compare_arithmetic(header.pop("arithmetic", {}))
         self._compare(header)
         self.seconds = float(entries.pop("seconds"))
         standing = Standing(**{name: entries.pop(_STANDING + name) for name in Standing._fields})
@@ -93,10 +107,23 @@ class Checkpoint:
         entries: dict[str, Any] = {_STANDING + name: part for name, part in standing._asdict().items()}
         entries |= self.task.record
         buffer = io.BytesIO()
-        header = np.array(json.dumps(self.header))
+        header = np.array(json.dumps(self.header | {"arithmetic": self.arithmetic}))
         np.savez(buffer, header=header, seconds=np.array(self.seconds + seconds), **entries)
         body = buffer.getbuffer()
         write_atomic(self.path, _FIRST_LINE, f"{hashlib.sha256(body).hexdigest()}\n", body)
+
+    def _compare_arithmetic(self, found: dict[str, str]) -> None:
+        """Say what the bits depend on and is another here than where the file was written."""
+        names = [name for name in self.arithmetic if found.get(name) != self.arithmetic[name]]
+        if not names:
+            return
+        changed = ", ".join(
+            f"{n} was {found.get(n, 'not recorded')} and is {self.arithmetic[n]}" for n in names
+        )
+        sentence = f"{self.path}: was written with another arithmetic: {changed}"
+        if self.exact:
+            raise InputError(f"{sentence}; go on there, or without --exact.")
+        warnings.warn(f"{sentence}; the run goes on, but not to the same bits.", Notice, 4)
 
     def _compare(self, found: dict[str, Any]) -> None:
         for name in {**self.header, **found}:
@@ -108,12 +135,59 @@ class Checkpoint:
                 )
 
 
-def _header(task: Task, platform: str) -> dict[str, Any]:
+def arithmetic(platform: str) -> dict[str, str]:
+    """What the last bits of a run depend on besides the problem."""
+    device = jax.local_devices()[0]
+    found = {"JAX": jax.__version__, "XLA": jaxlib.__version__, "device": f"{platform} {device.device_kind}"}
+    if platform == "cpu":
+        found["instruction set"] = f"{machine()} {_instructions()}"
+    return found
+
+
+def _instructions() -> str:
+    """The widest vectors of this processor that XLA may use, and whether it fuses products with sums."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "unknown"
+    flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
+    allowed = os.environ.get("XLA_FLAGS", "").partition("--xla_cpu_max_isa=")[2].split(" ")[0]
+    known = [name for name in ("sse4_2", "avx", "avx2", "fma", "avx512f", "asimd", "sve") if name in flags]
+    return " ".join(known + ([f"at most {allowed}"] if allowed else []))
+
+
+def _lock_path(path: Path) -> Path:
+    return beside(path, "lock")
+
+
+def _locked(path: Path) -> int | None:
+    """Keep every other process from this checkpoint until this one ends, in whatever way; None where no lock exists."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    name = _lock_path(path)
+    while True:
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise InputError(
+                f"{path}: another process works on this checkpoint; wait for it, or name another file."
+            ) from None
+        except OSError:  # a file system without locks
+            os.close(descriptor)
+            return None
+        if name.exists() and os.path.samestat(os.fstat(descriptor), os.stat(name)):
+            return descriptor
+        os.close(descriptor)  # its last owner removed it just now
+
+
+def _header(task: Task) -> dict[str, Any]:
     """What has to be the same for a run to go on to the same bits."""
     return {
         "stedyn": __version__,
-        "jax": jax.__version__,
-        "platform": platform,
         "split": "seeds" if task.spread is None else "weights",
         "dim": task.dim,
         "seed": int(task.keys[0]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..checks import PATH, checked, choice, fail, finite, in_float64, positive, same_floats, whole
+from ..checks import PATH, Notice, checked, choice, fail, finite, in_float64, positive, same_floats, whole
 from ..problem.problem import Problem
 from . import sampler
 from .checkpoint import Checkpoint
@@ -59,6 +60,7 @@ def simulate(
     split: str = "seeds",
     checkpoint: str | os.PathLike | None = None,
     every: float | None = None,
+    exact: bool = False,
 ) -> Ensemble:
     """Quantized one-pass SGD in ``dim`` dimensions, ``seeds`` times.
 
@@ -100,6 +102,9 @@ def simulate(
         the same bits, or returns the result that it holds. One of several processes adds its number.
     every : float, optional
         Seconds between checkpoints; 60 by default.
+    exact : bool
+        Refuse a checkpoint that was written with another arithmetic (version of JAX or XLA, instruction set, device),
+        from which the run would not go on to the same bits; otherwise there is a warning.
 
     Returns
     -------
@@ -108,8 +113,8 @@ def simulate(
     Raises
     ------
     ValueError
-        For an argument out of bounds, or a checkpoint that is damaged or belongs to another
-        simulation; in one sentence.
+        For an argument out of bounds, or a checkpoint that is damaged, belongs to another
+        simulation or is in use by another process; in one sentence.
     FloatingPointError
         If the weights grow beyond float32, or those of a lattice beyond int32 codes.
     Interrupted
@@ -142,31 +147,32 @@ def simulate(
         fail("split", "'seeds' for a rule that couples all coordinates", split, "leave it out")
     keys = seed + hosts.mine(np.arange(seeds, dtype=np.uint32))
     task = Task(problem, dim, keys, steps, kept, chunk, platform, spread)
-    file = None if checkpoint is None else Checkpoint(hosts.path(checkpoint), task, platform)
-    standing = None if file is None else file.load()
+    file = None if checkpoint is None else Checkpoint(hosts.path(checkpoint), task, platform, exact)
+    with contextlib.nullcontext() if file is None else contextlib.closing(file):
+        standing = None if file is None else file.load()
 
-    # one seed at a time on a CPU, where threads share the seeds; an equal part on each device elsewhere
-    size = 1 if platform == "cpu" else -(-keys.size // len(places))
-    task.place(task.draw() if standing is None else standing, keys.size if spread else size, places)
-    most = threads if platform == "cpu" else len(places)
-    threads = 1 if spread else min(most, len(task.groups))  # spread: all devices work on one group
-    task.compile()
-    begin = time.perf_counter()
-    made = sum(group.seeds * group.state.at for group in task.groups)
-    total = int(task.events[-1]) * task.keys.size
-    with tqdm(total=total, initial=made, unit="step", unit_scale=True, disable=not progress) as bar:
-        try:
-            _run(task, threads, bar, None if file is None else file.save, every)
-        except KeyboardInterrupt:
-            partial = task.partial() if file is None and hosts.count == 1 else None
-            seconds = time.perf_counter() - begin
-            where = _device(platform, places, threads)
-            raise Interrupted(
-                None if partial is None else _ensemble(task, partial, seed, seconds, where)
-            ) from None
-    seconds = time.perf_counter() - begin + (0.0 if file is None else file.seconds)
-    record = {name: hosts.gather(values) for name, values in task.record.items()}
-    return _ensemble(task, record, seed, seconds, _device(platform, places, threads))
+        # one seed at a time on a CPU, where threads share the seeds; an equal part on each device elsewhere
+        size = 1 if platform == "cpu" else -(-keys.size // len(places))
+        task.place(task.draw() if standing is None else standing, keys.size if spread else size, places)
+        most = threads if platform == "cpu" else len(places)
+        threads = 1 if spread else min(most, len(task.groups))  # spread: all devices work on one group
+        task.compile()
+        begin = time.perf_counter()
+        made = sum(group.seeds * group.state.at for group in task.groups)
+        total = int(task.events[-1]) * task.keys.size
+        with tqdm(total=total, initial=made, unit="step", unit_scale=True, disable=not progress) as bar:
+            try:
+                _run(task, threads, bar, None if file is None else file.save, every)
+            except KeyboardInterrupt:
+                partial = task.partial() if file is None and hosts.count == 1 else None
+                seconds = time.perf_counter() - begin
+                where = _device(platform, places, threads)
+                raise Interrupted(
+                    None if partial is None else _ensemble(task, partial, seed, seconds, where)
+                ) from None
+        seconds = time.perf_counter() - begin + (0.0 if file is None else file.seconds)
+        record = {name: hosts.gather(values) for name, values in task.record.items()}
+        return _ensemble(task, record, seed, seconds, _device(platform, places, threads))
 
 
 def _cores() -> int:
@@ -208,7 +214,7 @@ def _run(task: Task, threads: int, bar: tqdm, save: Callable[[float], None] | No
                 raise
             if not warned:
                 reason = f"cannot write {error.filename} ({error.strerror})"
-                warnings.warn(f"{reason}; the run goes on without this checkpoint.", RuntimeWarning, 4)
+                warnings.warn(f"{reason}; the run goes on without this checkpoint.", Notice, 4)
             warned = True
 
     def work() -> None:

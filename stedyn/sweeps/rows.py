@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import __version__
-from ..checks import Failure, InputError, choice, whole
+from ..checks import Failure, InputError, choice, fail, whole
 from ..files.report import to_json, write_json
 from ..files.tables import TABLES, known_keys, set_value
 from ..files.whole import refuse_special
@@ -31,6 +31,7 @@ WHAT: dict[str, tuple[str, ...]] = {
     "fixed-point": (),
 }
 _DEFAULTS = {"law": "auto", "dim": 3000, "seeds": 4, "seed": 0}
+MOST_COLUMNS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +80,15 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
 
     refuse_special(path, "table")
     try:
+        with open(path, encoding="utf-8-sig") as file:
+            columns = 1 + file.readline(2**20).count(",")
+        if columns > MOST_COLUMNS:
+            fail(str(path), f"at most {MOST_COLUMNS} columns", columns, "keep those that say something")
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, comment="#", skipinitialspace=True)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; check the name.") from None
+    except InputError:
+        raise
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{path}: cannot be read as a table ({reason}); give a CSV file.") from None
@@ -93,7 +100,10 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (
+        ValueError,
+        RecursionError,
+    ):  # faults of TOML, numbers of thousands of digits, nesting without end
         return text
 
 
@@ -227,7 +237,7 @@ def read_result(row: Row, out: Path) -> dict[str, Any] | None:
         content = json.loads(row.file(out).read_bytes())
         found = content.pop("sha256")
         return content["result"] if found == _checksum(content) else None
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return None
 
 

@@ -1,0 +1,82 @@
+"""What a simulation will cost, before it starts: seconds, from some measured steps, and bytes of its arrays."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..checks import in_float64
+from ..problem.problem import Problem
+from .task import Task
+
+#: Coordinate-steps below which a run takes seconds, so that nothing is measured.
+SHORT = 1e11
+_MEASURED = 0.2  # seconds of steps that are timed
+
+
+class Cost(NamedTuple):
+    """Seconds and bytes; 0 seconds where a run is too short to be measured."""
+
+    seconds: float
+    bytes: float
+
+
+def memory_of(problem: Problem, dim: int, seeds: int, times: int, threads: int) -> float:
+    """Bytes that the arrays of a simulation take: about those of `Task`, and of the numbers of a step in a thread."""
+    # per coordinate: state 8, teacher twice and last weights 12, weights at two saved times 8
+    coordinate = 28.0 + 16.0 * (problem.covariance.kind != "identity")
+    saved = 8.0 * (8 + problem.weights.n_levels)
+    return seeds * (dim * coordinate + times * saved) + 64.0 * dim * min(threads, seeds)
+
+
+@in_float64
+def cost(problem: Problem, *, dim: int, seeds: int, threads: int | None = None) -> Cost:
+    """What ``simulate`` with these arguments will need, on the first device and as many threads as there are cores.
+
+    The seconds are those of a run of one seed that is timed for a fifth of a second, times all steps; nothing is
+    measured where that is a matter of seconds, or where the memory of this machine does not suffice.
+    """
+    threads = min(seeds, threads or os.cpu_count() or 1)
+    taus = problem.taus
+    bytes_ = memory_of(problem, dim, seeds, taus.size, threads)
+    work = float(taus[-1]) * dim * dim * seeds + 32.0 * dim * taus.size * seeds
+    if work < SHORT or bytes_ > free_memory():
+        return Cost(0.0, bytes_)
+    return Cost(work * _seconds_of_a_step(problem, dim) / (dim * threads), bytes_)
+
+
+def _seconds_of_a_step(problem: Problem, dim: int) -> float:
+    import jax
+
+    device, never = jax.local_devices()[0], np.array([2**53])
+    task = Task(problem, dim, np.zeros(1, np.uint32), never, never[:0], 1, device.platform)
+    task.place(task.draw(), 1, [device])
+    task.compile()
+    while True:
+        begin = time.perf_counter()
+        steps = task.turn(task.groups[0])
+        seconds = time.perf_counter() - begin
+        if seconds > _MEASURED:
+            return seconds / steps
+        task.chunk *= 2
+
+
+def free_memory() -> float:
+    """Bytes that this process may still take; infinite where the system does not say."""
+    found = [float("inf")]
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        found.append(1024.0 * int(lines["MemAvailable"].split()[0]))
+    except (OSError, KeyError, ValueError):
+        if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+            found.append(float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
+    try:  # what a container may take
+        most, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text() for name in ("max", "current"))
+        found.append(float(most) - float(used))
+    except (OSError, ValueError):
+        pass
+    return min(found)

@@ -1,0 +1,247 @@
+"""Tables of hostile input: command lines with the files that they read. Every one has to be answered by a sentence."""
+
+import io
+import json
+import os
+import random
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+DIGITS = "1" * 4000
+NESTED = "[" * 5000 + "]" * 5000
+#: A problem that is read in full is refused here, so that nothing is computed.
+READ = ["--plot", "figure.xyz"]
+
+
+class Case(NamedTuple):
+    """A command line, what it reads, and whether its sentence has to be about that, not about ``--plot``."""
+
+    name: str
+    argv: list[str]
+    files: dict[str, bytes | Callable[[Path], None]] = {}
+    refused: bool = True
+
+    def prepare(self, folder: Path) -> None:
+        """Write the files."""
+        for name, content in self.files.items():
+            if callable(content):
+                content(folder / name)
+            else:
+                (folder / name).write_bytes(content)
+
+
+NUMBERS = {
+    "teacher.value": "constant", "start.std": "", "noise.std": "", "weights.bits": "", "weights.range": "",
+    "weights.latent_clip": "", "inputs.bits": "", "inputs.range": "", "rule.lr": "", "rule.batch": "",
+    "rule.weight_decay": "", "run.tau": "", "run.points": "",
+}  # fmt: skip
+VALUES = {
+    "nan": "nan", "inf": "inf", "minus-inf": "-inf", "minus-one": "-1", "text": '"text"', "list": "[1, 2]",
+    "table": "{a = 1}", "true": "true", "large": "1e300", "digits": DIGITS, "date": "1979-05-27",
+    "nested": NESTED, "control": '"\\u001b[31m\\u0007"', "megabyte": '"' + "x" * 10**6 + '"',
+}  # fmt: skip
+
+
+def numbers() -> Iterator[Case]:
+    """Every number of a problem, in a file and by ``--set``, against values that it cannot have."""
+    for key in NUMBERS:
+        for label, value in VALUES.items():
+            if (key, label) == ("teacher.value", "minus-one"):
+                continue  # which is a teacher like any other
+            table, name = key.split(".")
+            text = f"[{table}]\n{name} = {value}\n".encode()
+            yield Case(f"file-{key}-{label}", ["predict", "a.toml", *READ], {"a.toml": text})
+            if len(value) < 10**5:  # a longer argument is refused by the system
+                yield Case(f"set-{key}-{label}", ["predict", "--set", f"{key}={value}", *READ])
+
+
+def files() -> Iterator[Case]:
+    """Problem files that are no TOML, or no files; and valid ones with bytes changed at random."""
+    broken = {
+        "empty-name": b"= 1", "nul": b"a\0 = 1", "utf16": "[run]\ntau = 1".encode("utf-16"), "open": b"[run",
+        "twice": b"[run]\n[run]\n", "random": random.Random(1).randbytes(4096), "nested": f"a = {NESTED}".encode(),
+        "inline": b"a = " + b"{a = " * 3000, "dots": b"a" + b".a" * 10**4 + b" = 1", "string": b'a = "' + b"x" * 10**6,
+        "table": b"run = 1", "unknown": b"[\x1b]\n", "long-key": b"x" * 10**6 + b" = 1", "bare": b"\xff\xfe\xfd",
+    }  # fmt: skip
+    for name, content in broken.items():
+        yield Case(f"toml-{name}", ["predict", "a.toml", *READ], {"a.toml": content})
+    special: dict[str, Callable[[Path], None]] = {
+        "folder": lambda path: path.mkdir(), "pipe": lambda path: os.mkfifo(path),
+        "loop": lambda path: path.symlink_to(path), "device": lambda path: path.symlink_to("/dev/zero"),
+        "nowhere": lambda path: path.symlink_to("/nowhere/at/all"),
+    }  # fmt: skip
+    for ending in ("toml", "npy", "npz", "csv", "safetensors"):
+        for name, make in special.items():
+            yield Case(f"{ending}-{name}", reading(f"a.{ending}"), {f"a.{ending}": make})
+    for length in (248, 255, 256, 5000):
+        for ending in ("toml", "npy", "npz"):
+            yield Case(f"{ending}-name-of-{length}", reading("n" * (length - 4) + "." + ending))
+    valid = b'[teacher]\nkind = "gaussian"\nstd = 1.0\n[weights]\nbits = 2\nrange = 2.0\n[run]\ntau = 10.0\npoints = 5\n'
+    rng = random.Random(2)
+    for k in range(60):
+        changed = bytearray(valid)
+        for _ in range(rng.randint(1, 4)):
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
+        yield Case(f"toml-changed-{k}", ["predict", "a.toml", *READ], {"a.toml": bytes(changed)}, False)
+
+
+def reading(name: str) -> list[str]:
+    """The command line that reads a problem file, or a tensor file as the teacher."""
+    if name.endswith(".toml"):
+        return ["predict", name, *READ]
+    values = {"kind": "file", "path": name, "normalise": "none"}
+    return ["predict", *(f"--set=teacher.{key}={json.dumps(value)}" for key, value in values.items()), *READ]
+
+
+def _npy(array, **given) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, **given)
+    return buffer.getvalue()
+
+
+def _header(text: str) -> bytes:
+    """A ``.npy`` file of version 2 with this header and no numbers."""
+    return b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text.encode()
+
+
+def _zip(members: dict[str, bytes], compression=zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def _changed(archive: bytes, offset: int, value: int) -> bytes:
+    """An archive with two bytes of its local and its central header set: flags (6) or compression (8)."""
+    content, central = bytearray(archive), archive.index(b"PK\x01\x02")
+    content[offset : offset + 2] = content[central + offset + 2 : central + offset + 4] = value.to_bytes(
+        2, "little"
+    )
+    return bytes(content)
+
+
+def _safetensors(header: str) -> bytes:
+    return len(header).to_bytes(8, "little") + header.encode()
+
+
+def tensors() -> Iterator[Case]:
+    """Tensor files that are damaged, that lie about their size, or that carry code."""
+    whole = {"npy": _npy(np.arange(50.0)), "npz": _zip({"a.npy": _npy(np.arange(50.0))}),
+             "safetensors": _safetensors('{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}') + bytes(8)}  # fmt: skip
+    rng = random.Random(3)
+    for ending, content in whole.items():
+        for cut in sorted({0, 1, 5, 8, 9, 10, 60, len(content) // 2, len(content) - 1}):
+            if cut < len(content):
+                yield Case(f"{ending}-cut-{cut}", reading(f"a.{ending}"), {f"a.{ending}": content[:cut]})
+        yield Case(f"{ending}-random", reading(f"a.{ending}"), {f"a.{ending}": rng.randbytes(5000)})
+        for k in range(15):
+            changed = bytearray(content)
+            for _ in range(rng.randint(1, 3)):
+                changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+            yield Case(
+                f"{ending}-changed-{k}", reading(f"a.{ending}"), {f"a.{ending}": bytes(changed)}, False
+            )
+    header = "{{'descr': {}, 'fortran_order': False, 'shape': {}, }}\n"
+    npy = {
+        "huge": _header(header.format("'<f8'", "(1000000000000000,)")), "digits": _header(header.format("'<f8'", f"({DIGITS},)")),
+        "huge-2d": _header(header.format("'<f8'", "(4294967296, 4294967296)")), "negative": _header(header.format("'<f8'", "(-5,)")),
+        "nested": _header("(" * 5000 + ")" * 5000), "object": _npy(np.array([{}], dtype=object), allow_pickle=True),
+        "code": _header("__import__('os').system('touch executed')"), "text": _npy(np.array(["a"])),
+        "complex": _npy(np.ones(5) * 1j), "empty": _npy(np.zeros(0)), "nan": _npy(np.full(5, np.nan)), "scalar": _npy(np.array(1.0)),
+        "large": _npy(np.full(5, 1e300)), "long-header": b"\x93NUMPY\x02\x00\xff\xff\xff\xff", "date": _npy(np.array(["2020"], "M8[D]")),
+    }  # fmt: skip
+    zipped = {
+        "bomb": _zip({"a.npy": _npy(np.zeros(5 * 10**7))}), "encrypted": _changed(whole["npz"], 6, 1), "odd": _changed(whole["npz"], 8, 97),
+        "none": _zip({}), "no-array": _zip({"a": b"text"}), "control": _zip({"\x1b[2J.npy": b"text"}), "nested": _zip({"a.npy": whole["npz"]}),
+        **{name: _zip({"a.npy": content}) for name, content in npy.items()},
+    }  # fmt: skip
+    for ending, table in (("npy", npy), ("npz", zipped)):
+        for name, content in table.items():
+            yield Case(f"{ending}-{name}", reading(f"a.{ending}"), {f"a.{ending}": content})
+    entry = '"a":{"dtype":"F32","shape":%s,"data_offsets":[0,%s]}'
+    names = {
+        "huge": "{" + entry % ("[4611686018427387904]", 8) + "}", "digits": "{" + entry % (f"[{DIGITS}]", 8) + "}",
+        "nested": NESTED, "none": "{}", "list": "[]", "negative": "{" + entry % ("[-1]", 8) + "}", "offset": "{" + entry % ("[2]", 10**15) + "}",
+    }  # fmt: skip
+    for name, text in names.items():
+        yield Case(f"safetensors-{name}", reading("a.safetensors"), {"a.safetensors": _safetensors(text)})
+    yield Case("safetensors-length", reading("a.safetensors"), {"a.safetensors": b"\xff" * 8 + b"{}"})
+    cells = {
+        "text": b"a,b\n", "ragged": b"1,2\n3\n", "empty": b"", "digits": DIGITS.encode(), "nul": b"\0\0\0", "table": b"1,2\n3,4\n",
+        "megabytes": b"x" * 10**7, "nan": b"nan\n1\n", "nested": NESTED.encode(), "binary": random.Random(4).randbytes(5000), "control": b"\x1b[31m1\n",
+    }  # fmt: skip
+    for name, content in cells.items():
+        yield Case(f"csv-{name}", reading("a.csv"), {"a.csv": content}, name != "table")
+
+
+COMMANDS = ("predict", "simulate", "compare", "fixed-point", "plateaus", "choose")
+
+
+def flags() -> Iterator[Case]:
+    """Flags that do not exist, lack their value, or name what cannot be."""
+    wrong = [["--bits"], ["--lr", "x"], ["--tau", "nan"], ["--points", "1e3"], ["--nothing"], ["--set", "x"], ["--set", "a.b=1"],
+             ["--set", "run.tau="], ["--kind", "\x1b[2J"], ["--lr", DIGITS], ["nowhere.toml"], ["a", "b", "c"], ["--out", "/dev/null/x"],
+             ["--set", f"run.tau={NESTED}"], ["--lr", "--lr"], ["--tau", "-1"]]  # fmt: skip
+    for command in COMMANDS:
+        for k, words in enumerate(wrong):
+            yield Case(f"flags-{command}-{k}", [command, *words])
+    large = [["--seeds", "100000"], ["--tau", "1e9"], ["--dim", "536870912"], ["--dim", "1000000000000"], ["--seeds", DIGITS],
+             ["--seeds", "100000000"], ["--dim", "0"], ["--devices", "99"], ["--split", "none"], ["--every", "1"], ["--seed", "4294967296"],
+             ["--checkpoint", "."], ["--checkpoint", "/nowhere/a"], ["--checkpoint", "n" * 300], ["--checkpoint", "/dev/zero"]]  # fmt: skip
+    for k, words in enumerate(large):
+        yield Case(f"large-simulate-{k}", ["simulate", "--dim", "2000", *words])
+    for k, words in enumerate(
+        (
+            ["--points", "1000000", "--kind", "none"],
+            ["--points", "1000000"],
+            ["--tol", "0"],
+            ["--law", "x"],
+            ["--tol", "nan"],
+        )
+    ):
+        yield Case(f"large-predict-{k}", ["predict", *words])
+    yield Case("no-command", ["nothing"])
+
+
+def sweeps() -> Iterator[Case]:
+    """Tables of sweeps."""
+    tables = {
+        "empty": b"", "header": b"rule.lr\n", "unknown": b"eta\n1\n", "wide": b",".join([b"rule.lr"] * 10**5) + b"\n", "text": b"rule.lr\nx\n",
+        "digits": f"rule.lr\n{DIGITS}\n".encode(), "nested": f'rule.lr\n"{NESTED}"\n'.encode(), "megabytes": b"rule.lr\n" + b"x" * 10**7,
+        "binary": random.Random(5).randbytes(4096), "nul": b"rule.lr\n\0\n", "ragged": b"rule.lr\n1,2,3\n4\n", "control": b"\x1b[2J\n1\n",
+        "quote": b'rule.lr\n"1', "what": b"what\nnothing\n", "seeds": b"what,seeds\nsimulate,-1\n", "dim": b"what,dim\nsimulate,1e99\n",
+        "large": b"rule.lr\n1e300\n", "long-name": b"x" * 10**6 + b"\n1\n",
+    }  # fmt: skip
+    for name, content in tables.items():
+        yield Case(f"sweep-{name}", ["sweep", "t.csv", "--out", "o"], {"t.csv": content})
+    yield Case("sweep-pipe", ["sweep", "t.csv", "--out", "o"], {"t.csv": lambda path: os.mkfifo(path)})
+    yield Case(
+        "sweep-scheduler", ["sweep", "t.csv", "--out", "o", "--scheduler", "x"], {"t.csv": b"rule.lr\n1\n"}
+    )
+
+
+def checkpoints() -> Iterator[Case]:
+    """Files that are no checkpoints, or damaged ones."""
+    archive = _zip({"header.npy": _npy(np.array("{}"))})
+    first = b"stedyn checkpoint 2\n"
+    contents = {
+        "empty": b"",
+        "text": b"text",
+        "first": first,
+        "old": b"stedyn checkpoint 1\n",
+        "digest": first + b"0" * 64 + b"\n" + archive,
+    }
+    rng = random.Random(6)
+    contents |= {f"random-{k}": first + rng.randbytes(rng.randint(1, 5000)) for k in range(20)}
+    for name, content in contents.items():
+        yield Case(
+            f"checkpoint-{name}", ["simulate", "--dim", "50", "--checkpoint", "a.ckpt"], {"a.ckpt": content}
+        )
+
+
+CASES = [*numbers(), *files(), *tensors(), *flags(), *sweeps(), *checkpoints()]
