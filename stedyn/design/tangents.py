@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -72,9 +73,7 @@ def of_curve(
     if goal is not None and goal.kind == "error-at":
         run = Run(goal.number, 3)
 
-    def one_pass(*args):
-        return _tangent_pass(*args, to)
-
+    one_pass = functools.partial(_tangent_pass, to=to)
     curves, _, _, steps, estimate, code = grid_curves(
         problem.timeless, jnp.asarray(run.taus), jnp.zeros(0), tol, None, None, one_pass=one_pass
     )

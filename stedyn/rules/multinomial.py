@@ -165,7 +165,7 @@ class _Poisson(Response):
         size = r * self.norm / batch  # E|g|
         alone = self.norm.size == 1  # then every input has the same law of |g| but for its scale
         total = (r * inputs.crowd / batch if alone else size) + c
-        moving = 1.0  # the probability that g is not 0
+        moving: Array | float = 1.0  # the probability that g is not 0
         if inputs.levels is not None and inputs.mass is not None:
             moving -= (inputs.mass @ (inputs.levels == 0)) ** batch
 
