@@ -80,7 +80,7 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """The range of a calibration rule, and what training with it comes to."""
+    """The range of a calibration rule, and the outcome of training with it."""
 
     bits: int
     rule: str

@@ -89,7 +89,7 @@ def choose(
 
     References
     ----------
-    ``docs``, theory sections 5 to 7; the rules of `stedyn.design.calibration` name their own sources.
+    ``docs/theory.md``, sections 5 to 7; the rules of `stedyn.design.calibration` name their own sources.
 
     Examples
     --------

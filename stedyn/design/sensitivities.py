@@ -119,7 +119,7 @@ def sensitivity(
 
     References
     ----------
-    ``docs``, theory sections 5 to 7.
+    ``docs/theory.md``, sections 5 to 7.
 
     Examples
     --------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -22,6 +22,7 @@ class Partial(NamedTuple):
     second: Float[np.ndarray, "N K"]
 
 
+@runtime_checkable
 class WeightLaw(Protocol):
     """What the rules ask of a law of weights."""
 

@@ -49,7 +49,7 @@ class Run(eqx.Module):
 
 
 class Problem(eqx.Module):
-    """A quantized teacher-student problem (``docs``, theory sections 0 to 2).
+    """A quantized teacher-student problem (``docs/theory.md``, sections 0 to 2).
 
     ``y = w*.x / sqrt(d) + noise_std xi`` and the student predicts ``psi(w).phi(x) / sqrt(d)``, with
     ``psi`` the weight quantizer and ``phi`` the input quantizer, ``x_i ~ N(0, v_i)``.
