@@ -135,10 +135,10 @@ def fixed_point(flags: dict, json: Json = False, out: Out = None) -> int:
     from ..limit.fixed_points import fixed_point
     from ..limit.solver import solve
 
-    found = fixed_point(problem)  # refuses what has none before a curve is solved
-    found = found.beside(solve(problem, throw=False))
-    record = found.to_dict() | _about(problem)
-    _print(json, problem, record, str(found))
+    point = fixed_point(problem)  # refuses what has none before a curve is solved
+    point = point.beside(solve(problem, throw=False))
+    record = point.to_dict() | _about(problem)
+    _print(json, problem, record, str(point))
     write_outputs("fixed-point", problem, record, out, None, {}, "", None)
     return 0
 

@@ -130,10 +130,10 @@ def _read(goal: Objective | None, tau, error) -> _Reading | None:
     if goal is not None and goal.kind != "plateau-length":
         value = goal.measure(tau, error)
         return _Reading(value, (0, 0)) if np.isfinite(value) else None
-    found = [(p.length, p.escape) for p in find_plateaus(tau, error, 0.0)]
-    closed = [(length, escape) for length, escape in found if length is not None and escape is not None]
+    plateaus = [(p.length, p.escape) for p in find_plateaus(tau, error, 0.0)]
+    closed = [(length, escape) for length, escape in plateaus if length is not None and escape is not None]
     if not closed:
         return None
     k = max(range(len(closed)), key=lambda i: closed[i][0])
     length, escape = closed[k]
-    return _Reading(escape if goal is None else length, (k, len(found)))
+    return _Reading(escape if goal is None else length, (k, len(plateaus)))
