@@ -1,4 +1,4 @@
-"""Fingerprints of Python code: is a rule or a schedule of the user's own still the one of another day?
+"""Fingerprints of Python code: is a rule or a schedule defined in Python still the one of another day?
 
 A name does not tell: two lambdas have the same one. What counts is the compiled code with everything that it
 reaches, which are constants, defaults, closures, global names, base classes, and what a partial binds. Libraries
@@ -132,7 +132,7 @@ def _cells(function: types.FunctionType) -> Iterator[Any]:
 
 
 def _globals(function: types.FunctionType, parts) -> Iterator[tuple[str, Any]]:
-    """The global values that a function names; of a module of the user's own, what it names in it."""
+    """The global values that a function names; of a module that is no library, what it names in it."""
     codes, names = [function.__code__], set()
     for code in codes:  # it grows
         codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]

@@ -1,4 +1,4 @@
-"""The algorithm of theory section 1 in plain NumPy, float64, with the draws of the counter-based generator.
+"""The algorithm of docs/theory.md, section 1, in plain NumPy, float64, with the draws of the counter-based generator.
 
 Nothing here is fast or shared with the package: Threefry is written from its definition, the normals
 use the logarithm, sine and cosine of NumPy, the quantizers a search through their levels.

@@ -16,7 +16,7 @@ FLOAT, COARSE = input_moments(Quantizer(kind="none")), input_moments(TWO_BIT)
 TREAD = input_moments(Quantizer(3, 2.0, kind="mid-tread"))
 VS = np.array([1e-3, 0.05, 0.7, 3.0])
 
-#: Reference curves of theory section 10: problem without its run, and ``tau: error``.
+#: Reference curves: problem without its run, and ``tau: error``.
 REFERENCE = {
     "R1": (
         dict(weights=TWO_BIT, inputs=TWO_BIT, rule=SGD(0.1)),

@@ -1,4 +1,4 @@
-"""The independent simulation of ``studies/independent``, against the definitions of theory sections 1, 2 and 4."""
+"""The independent simulation of ``studies/independent``, against the definitions of docs/theory.md, sections 1, 2 and 4."""
 
 import ast
 import runpy

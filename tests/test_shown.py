@@ -34,7 +34,7 @@ def ensemble() -> Ensemble:
     none = np.zeros((2, 2), np.float32)
     return Ensemble(
         tau=TAU, steps=150 * np.arange(21), error=runs, m=runs, q=runs, overlap=runs, norm=runs, saturated=None,
-        flip_rate=None, occupancy=None, weights=none, teacher=none, snapshot_tau=TAU[:0], snapshots=none[:, None],
+        flip_rate=None, occupancy=None, weights=none, teacher=none, snapshot_tau=TAU[:0], snapshots=none[:, None][:, :0],
         dim=300, seeds=2, seed=0, seconds=1.0, device="cpu", problem=PROBLEM,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The simulator does exactly the algorithm of theory section 1, whatever the way it is run."""
+"""The simulator does exactly the algorithm of docs/theory.md, section 1, whatever the way it is run."""
 
 import dataclasses
 import re

@@ -2,7 +2,7 @@
 
 Results go to standard output, everything else to standard error. A fault of the input is one sentence
 and exit code 2; a computation that failed is exit code 1; an interrupt is 130, SIGTERM 143. Any other
-exception is a bug of stedyn, or of a rule of the user's own: it keeps its traceback, and the exit code is 1.
+exception is a bug of stedyn, or of a rule defined in Python: it keeps its traceback, and the exit code is 1.
 Imports that take time are made inside the commands, so that help and faults are answered at once. No annotation
 is postponed: typer reads them.
 """
@@ -140,10 +140,10 @@ def fixed_point(flags: dict, json: Json = False, out: Out = None) -> int:
     from ..limit.fixed_points import fixed_point
     from ..limit.solver import solve
 
-    found = fixed_point(problem)  # refuses what has none before a curve is solved
-    found = found.beside(solve(problem, throw=False))
-    record = found.to_dict() | _about(problem)
-    _print(json, problem, record, str(found))
+    point = fixed_point(problem)  # refuses what has none before a curve is solved
+    point = point.beside(solve(problem, throw=False))
+    record = point.to_dict() | _about(problem)
+    _print(json, problem, record, str(point))
     write_outputs("fixed-point", problem, record, out, None, {}, "", None)
     return 0
 

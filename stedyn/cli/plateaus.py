@@ -48,8 +48,8 @@ def plateaus(
             f"{len(set(widths))} bit widths are compiled, each once (seconds; kept for the next call)",
             file=sys.stderr,
         )
-    found = plateau_table(problem, bits=widths, ranges=ranges, lrs=lrs, tol=tol, progress=sys.stderr.isatty())
-    record = found.to_dict() | {"problem": problem_to_dict(problem), "version": __version__}
-    print(to_json(record) if json else f"{describe(problem)}\n\n{found}")
-    write_outputs("plateaus", problem, record, out, plot, {"plateaus": found}, "plateaus_figure", found)
+    table = plateau_table(problem, bits=widths, ranges=ranges, lrs=lrs, tol=tol, progress=sys.stderr.isatty())
+    record = table.to_dict() | {"problem": problem_to_dict(problem), "version": __version__}
+    print(to_json(record) if json else f"{describe(problem)}\n\n{table}")
+    write_outputs("plateaus", problem, record, out, plot, {"plateaus": table}, "plateaus_figure", table)
     return 0

@@ -72,7 +72,7 @@ def choose(
     from ..design.ranges import choose
 
     progress = sys.stderr.isatty()
-    found = choose(
+    choices = choose(
         problem,
         bits=bits or (2, 3, 4),
         objective=objective,
@@ -87,9 +87,9 @@ def choose(
     if simulated:
         from ..design.confirm import confirm
 
-        found = confirm(found, dim=dim, seeds=seeds, seed=seed, progress=progress)
-    text = str(found) + ("\n\n" + _named(found) if libraries else "")
-    _show("choose", problem, found, text, json, out)
+        choices = confirm(choices, dim=dim, seeds=seeds, seed=seed, progress=progress)
+    text = str(choices) + ("\n\n" + _named(choices) if libraries else "")
+    _show("choose", problem, choices, text, json, out)
     return 0
 
 
@@ -111,7 +111,7 @@ def layers(
     check_outputs(out, None)
     from ..design.layer_report import report_layers
 
-    found = report_layers(
+    report = report_layers(
         file,
         problem,
         tensor=tensor,
@@ -122,7 +122,7 @@ def layers(
         points=scan,
         progress=sys.stderr.isatty(),
     )
-    _show("layers", problem, found, str(found), json, out)
+    _show("layers", problem, report, str(report), json, out)
     return 0
 
 
@@ -134,15 +134,15 @@ def _teacher(layer: Path, tensor: str | None, normalise: str) -> list[str]:
     return [f"teacher.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
 
 
-def _named(found: Any) -> str:
+def _named(choices: Any) -> str:
     """The quantizers of the choices under the names of other libraries."""
     from ..design.ranges import template
     from ..quantizers.conventions import library_names
 
     lines = []
-    for choice in found.choices:
+    for choice in choices.choices:
         lines.append(f"{choice.bits} bits, range {choice.range:.5g}:")
-        names = library_names(template(found.problem, choice.bits).with_range(choice.range))
+        names = library_names(template(choices.problem, choice.bits).with_range(choice.range))
         for library, given in names.items():
             text = (
                 given
@@ -155,13 +155,13 @@ def _named(found: Any) -> str:
     return "\n".join(lines)
 
 
-def _show(name: str, problem, found, text: str, json: bool, out: Path | None) -> None:
+def _show(name: str, problem, result, text: str, json: bool, out: Path | None) -> None:
     from .. import __version__
     from ..design.ranges import template
     from ..files.problems import problem_to_dict
     from ..files.report import describe, to_json
 
-    record = found.to_dict() | {"problem": problem_to_dict(problem), "version": __version__}
+    record = result.to_dict() | {"problem": problem_to_dict(problem), "version": __version__}
     quantizer = template(problem, problem.weights.bits or 2)
     print(to_json(record) if json else f"{describe(problem, quantizer)}\n\n{printable(text)}")
-    write_outputs(name, problem, record, out, None, {name: found})
+    write_outputs(name, problem, record, out, None, {name: result})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ..limit.limit import derive
 from ..limit.solution import Solution
@@ -26,8 +26,8 @@ class Histogram:
     the largest difference of the distribution functions.
     """
 
-    edges: Float[np.ndarray, " B+1"]
-    observed: Float[np.ndarray, " B"]
+    edges: Float[np.ndarray, " E"]
+    observed: Int[np.ndarray, " B"]
     expected: Float[np.ndarray, " B"]
     statistic: float | None
     dof: tuple[float, float] | None

@@ -180,15 +180,15 @@ def _mse(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
     errors = _errors(law, pieces, widths)
     dips = 1 + np.flatnonzero((errors[1:-1] <= errors[:-2]) & (errors[1:-1] <= errors[2:]))
     best = np.unique(np.concatenate([dips[:1], dips[np.argsort(errors[dips])[:5]], [errors.argmin()]]))
-    found = [(float(errors[i]), float(widths[i])) for i in best]
+    minima = [(float(errors[i]), float(widths[i])) for i in best]
     for i in best[(best > 0) & (best < widths.size - 1)]:
         bounds = (widths[i - 1], widths[i + 1])
         near = optimize.minimize_scalar(
             error, bounds=bounds, method="bounded", options={"xatol": 1e-9 * widths[i]}
         )
-        found.append((float(near.fun), float(near.x)))
-    lowest = min(found)[0] + 1e-12 * law.mean_square
-    return min(width for value, width in found if value <= lowest)
+        minima.append((float(near.fun), float(near.x)))
+    lowest = min(minima)[0] + 1e-12 * law.mean_square
+    return min(width for value, width in minima if value <= lowest)
 
 
 def _tried(law: WeightLaw, numbers: Grid, breaks: int) -> Float[np.ndarray, " N"]:

@@ -80,7 +80,7 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """The range of a calibration rule, and what training with it comes to."""
+    """The range of a calibration rule, and the outcome of training with it."""
 
     bits: int
     rule: str
@@ -139,8 +139,8 @@ class Choices(Result):
         return pd.DataFrame(rows).sort_values(["bits"], kind="stable", ignore_index=True)
 
     def _summary(self) -> str:
-        found = ", ".join(f"{c.bits} bits: range {c.range:.4g} ({c.value:.4g})" for c in self.choices)
-        return f"{self.objective}; {found}"
+        best = ", ".join(f"{c.bits} bits: range {c.range:.4g} ({c.value:.4g})" for c in self.choices)
+        return f"{self.objective}; {best}"
 
     def _draw(self, ax) -> None:
         from ..drawing.axes import choices

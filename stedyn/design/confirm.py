@@ -46,19 +46,19 @@ def confirm(
     """
     if seeds < 2:
         raise InputError(f"seeds: expected at least 2, to have a standard error, found {seeds}; run more.")
-    found: dict[tuple[int, float], np.ndarray] = {}
+    outcomes: dict[tuple[int, float], np.ndarray] = {}
     entries = [*choices.choices, *choices.baselines]
     rates = {choice.bits: choice.lr for choice in choices.choices}
     for entry in tqdm(entries, unit="range", disable=not progress):
         key = entry.bits, round(entry.range, 9)
-        if key not in found:
+        if key not in outcomes:
             problem = _problem(choices, entry, rates[entry.bits])
             ensemble = simulate(problem, dim=dim, seeds=seeds, seed=seed)
-            found[key] = _values(choices.objective, ensemble)
-    best = {c.bits: found[c.bits, round(c.range, 9)] for c in choices.choices}
+            outcomes[key] = _values(choices.objective, ensemble)
+    best = {c.bits: outcomes[c.bits, round(c.range, 9)] for c in choices.choices}
 
     def seen(entry: Choice | Baseline) -> Simulated:
-        values = found[entry.bits, round(entry.range, 9)]
+        values = outcomes[entry.bits, round(entry.range, 9)]
         return _simulated(values, None if isinstance(entry, Choice) else best[entry.bits])
 
     return dataclasses.replace(

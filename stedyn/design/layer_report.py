@@ -90,13 +90,13 @@ def report_layers(
     ValueError
         If the file or a tensor cannot be used, in one sentence.
     """
-    found: list[Layer | Skipped]
+    entries: list[Layer | Skipped]
     options: dict[str, Any] = dict(per_channel=per_channel, axis=axis, normalise=normalise)
     if tensor is None:
-        found = list(layers_of(path, **options))
+        entries = list(layers_of(path, **options))
     else:
-        found = list(load_weights(path, tensor, **options).values())
-    layers = [entry for entry in found if isinstance(entry, Layer)]
+        entries = list(load_weights(path, tensor, **options).values())
+    layers = [entry for entry in entries if isinstance(entry, Layer)]
     widths, points = checked_bits(bits, problem), whole("points", points, 5, 10_000)
     lr = float(problem.rule.lr)
     rows = []
@@ -118,7 +118,7 @@ def report_layers(
                     "mse_error": predictor.exact(mse, lr).value / output,
                 }
             )
-    return LayerReport(tuple(rows), tuple(entry for entry in found if isinstance(entry, Skipped)))
+    return LayerReport(tuple(rows), tuple(entry for entry in entries if isinstance(entry, Skipped)))
 
 
 def _condensed(weights: np.ndarray) -> np.ndarray:

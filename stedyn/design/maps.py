@@ -147,8 +147,8 @@ def range_map(
     --------
     >>> from stedyn import Problem, SGD, Teacher
     >>> p = Problem(Teacher.gaussian(1.0), noise_std=0.1, rule=SGD(0.1))
-    >>> found = range_map(p, ranges=[0.8, 1.3, 2.0], bits=[2])
-    >>> print(found.best[0], found.values[1, 0].round(3))
+    >>> chart = range_map(p, ranges=[0.8, 1.3, 2.0], bits=[2])
+    >>> print(chart.best[0], chart.values[1, 0].round(3))
     1.3 0.177
     """
     goal = Objective.parse(objective)
@@ -170,10 +170,10 @@ def range_map(
 
 def _increasing(name: str, values) -> np.ndarray:
     """Positive numbers in increasing order."""
-    found = np.array([positive(name, value) for value in several(name, values)], dtype=float)
-    if found.size == 0 or np.any(np.diff(found) <= 0):
+    numbers = np.array([positive(name, value) for value in several(name, values)], dtype=float)
+    if numbers.size == 0 or np.any(np.diff(numbers) <= 0):
         fail(name, "at least one number, in increasing order", list(values), "sort them and drop repeats")
-    return found
+    return numbers
 
 
 def _quantizers(problem: Problem, bits, lrs) -> tuple[str, np.ndarray, list[tuple[Quantizer, float | None]]]:
@@ -207,8 +207,8 @@ def _final_errors(problem: Problem, ranges: Float[Array, " n"]) -> Float[Array, 
 def _column(problem: Problem, quantizer: Quantizer, lr, ranges, goal: Objective, tol, bar) -> np.ndarray:
     """Values (n,) at all ranges; infinite where there is none."""
     if not goal.needs_curve:
-        found = _final_errors(with_quantizer(problem, quantizer, lr).timeless, jnp.asarray(ranges))
-        values = np.array(found)
+        errors = _final_errors(with_quantizer(problem, quantizer, lr).timeless, jnp.asarray(ranges))
+        values = np.array(errors)
         bar.update(ranges.size)
         return values
     predictor = Predictor(problem, quantizer, goal, None, 1.0 if tol is None else tol)

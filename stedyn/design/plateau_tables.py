@@ -125,9 +125,9 @@ def plateau_table(
     for b, r, lr in tqdm(cells, unit="curve", disable=not progress):
         case = with_quantizer(problem, template(problem, b).with_range(r), lr)
         solution = solve(case, law=REFERENCE, tol=tol)
-        found, ending = solution.plateaus(), solution.ending()
-        rows += [PlateauRow(b, r, lr, n, p, stair_at(case, p.height)) for n, p in enumerate(found, 1)]
-        if not found:
+        plateaus, ending = solution.plateaus(), solution.ending()
+        rows += [PlateauRow(b, r, lr, n, p, stair_at(case, p.height)) for n, p in enumerate(plateaus, 1)]
+        if not plateaus:
             rows.append(PlateauRow(b, r, lr, None, None, None))
         if ending:
             endings.append(f"{_name(b, r, lr)}: {ending}")

@@ -89,7 +89,7 @@ def choose(
 
     References
     ----------
-    ``docs``, theory sections 5 to 7; the rules of `stedyn.design.calibration` name their own sources.
+    ``docs/theory.md``, sections 5 to 7; the rules of `stedyn.design.calibration` name their own sources.
 
     Examples
     --------
@@ -171,9 +171,9 @@ def _rates(lrs, problem: Problem, goal: Objective) -> tuple[float, ...]:
 
 def _best(predictor: Predictor, bounds, points: int, rates, bar) -> tuple[Candidate, float]:
     """The best range, together with the best of several rates and what lies between them."""
-    found = [best_range(predictor, lr, bounds, points, bar) for lr in rates]
-    k = int(np.argmin([candidate.value for candidate in found]))
-    chosen, lr = found[k], rates[k]
+    candidates = [best_range(predictor, lr, bounds, points, bar) for lr in rates]
+    k = int(np.argmin([candidate.value for candidate in candidates]))
+    chosen, lr = candidates[k], rates[k]
     if len(rates) > 1 and np.isfinite(chosen.value):
         between = rates[max(k - 1, 0)], rates[min(k + 1, len(rates) - 1)]
         finer = within(lambda rate: predictor.exact(chosen.range, rate).value, between, lr, log=True)

@@ -44,15 +44,15 @@ def best_range(predictor: Predictor, lr: float, bounds: tuple[float, float], poi
     if not np.any(np.isfinite(values)):
         k = int(np.argmin([outcome.error for outcome in scanned]))
         return Candidate(float(grid[k]), np.inf, (float(grid[k]),) * 2, False, ())
-    found = sorted((_refined(predictor, lr, grid, k) for k in _minima(values)), key=lambda pair: pair[1])
-    width, value = found[0]
+    minima = sorted((_refined(predictor, lr, grid, k) for k in _minima(values)), key=lambda pair: pair[1])
+    width, value = minima[0]
 
     def exact(r):
         return predictor.exact(r, lr).value
 
     interval = _interval(exact, width, value, bounds, -1), _interval(exact, width, value, bounds, 1)
     edge = width <= bounds[0] * (1 + ACCURACY) or width >= bounds[1] * (1 - ACCURACY)
-    others = tuple((r, v) for r, v in found[1:] if not interval[0] <= r <= interval[1])
+    others = tuple((r, v) for r, v in minima[1:] if not interval[0] <= r <= interval[1])
     return Candidate(width, value, interval, edge, others)
 
 

@@ -120,7 +120,7 @@ def sensitivity(
 
     References
     ----------
-    ``docs``, theory sections 5 to 7.
+    ``docs/theory.md``, sections 5 to 7.
 
     Examples
     --------
@@ -169,15 +169,15 @@ def _coefficients(problem: Problem, lr):
         return jnp.stack(limit.coefficients(limit.order(limit.power), 0.0)[:3])
 
     step = 1e-3 * lr
-    found = jax.jvp(at, (lr,), (jnp.ones_like(lr),))[1]
-    return found, (at(lr + step) - at(lr - step)) / (2 * step)
+    derivative = jax.jvp(at, (lr,), (jnp.ones_like(lr),))[1]
+    return derivative, (at(lr + step) - at(lr - step)) / (2 * step)
 
 
 def _check_rule(problem: Problem) -> None:
     """Refuse a rule whose jumps move with lr: its quadrature finds them by comparisons, which have no derivative."""
     arrays = problem.timeless
-    found, expected = (np.asarray(x) for x in _coefficients(arrays, arrays.rule.lr))
-    if not np.all(np.abs(found - expected) <= 1e-2 * np.max(np.abs(expected), axis=1, keepdims=True)):
+    derivative, expected = (np.asarray(x) for x in _coefficients(arrays, arrays.rule.lr))
+    if not np.all(np.abs(derivative - expected) <= 1e-2 * np.max(np.abs(expected), axis=1, keepdims=True)):
         fail("to", "a rule whose jumps stay where they are, as lr changes", f"the rule {problem.rule.kind!r}",
              "take differences of two predictions instead")  # fmt: skip
 

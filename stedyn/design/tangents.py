@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -72,9 +73,7 @@ def of_curve(
     if goal is not None and goal.kind == "error-at":
         run = Run(goal.number, 3)
 
-    def one_pass(*args):
-        return _tangent_pass(*args, to)
-
+    one_pass = functools.partial(_tangent_pass, to=to)
     curves, _, _, steps, estimate, code = grid_curves(
         problem.timeless, jnp.asarray(run.taus), jnp.zeros(0), tol, None, None, one_pass=one_pass
     )
@@ -131,10 +130,10 @@ def _read(goal: Objective | None, tau, error) -> _Reading | None:
     if goal is not None and goal.kind != "plateau-length":
         value = goal.measure(tau, error)
         return _Reading(value, (0, 0)) if np.isfinite(value) else None
-    found = [(p.length, p.escape) for p in find_plateaus(tau, error, 0.0)]
-    closed = [(length, escape) for length, escape in found if length is not None and escape is not None]
+    plateaus = [(p.length, p.escape) for p in find_plateaus(tau, error, 0.0)]
+    closed = [(length, escape) for length, escape in plateaus if length is not None and escape is not None]
     if not closed:
         return None
     k = max(range(len(closed)), key=lambda i: closed[i][0])
     length, escape = closed[k]
-    return _Reading(escape if goal is None else length, (k, len(found)))
+    return _Reading(escape if goal is None else length, (k, len(plateaus)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -22,6 +22,7 @@ class Partial(NamedTuple):
     second: Float[np.ndarray, "N K"]
 
 
+@runtime_checkable
 class WeightLaw(Protocol):
     """What the rules ask of a law of weights."""
 
@@ -164,8 +165,8 @@ def weight_law(weights: Teacher | Start | ArrayLike) -> WeightLaw:
     except ValueError:  # rows of different lengths
         fail("weights", "an array of numbers", weights, "give rows of one length")
     if values.dtype.kind not in "fiu" or values.size == 0:
-        found = f"{values.dtype} of shape {values.shape}"
-        fail("weights", "a teacher, a start or an array of numbers", found, "give one of these")
+        shown = f"{values.dtype} of shape {values.shape}"
+        fail("weights", "a teacher, a start or an array of numbers", shown, "give one of these")
     values = values.astype(float).ravel()
     if bad := int(np.sum(~np.isfinite(values))):
         fail("weights", "finite numbers only", f"{bad} nan or inf", "remove them")

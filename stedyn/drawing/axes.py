@@ -40,9 +40,9 @@ def learning_curve(ax: Axes, solution: Any = None, ensemble: Any = None) -> Axes
         if len(runs) > 1:
             std = runs.std(0, ddof=1)
             ax.fill_between(ensemble.tau, mean - std, mean + std, color=SIMULATION, alpha=0.25, lw=0)
-        every = max(1, len(mean) // MARKERS)
+        spacing = max(1, len(mean) // MARKERS)
         line = ax.plot(ensemble.tau, mean, color=SIMULATION, lw=0.5, zorder=3, label=label)[0]
-        line.set(marker="o", ms=4, mfc="white", mew=1.2, markevery=every)
+        line.set(marker="o", ms=4, mfc="white", mew=1.2, markevery=spacing)
         lowest, highest = mean.min(), mean.max()
     if solution is not None:
         error = np.asarray(solution.error)
@@ -84,37 +84,37 @@ def density_panel(
     return ax
 
 
-def range_map(ax: Axes, found: Any, label: str | None = None) -> Axes:
+def range_map(ax: Axes, chart: Any, label: str | None = None) -> Axes:
     """A map as colours: the range across, bits or lr upwards; best range (line), calibrated range (crosses).
 
     Grey where there is no value. An objective that spans more than a factor of 20 has logarithmic colours. The best
     range is not drawn for plateau lengths, which are least at the smallest range.
     """
-    values, low, high = found.values.T, found.values.min(), found.values.max()
+    values, low, high = chart.values.T, chart.values.min(), chart.values.max()
     wide = low is not np.ma.masked and low > 0 and high > LOG_SPREAD * low
-    y_edges = np.append(found.points - 0.5, found.points[-1] + 0.5)
-    if found.axis == "lr":
-        y_edges = np.exp(_edges(np.log(found.points)))
+    y_edges = np.append(chart.points - 0.5, chart.points[-1] + 0.5)
+    if chart.axis == "lr":
+        y_edges = np.exp(_edges(np.log(chart.points)))
         ax.set_yscale("log")
     else:
-        ax.set_yticks(found.points)
+        ax.set_yticks(chart.points)
     ax.set_facecolor(PLACE)
     mesh = ax.pcolormesh(
-        _edges(found.ranges), y_edges, values, cmap="cividis_r", norm="log" if wide else None, rasterized=True
+        _edges(chart.ranges), y_edges, values, cmap="cividis_r", norm="log" if wide else None, rasterized=True
     )
-    ax.figure.colorbar(mesh, ax=ax, label=label or str(found.objective))
-    if found.axis == "lr" and min(values.shape) > 1 and low is not np.ma.masked and low < high:
-        lines = ax.contour(found.ranges, found.points, values, colors="0.25", linewidths=0.6)
+    ax.figure.colorbar(mesh, ax=ax, label=label or str(chart.objective))
+    if chart.axis == "lr" and min(values.shape) > 1 and low is not np.ma.masked and low < high:
+        lines = ax.contour(chart.ranges, chart.points, values, colors="0.25", linewidths=0.6)
         ax.clabel(lines, fontsize="x-small")
-    if found.objective.kind != "plateau-length":
-        ax.plot(found.best, found.points, color="white", lw=3.2, zorder=3)
+    if chart.objective.kind != "plateau-length":
+        ax.plot(chart.best, chart.points, color="white", lw=3.2, zorder=3)
         ax.plot(
-            found.best, found.points, color=SIMULATION, marker="o", ms=4, lw=1.6, zorder=4, label="best range"
+            chart.best, chart.points, color=SIMULATION, marker="o", ms=4, lw=1.6, zorder=4, label="best range"
         )
-    inside = (found.calibrated >= found.ranges[0]) & (found.calibrated <= found.ranges[-1])
+    inside = (chart.calibrated >= chart.ranges[0]) & (chart.calibrated <= chart.ranges[-1])
     ax.plot(
-        found.calibrated[inside],
-        found.points[inside],
+        chart.calibrated[inside],
+        chart.points[inside],
         color="black",
         marker="x",
         ms=6,
@@ -123,7 +123,7 @@ def range_map(ax: Axes, found: Any, label: str | None = None) -> Axes:
         label="least rounding error",
     )
     ax.set_xlabel("range of the weights")
-    ax.set_ylabel("bits" if found.axis == "bits" else "learning rate")
+    ax.set_ylabel("bits" if chart.axis == "bits" else "learning rate")
     ax.legend(framealpha=0.9, fontsize="small", loc="upper right")
     return ax
 
@@ -143,16 +143,16 @@ def axis_label(name: str) -> str:
     return f"{quantity.label} ${quantity.symbol}${unit}"
 
 
-def choices(ax: Axes, found: Any) -> Axes:
+def choices(ax: Axes, table: Any) -> Axes:
     """Best range for every bit width (points), what is within 1 % (bars), ranges of calibration rules (crosses)."""
-    best = found.choices
+    best = table.choices
     centre = np.array([choice.range for choice in best])
     spread = np.abs(np.array([choice.range_interval for choice in best]).T - centre)
-    rules = list(dict.fromkeys(baseline.rule for baseline in found.baselines))
+    rules = list(dict.fromkeys(baseline.rule for baseline in table.baselines))
     for k, rule in enumerate(rules):
-        where = [(b.bits, b.range) for b in found.baselines if b.rule == rule]
+        where = [(b.bits, b.range) for b in table.baselines if b.rule == rule]
         ax.plot(*zip(*where, strict=True), color=f"C{(k + 2) % 10}", marker="x", ls="none", label=rule)
-    label = f"best for {found.objective}"
+    label = f"best for {table.objective}"
     ax.errorbar(
         [choice.bits for choice in best], centre, spread, color=THEORY, marker="o", ls="none", label=label
     )
@@ -163,13 +163,13 @@ def choices(ax: Axes, found: Any) -> Axes:
     return ax
 
 
-def fixed_point(ax: Axes, found: Any) -> Axes:
+def fixed_point(ax: Axes, point: Any) -> Axes:
     """The error of a fixed point (line), that of unquantized weights (dotted), and the end of a given curve (point)."""
-    ax.axhline(found.error, color=THEORY, lw=1.8, label="fixed point")
-    if found.unquantized_error is not None:
-        ax.axhline(found.unquantized_error, color="0.4", ls=":", label="unquantized weights")
-    if found.horizon is not None:
-        ax.plot(*found.horizon, color=THEORY, marker="o", ls="none", label="end of the curve")
+    ax.axhline(point.error, color=THEORY, lw=1.8, label="fixed point")
+    if point.unquantized_error is not None:
+        ax.axhline(point.unquantized_error, color="0.4", ls=":", label="unquantized weights")
+    if point.horizon is not None:
+        ax.plot(*point.horizon, color=THEORY, marker="o", ls="none", label="end of the curve")
     ax.set_ylim(bottom=0)
     ax.set_xlabel(axis_label("tau"))
     ax.set_ylabel(axis_label("error"))

@@ -31,7 +31,7 @@ class InputMoments(NamedTuple):
 
 
 def input_moments(quantizer: Quantizer, std=1.0) -> InputMoments:
-    """Moments of a quantized input ``x ~ N(0, std^2)`` in closed form (``docs``, section 0)."""
+    """Moments of a quantized input ``x ~ N(0, std^2)`` in closed form (``docs/theory.md``, section 0)."""
     std = jnp.asarray(std) * 1.0
     if quantizer.is_none:
         size = jnp.sqrt(2 / jnp.pi) * std

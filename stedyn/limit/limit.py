@@ -1,7 +1,7 @@
 r"""The limit ``d -> infinity``: classes, drift, diffusion and observables of a problem.
 
 At fixed ``tau = steps / d`` the coordinates decouple. Given its teacher value ``c`` a latent weight
-follows (``docs``, theory section 3; Ito)
+follows (``docs/theory.md``, section 3; Ito)
 
     ``dw = [ h(w) (a c - b psi(w)) - lr weight_decay w ] dtau + h(w) sqrt(D) dB``
 
@@ -200,7 +200,7 @@ def check_closes(problem: Problem) -> None:
     ValueError
         For a surrogate derivative that vanishes beyond the range with weight decay: weights beyond the range drift
         back; those of the clipped one stick to its ends for a time set by the overshoot of single steps. Simulate such
-        a problem. Or for a rule of one's own whose move has a mean.
+        a problem. Or for a rule of your own whose move has a mean.
     """
     check_centred(problem)
     decay = problem.rule.weight_decay

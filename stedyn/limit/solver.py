@@ -64,7 +64,7 @@ def solve(
 
     References
     ----------
-    ``docs``, theory sections 3 and 5; arXiv 2510.10693 for the limit of the straight-through estimator.
+    ``docs/theory.md``, sections 3 and 5; arXiv 2510.10693 for the limit of the straight-through estimator.
 
     Examples
     --------

@@ -4,7 +4,7 @@ For the identity straight-through estimator the stationary density of a class is
 
     ``p_c(w) ~ exp( (2/D) (a c w - b Psi(w) - lr weight_decay w^2 / 2) )``,  ``Psi' = psi``,
 
-and the residual variance of a fixed point solves ``V = noise_std^2 + error(V)`` (``docs``, theory section 6).
+and the residual variance of a fixed point solves ``V = noise_std^2 + error(V)`` (``docs/theory.md``, section 6).
 """
 
 from __future__ import annotations

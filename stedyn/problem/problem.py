@@ -52,7 +52,7 @@ class Run(eqx.Module):
 
 
 class Problem(eqx.Module):
-    """A quantized teacher-student problem (``docs``, theory sections 0 to 2).
+    """A quantized teacher-student problem (``docs/theory.md``, sections 0 to 2).
 
     ``y = w*.x / sqrt(d) + noise_std xi`` (``model = "sign"``: ``sign(w*.x / sqrt(d)) + noise_std xi``) and the student
     predicts ``psi(w).phi(x) / sqrt(d)``, with ``psi`` the weight quantizer and ``phi`` the input quantizer,

@@ -25,7 +25,7 @@ class Pieces(NamedTuple):
     The averages are over the randomness of stochastic rounding.
     """
 
-    breaks: Float[Array, "K-1"]
+    breaks: Float[Array, " B"]
     first: Float[Array, "K 2"]
     second: Float[Array, "K 3"]
 
@@ -36,11 +36,11 @@ class PartialMoments(NamedTuple):
     zeroth: Float[Array, "*n K"]
     first: Float[Array, "*n K"]
     second: Float[Array, "*n K"]
-    pdf: Float[Array, "*n K-1"]
+    pdf: Float[Array, "*n B"]
 
 
 @jax.jit
-def partial_moments(breaks: Float[Array, "K-1"], mean, std) -> PartialMoments:
+def partial_moments(breaks: Float[Array, " B"], mean, std) -> PartialMoments:
     """Gaussian moments restricted to the intervals between ``breaks``.
 
     ``mean`` and ``std > 0`` broadcast against each other; the intervals are the last axis.
@@ -78,7 +78,7 @@ class GaussianMoments(NamedTuple):
 
 
 def gaussian_moments(pieces: Pieces, mean, std) -> GaussianMoments:
-    """Closed-form moments of a quantized Gaussian (``docs``, theory section 2)."""
+    """Closed-form moments of a quantized Gaussian (``docs/theory.md``, section 2)."""
     p = partial_moments(pieces.breaks, mean, std)
     first, second = pieces.first, pieces.second
     slope = p.pdf @ jumps(pieces) + p.zeroth @ first[:, 1]
@@ -89,7 +89,7 @@ def gaussian_moments(pieces: Pieces, mean, std) -> GaussianMoments:
     )
 
 
-def jumps(pieces: Pieces) -> Float[Array, "K-1"]:
+def jumps(pieces: Pieces) -> Float[Array, " B"]:
     """Height of the jump of the conditional mean at every break (0 for stochastic rounding)."""
     at = pieces.breaks
     left, right = pieces.first[:-1], pieces.first[1:]

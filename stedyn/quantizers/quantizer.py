@@ -1,7 +1,7 @@
 r"""Quantizers: levels, thresholds and rounding.
 
 A quantizer is a nondecreasing step function with ``L`` levels and ``L - 1`` thresholds. Five
-symmetric or almost symmetric geometries are in use (``docs``, theory section 2); with range
+symmetric or almost symmetric geometries are in use (``docs/theory.md``, section 2); with range
 ``R`` and ``b`` bits they are
 
 =================  =======================================================================
@@ -168,7 +168,7 @@ class Quantizer(eqx.Module):
         return jnp.asarray(self.range) * self.lattice[0]
 
     @property
-    def thresholds(self) -> Float[Array, "L-1"]:
+    def thresholds(self) -> Float[Array, " T"]:
         """Midpoints between the levels: where nearest rounding changes its level."""
         levels = self.levels
         return 0.5 * (levels[1:] + levels[:-1])

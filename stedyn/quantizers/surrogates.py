@@ -51,7 +51,7 @@ class Surrogate(eqx.Module):
         """``int_0^w dv / h(v)``, finite also at the ends."""
         return w
 
-    def square(self, faces: Float[Array, " N+1"]) -> Float[Array, " N"]:
+    def square(self, faces: Float[Array, " F"]) -> Float[Array, " N"]:
         """Averages of ``h^2`` over cells."""
         return jnp.ones_like(faces[1:])
 

@@ -1,6 +1,6 @@
 """Update rules: how one coordinate moves, and the coefficients of the limit that follow from it.
 
-`Rule` is the seam; a rule of one's own is a subclass with `Rule.move`. ``RULES`` holds the kinds that a
+`Rule` is the seam; a rule of your own is a subclass with `Rule.move`. ``RULES`` holds the kinds that a
 problem file can name. BinaryConnect is `SGD` with quantized weights.
 """
 

@@ -1,7 +1,7 @@
 r"""The seam of all update rules: a move for the simulation, coefficients for the limit.
 
 With residual ``r``, the input the student sees ``phi_i`` and ``h`` the surrogate derivative of the
-straight-through estimator, a step of the microscopic algorithm is (``docs``, theory section 1)
+straight-through estimator, a step of the microscopic algorithm is (``docs/theory.md``, section 1)
 
     ``w_i <- clip( w_i + h(w_i) U(r, phi_i) / sqrt(d) - lr weight_decay w_i / d )``.
 
@@ -64,7 +64,7 @@ class Response(eqx.Module):
 
 
 class Rule(eqx.Module):
-    r"""An update rule ``U(r, phi)``; a subclass with `move` is all a rule of one's own needs.
+    r"""An update rule ``U(r, phi)``; a subclass with `move` is all that a new rule needs.
 
     Its coefficients then come from `move` by quadrature: to 1e-5, whether the residual reaches one jump or any
     number of them. With a schedule it is made again, more coarsely, at every step: to 3e-5 for a rule of the
@@ -204,7 +204,7 @@ class GradientResponse(Response):
     """Coefficients of a rule of the gradient alone: its `Rule.profile`, averaged over ``|phi|``.
 
     With ``s = sqrt(V) |phi| / B`` and ``e = E[g U] / s^2``: ``a = E[e sum_b phi_b x_b / B]``,
-    ``b = E[e |phi|^2 / B]``, ``D = E[U^2]`` (``docs``, theory section 4).
+    ``b = E[e |phi|^2 / B]``, ``D = E[U^2]`` (``docs/theory.md``, section 4).
     """
 
     rule: Rule

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ..checks import fail, finite, is_traced, nonnegative
+from ..inputs.moments import InputMoments
 from .base import Coefficients, GradientResponse, Response, Rule
 from .quadrature import Profile
 from .schedules import Schedule, as_schedule, check_schedule
@@ -49,7 +50,7 @@ class _Single(Response):
     """SGD with single samples, from the input moments alone."""
 
     rule: SGD
-    inputs: tuple
+    inputs: InputMoments
 
     def __call__(self, order, tau):
         lr, V = self.rule.rate(tau), jnp.maximum(order.V, 0.0)

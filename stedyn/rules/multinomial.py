@@ -136,7 +136,7 @@ def multinomial(weight: Float[Array, " d"], u: Float[Array, " n"], trials) -> Fl
 
 
 class _Poisson(Response):
-    r"""Poisson counts given the residuals ``r (B,)`` of a batch (``docs``, theory section 4).
+    r"""Poisson counts given the residuals ``r (B,)`` of a batch (``docs/theory.md``, section 4).
 
     With ``X = sum_b r_b phi_b`` and ``Y = sum_b r_b x_b`` of one coordinate, ``g = X / B``. The counts have the mean
     ``nu (|X|/B + c) / (E|X|/B + c)``, and ``E[X^2] = k2 |r|^2``, ``E[X Y] = k1 |r|^2``: of the law of ``X`` given
@@ -165,7 +165,7 @@ class _Poisson(Response):
         size = r * self.norm / batch  # E|g|
         alone = self.norm.size == 1  # then every input has the same law of |g| but for its scale
         total = (r * inputs.crowd / batch if alone else size) + c
-        moving = 1.0  # the probability that g is not 0
+        moving: Array | float = 1.0  # the probability that g is not 0
         if inputs.levels is not None and inputs.mass is not None:
             moving -= (inputs.mass @ (inputs.levels == 0)) ** batch
 

@@ -1,7 +1,7 @@
 r"""Quadrature over the inputs: the law of ``|phi|^2 = sum_b phi_b^2`` of a mini-batch.
 
 Given its inputs, the averaged gradient ``g = (1/B) sum_b r_b phi_b`` of one coordinate is Gaussian with
-variance ``V |phi|^2 / B^2`` (``docs``, theory section 4). The nodes here turn averages over the inputs
+variance ``V |phi|^2 / B^2`` (``docs/theory.md``, section 4). The nodes here turn averages over the inputs
 into sums. Unquantized inputs use a double-exponential rule (B = 1) or the Gauss rule of the chi-squared
 law; quantized ones their atoms, whose sums are compressed to Gauss rules of the same moments.
 """

@@ -201,7 +201,7 @@ def _header(task: Task) -> dict[str, Any]:
 def _entries(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Every number and word of a problem with its name, such as ``("rule.lr", 0.1)``.
 
-    Long lists are given by their hash, code of the user's own by its `stedyn.fingerprint`; what does not enter a
+    Long lists are given by their hash, code that is not stedyn's by its `stedyn.fingerprint`; what does not enter a
     run is left out.
 
     Raises

@@ -1,4 +1,4 @@
-r"""The compiled loop of one-pass SGD (``docs``, theory section 1), for a group of seeds.
+r"""The compiled loop of one-pass SGD (``docs/theory.md``, section 1), for a group of seeds.
 
 One step draws ``x_i ~ N(0, v_i)`` and ``xi ~ N(0, 1)`` for every seed and does, with ``g`` the label of the model,
 
@@ -247,7 +247,7 @@ def flips(model: Model, seeds: UInt32[Array, " S"], fixed: Fixed, w: Halves, low
         changed = [old != new for old, new in zip(levels(before), levels(after), strict=True)]
         sizes = -(-model.dim // 2), model.dim // 2
         changed = [_mask(part, n, fixed.pairs) for part, n in zip(changed, sizes, strict=True)]
-        count = sum(jnp.sum(part, axis=1, dtype=jnp.int32) for part in changed)
+        count = jnp.asarray(sum(jnp.sum(part, axis=1, dtype=jnp.int32) for part in changed))
         return total + (count if fixed.pairs is None else lax.psum(count, AXIS)).astype(jnp.float32)
 
     return _loop(model, seeds, fixed, w, low, high, n, visit, jnp.zeros(seeds.shape, jnp.float32))[1]

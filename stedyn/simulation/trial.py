@@ -96,7 +96,7 @@ class Tried:
             steps = model, seeds, fixed, w, np.uint32(self.first(*arguments)), np.uint32(0), np.int32(0)
             found = difference(self.fast, self.plain, steps)
             problem = f"differs from the plain loop ({found})"
-        except Exception as error:  # whatever a rule of the user's own may do to the translation
+        except Exception as error:  # whatever a rule defined in Python may do to the translation
             found = (str(error).strip() or type(error).__name__).splitlines()[0]
             problem = f"cannot run the rule {type(model.rule).__name__} ({found})"
         if found is not None:

@@ -1,4 +1,4 @@
-"""The algorithm in finite dimension, in NumPy, from theory sections 1, 2 and 4: nothing here is the package's.
+"""The algorithm in finite dimension, in NumPy, from docs/theory.md, sections 1, 2 and 4: nothing here is the package's.
 
 A setting is a dict of the tables of a problem file, with ``taus`` and, if wanted, ``escapes`` and ``late`` (see
 ``settings.toml``). Arrays of weights are (seeds, d), float64.

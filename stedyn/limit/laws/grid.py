@@ -4,7 +4,7 @@ State: ``mass (C, N)``, the probability of each of ``N`` cells given each of ``C
 flux between neighbours is exponentially fitted (Scharfetter and Gummel 1969), which conserves mass,
 keeps it positive and has the exact piecewise-exponential stationary densities. Thresholds, the ends of
 the range and walls lie on cell edges and the cells shrink towards them down to a fraction of the
-boundary layer ``D / (2 |drift|)`` (``docs``, theory section 5).
+boundary layer ``D / (2 |drift|)`` (``docs/theory.md``, section 5).
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class GridFlow(eqx.Module):
         return _implicit(step * up.T, step * down.T, mass.T).T
 
     def observe(self, tau, mass) -> dict[str, Array]:
-        """Order parameters and observables (``docs``, theory section 8)."""
+        """Order parameters and observables (``docs/theory.md``, section 8)."""
         limit, h, w = self.limit, self.widths, self.centers
         total = limit.share @ mass
         weighted = (limit.share * limit.teacher) @ mass

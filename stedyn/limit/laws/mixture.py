@@ -1,7 +1,7 @@
 r"""The ``mixture`` law: mean and variance of every (teacher, start) class, one shape within a class.
 
 State: ``mean, var (C, J)`` for ``C`` teacher and ``J`` start classes. With the drift
-``v(w) = a c - b psi(w) - lr weight_decay w`` the moments follow (``docs``, theory section 5)
+``v(w) = a c - b psi(w) - lr weight_decay w`` the moments follow (``docs/theory.md``, section 5)
 
     ``d mean / d tau = E[v]``,    ``d var / d tau = 2 Cov(w, v) + D``,
 
@@ -120,7 +120,7 @@ class MixtureFlow(eqx.Module):
         return values, jnp.abs(jnp.stack(errors))
 
     def observe(self, tau, state) -> dict[str, Array]:
-        """Order parameters and observables (``docs``, theory section 8)."""
+        """Order parameters and observables (``docs/theory.md``, section 8)."""
         limit = self.limit
         mean, var = state
         psi, square = self.moments(state)
