@@ -16,6 +16,7 @@ import pytest
 
 from stedyn.checks import InputError
 from stedyn.cli import app as cli
+from stedyn.cli.approval import agree
 from stedyn.files import whole as _io
 from stedyn.files.problems import load_problem
 from stedyn.files.tensors import read_tensors
@@ -165,6 +166,60 @@ def test_nesting_and_memory_are_sentences(tmp_path, monkeypatch, capsys):
     assert cli.main(["simulate", *SMALL, "--dim", "50"]) == 1
     message = "stedyn: there is not enough memory (Unable to allocate 8 TiB); make the problem smaller.\n"
     assert capsys.readouterr().err == message
+
+
+def test_two_processes_on_a_checkpoint(tmp_path):
+    def run():
+        return simulate(Problem(run=Run(2.0, 3)), dim=50, seeds=1, checkpoint=tmp_path / "a.ckpt")
+
+    (tmp_path / ".a.ckpt.lock").touch()  # of a process that was killed
+    first = run()
+    lock = checkpoint._locked(tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match="another process works on this checkpoint"):
+        run()
+    os.close(lock)
+    assert np.array_equal(run().error, first.error)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_another_arithmetic_is_said(tmp_path, monkeypatch):
+    def run(**given):
+        return simulate(Problem(run=Run(2.0, 3)), dim=50, seeds=1, checkpoint=tmp_path / "a.ckpt", **given)
+
+    first, here = run(exact=True), checkpoint.arithmetic("cpu")
+    assert set(here) == {"JAX", "XLA", "device", "instruction set"}
+    run(exact=True)
+    monkeypatch.setattr(checkpoint, "arithmetic", lambda platform: here | {"instruction set": "sse4_2"})
+    with pytest.raises(InputError, match=r"instruction set was .* and is sse4_2; go on there"):
+        run(exact=True)
+    with pytest.warns(RuntimeWarning, match="another arithmetic: instruction set was"):
+        assert np.array_equal(run().error, first.error)
+
+
+def test_long_and_large_jobs_ask(capsys):
+    for flags, words in (
+        (["--dim", "536870912", "--tau", "1"], "GiB of memory"),
+        (["--seeds", "1000000000", "--dim", "2000"], "GiB of memory"),
+        (["--dim", "2000", "--tau", "1e9"], "hours"),
+    ):
+        assert cli.main(["simulate", "--kind", "none", *flags]) == 2
+        said = capsys.readouterr().err
+        assert words in said
+        assert said.endswith("make it smaller, or give --yes to go on.\n")
+    agree(1e6, 0.0, 1.0, "it", yes=True)
+    assert capsys.readouterr().err == "stedyn: it will take about 278 hours.\n"
+    agree(60.0, 0.0, 1.0, "it", yes=False)
+
+
+def test_a_damaged_program_of_the_cache_is_removed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    for name in ("jit_f-1-cache", "jit_g-1-cache"):
+        (tmp_path / name).touch()
+    damaged = "Error reading persistent compilation cache entry for 'jit_f': ValueError: x"
+    cli._show_warning(UserWarning(damaged), UserWarning, "", 0)
+    cli._show_warning(RuntimeWarning("overflow encountered in exp"), RuntimeWarning, "", 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["jit_g-1-cache"]
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

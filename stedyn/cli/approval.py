@@ -22,6 +22,7 @@ def approve(problem, dim: int, seeds: int, yes: bool, runs: int = 1) -> None:
     from ..simulation.cost import cost, free_memory
 
     whole("dim", dim, 2, 2**29)
+    whole("seeds", seeds, 1, 2**32)
     problem.rule.check_dim(dim)
     needed, free = cost(problem, dim=dim, seeds=seeds), free_memory()
     agree(

@@ -92,6 +92,10 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{path}: cannot be read as a table ({reason}); give a CSV file.") from None
+    if not isinstance(
+        frame.index, pd.RangeIndex
+    ):  # pandas makes a name of a row of what lies before its columns
+        fail(str(path), "as many cells in a row as in the first line", "more", "name every column")
     names = [str(name).strip() for name in frame.columns]
     rows = [dict(zip(names, map(str.strip, values), strict=True)) for values in frame.to_numpy().tolist()]
     return [{name: _value(text) for name, text in row.items() if text} for row in rows]

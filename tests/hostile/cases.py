@@ -22,7 +22,7 @@ class Case(NamedTuple):
 
     name: str
     argv: list[str]
-    files: dict[str, bytes | Callable[[Path], None]] = {}
+    files: dict[str, bytes | Callable[[Path], None]] = {}  # noqa: RUF012
     refused: bool = True
 
     def prepare(self, folder: Path) -> None:
