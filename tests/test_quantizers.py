@@ -31,6 +31,13 @@ quantizers = st.builds(
 )
 
 
+@pytest.fixture(autouse=True)
+def strict():
+    """No integer becomes a float, or a narrow float a wide one, unless it is said."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
 @pytest.mark.parametrize(
     ("kind", "edge", "levels"),
     [

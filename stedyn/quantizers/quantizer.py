@@ -188,7 +188,7 @@ class Quantizer(eqx.Module):
         levels = self.levels.astype(w.dtype)
         low = jnp.clip(jnp.searchsorted(levels, w, side="right") - 1, 0, self.n_levels - 2)
         fraction = (w - levels[low]) / (levels[low + 1] - levels[low])
-        return (low + (fraction > u)).astype(jnp.int32)
+        return low.astype(jnp.int32) + (fraction > u).astype(jnp.int32)
 
     @property
     def pieces(self) -> Pieces:
