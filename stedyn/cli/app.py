@@ -317,9 +317,12 @@ def _set_environment() -> None:
         "JAX_COMPILATION_CACHE_DIR": str(folder),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
         "EQX_ON_ERROR": "nan",
-        "TF_CPP_MIN_LOG_LEVEL": "3",  # loading a kept program logs features of the machine
     }.items():
         os.environ.setdefault(name, value)
+    if (
+        os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1"
+    ):  # which JAX sets, and a process started by one with JAX has
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # loading a kept program logs features of the machine
 
 
 def _complain(sentence: str, code: int) -> int:
