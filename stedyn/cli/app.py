@@ -19,9 +19,10 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from ..checks import Failure, InputError, Notice, printable, shortened
+from ..checks import Failure, InputError, printable, shortened
 from ..files.report import describe, to_json
 from .approval import approve
+from .environment import set_environment, show_warning
 from .options import build_problem, check_outputs, repeated, takes_problem, write_outputs
 from .plateaus import plateaus
 from .ranges import choose, layers
@@ -259,22 +260,12 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str] | None) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        warnings.showwarning = _show_warning
+        warnings.showwarning = show_warning
         return _command(argv)
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    """Show only what is said to the user; remove a damaged program of the cache, to be compiled and kept anew."""
-    if issubclass(category, Notice):
-        print(f"stedyn: {printable(str(message))}", file=sys.stderr)
-    elif "persistent compilation cache entry for" in str(message) and "reading" in str(message):
-        name, folder = str(message).split("'")[1], os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
-        for path in Path(folder).glob(f"{name}*-cache") if folder else ():
-            path.unlink(missing_ok=True)
-
-
 def _command(argv: list[str] | None) -> int:
-    _set_environment()
+    set_environment()
     command: Callable[..., Any] = typer.main.get_command(app)
     try:
         code = command(
@@ -302,27 +293,6 @@ def _command(argv: list[str] | None) -> int:
     if code == 130:  # typer turns an interrupt into this code
         return _complain("interrupted; what was being computed is lost.", code)
     return code if isinstance(code, int) else 0
-
-
-def _set_environment() -> None:
-    """Keep compiled programs between calls (unless ``STEDYN_CACHE=off``), if JAX is not running yet.
-
-    A program with a call back into Python cannot be kept: checks of equinox then put nan instead, which
-    a solve reports as its status.
-    """
-    if "jax" in sys.modules or os.environ.get("STEDYN_CACHE", "") == "off":
-        return
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stedyn"
-    for name, value in {
-        "JAX_COMPILATION_CACHE_DIR": str(folder),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-        "EQX_ON_ERROR": "nan",
-    }.items():
-        os.environ.setdefault(name, value)
-    if (
-        os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1"
-    ):  # which JAX sets, and a process started by one with JAX has
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # loading a kept program logs features of the machine
 
 
 def _complain(sentence: str, code: int) -> int:
