@@ -109,7 +109,7 @@ def test_files_that_may_not_grow(tmp_path):
 
 
 ROWS = "what,dim,seeds,run.tau,run.points,weights.kind\n" + "".join(
-    f"simulate,{200 + 8 * k},1,{tau},3,none\n" for k, tau in enumerate((20000, 20000, 20000, 20000))
+    f"simulate,{200 + 8 * k},1,{tau},3,none\n" for k, tau in enumerate((500, 500, 500, 500))
 )
 
 
