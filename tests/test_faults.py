@@ -17,6 +17,7 @@ import pytest
 from stedyn.checks import InputError
 from stedyn.cli import app as cli
 from stedyn.cli.approval import agree
+from stedyn.cli.environment import show_warning
 from stedyn.files import whole as _io
 from stedyn.files.problems import load_problem
 from stedyn.files.tensors import read_tensors
@@ -216,8 +217,8 @@ def test_a_damaged_program_of_the_cache_is_removed(tmp_path, monkeypatch, capsys
     for name in ("jit_f-1-cache", "jit_g-1-cache"):
         (tmp_path / name).touch()
     damaged = "Error reading persistent compilation cache entry for 'jit_f': ValueError: x"
-    cli._show_warning(UserWarning(damaged), UserWarning, "", 0)
-    cli._show_warning(RuntimeWarning("overflow encountered in exp"), RuntimeWarning, "", 0)
+    show_warning(UserWarning(damaged), UserWarning, "", 0)
+    show_warning(RuntimeWarning("overflow encountered in exp"), RuntimeWarning, "", 0)
     assert [path.name for path in tmp_path.iterdir()] == ["jit_g-1-cache"]
     assert capsys.readouterr().err == ""
 

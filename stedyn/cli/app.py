@@ -19,10 +19,11 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from ..checks import Failure, InputError, Notice, printable, shortened
+from ..checks import Failure, InputError, printable, shortened
 from ..files.report import describe, to_json
 from ..limit.laws.registry import has_densities, names
 from .approval import approve
+from .environment import set_environment, show_warning
 from .lists import ListCommand
 from .options import Json, Out, Plot, build_problem, check_outputs, takes_problem, write_outputs
 from .plateaus import plateaus
@@ -208,39 +209,42 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code; SIGTERM ends a command as Ctrl-C does."""
     received: list[int] = []
 
-    def terminate(number, frame):
+    def interrupt(number, frame):
+        if _swallows(frame):  # once more, a little later
+            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+            return
         received.append(number)
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():  # signals belong to that one
         return _run(argv)
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         code = _run(argv)
     finally:
-        signal.signal(signal.SIGTERM, before)
-    return 143 if code == 130 and received else code
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 143 if code == 130 and signal.SIGTERM in received else code
+
+
+def _swallows(frame) -> bool:
+    """Whether an exception raised in a frame is printed and forgotten: in callbacks of the garbage collector."""
+    while frame is not None:
+        if frame.f_code.co_name in ("_xla_gc_callback", "__del__"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _run(argv: list[str] | None) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        warnings.showwarning = _show_warning
+        warnings.showwarning = show_warning
         return _command(argv)
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    """Show only what is said to the user; remove a damaged program of the cache, to be compiled and kept anew."""
-    if issubclass(category, Notice):
-        print(f"stedyn: {printable(str(message))}", file=sys.stderr)
-    elif "persistent compilation cache entry for" in str(message) and "reading" in str(message):
-        name, folder = str(message).split("'")[1], os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
-        for path in Path(folder).glob(f"{name}*-cache") if folder else ():
-            path.unlink(missing_ok=True)
-
-
 def _command(argv: list[str] | None) -> int:
-    _set_environment()
+    set_environment()
     command: Callable[..., Any] = typer.main.get_command(app)
     try:
         code = command(args=argv, prog_name="stedyn", standalone_mode=False)
@@ -266,24 +270,6 @@ def _command(argv: list[str] | None) -> int:
     if code == 130:  # typer turns an interrupt into this code
         return _complain("interrupted; what was being computed is lost.", code)
     return code if isinstance(code, int) else 0
-
-
-def _set_environment() -> None:
-    """Keep compiled programs between calls (unless ``STEDYN_CACHE=off``), if JAX is not running yet.
-
-    A program with a call back into Python cannot be kept: checks of equinox then put nan instead, which
-    a solve reports as its status.
-    """
-    if "jax" in sys.modules or os.environ.get("STEDYN_CACHE", "") == "off":
-        return
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stedyn"
-    for name, value in {
-        "JAX_COMPILATION_CACHE_DIR": str(folder),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-        "EQX_ON_ERROR": "nan",
-        "TF_CPP_MIN_LOG_LEVEL": "3",  # loading a kept program logs features of the machine
-    }.items():
-        os.environ.setdefault(name, value)
 
 
 def _complain(sentence: str, code: int) -> int:

@@ -54,6 +54,7 @@ def _seconds_of_a_step(problem: Problem, dim: int) -> float:
 
     device, never = jax.local_devices()[0], np.array([2**53])
     task = Task(problem, dim, np.zeros(1, np.uint32), never, never[:0], 1, device.platform)
+    task.counts_flips = False  # whose program need not be compiled
     task.place(task.draw(), 1, [device])
     task.compile()
     while True:
