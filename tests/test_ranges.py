@@ -39,6 +39,14 @@ def sawtooth(r):
     return min(0.3 + abs(np.log(2 * r)), 0.1 + 1.5 * abs(np.log(r)), 0.2 + abs(np.log(r / 2)))
 
 
+def test_ranges_without_a_value_are_passed_over():
+    """Where the objective is nan (beyond what a solve can do) the search goes on with the rest; it was an IndexError."""
+    candidate = best_range(
+        predictor(lambda r: sawtooth(r) if r < 1.7 else np.nan), 0.1, (0.1, 10.0), 41, None
+    )
+    assert candidate.range == pytest.approx(1.0, rel=1e-2)
+
+
 def test_the_search_finds_the_lowest_of_several_cusps():
     found = best_range(predictor(sawtooth), 0.1, (0.2, 5.0), 30, None)
     assert found.range == pytest.approx(1.0, rel=2e-3)

@@ -73,7 +73,8 @@ def _crossings(predictor: Predictor, lr: float, bounds) -> np.ndarray:
 
 
 def _minima(values: np.ndarray) -> list[int]:
-    """Indices of the best local minima."""
+    """Indices of the best local minima; a value that is nan is none."""
+    values = np.where(np.isnan(values), np.inf, values)
     padded = np.concatenate([[np.inf], values, [np.inf]])
     low = np.flatnonzero((values <= padded[:-2]) & (values <= padded[2:]) & np.isfinite(values))
     low = low[values[low] <= CLOSE * np.min(values) + 1e-12]
