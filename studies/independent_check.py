@@ -262,7 +262,7 @@ def findings(table: pd.DataFrame) -> str:
     sized = [name for name, word in groups.items() if word == "differs at this d alone"]
     return (
         f"{len(groups)} settings, {table['predicted'].count()} predictions. As simulated: {counts(table, 'z')}; "
-        f"extrapolated in d: {counts(table, 'extrapolated_z')}. At the level {LEVEL:g} a setting {len(differ)} "
+        f"extrapolated in d: {counts(table, 'extrapolated_z')}. At the level {LEVEL:g} of a setting, {len(differ)} "
         f"differ or have no "
         f"prediction ({', '.join(differ) or 'none'}), and {len(sized)} differ at their d but not extrapolated "
         f"({', '.join(sized) or 'none'}); by chance {LEVEL * len(groups):.1f} would differ at their d."
