@@ -246,12 +246,17 @@ class Problem(eqx.Module):
         return MODELS[self.model]
 
     @property
+    def rho(self) -> Float[Array, ""]:
+        """``E[w*^2]`` of all coordinates."""
+        return self.teacher.rho * (1.0 if self.channels is None else self.channels.power)
+
+    @property
     def signal(self) -> Float[Array, ""]:
         """``rho = E[v w*^2]``: the variance of the teacher's output."""
         variance = self.covariance.values()
         if self.paired:
             return jnp.mean(variance * jnp.asarray(self.teacher.data.values) ** 2)
-        return jnp.mean(variance) * self.teacher.rho * (1.0 if self.channels is None else self.channels.power)
+        return jnp.mean(variance) * self.rho
 
     @property
     def target(self) -> Teacher:

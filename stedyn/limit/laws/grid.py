@@ -181,7 +181,7 @@ class GridFlow(eqx.Module):
             out["occupancy"] = 0.5 * (each + each[::-1]) if limit.folded else each
             nearest = limit.pieces.first.shape[0] == levels.size
             if nearest and limit.model.gaussian:
-                face = jnp.searchsorted(self.faces, theta)
+                face = jnp.searchsorted(self.centers, theta)  # that on a threshold, whatever its last digit
                 mean_abs = limit.coefficients(order, tau).mean_abs
                 moving = (limit.share * mean_abs) @ mass / h
                 # linear interpolation between the two neighbouring centres
