@@ -24,6 +24,7 @@ from stedyn import (
 )
 from stedyn.files.problems import load_problem, problem_from_dict, problem_to_dict, save_problem
 from stedyn.files.report import describe
+from stedyn.limit.limit import derive
 from stedyn.rules import StochasticRounding
 from stedyn.simulation import gpu
 from stedyn.simulation.checkpoint import _entries
@@ -49,9 +50,7 @@ def test_channels_in_closed_form_relations():
     )
     for name in CURVES:
         np.testing.assert_allclose(getattr(alike, name), getattr(plain, name), rtol=1e-11, atol=1e-13)
-    one = solve(short(channels=Channels([1.0])), **LOW)
-    np.testing.assert_allclose(one.error, plain.error, rtol=1e-13)
-    scaled = Channels([2.0], range=[3.0], start=[0.5])
+    scaled = Channels([2.0, 2.0], range=[3.0, 3.0], start=[0.5, 0.5])
     other = solve(short(channels=scaled), **LOW)
     start = Start.gaussian(0.1, 0.5)
     exact = solve(
@@ -60,6 +59,14 @@ def test_channels_in_closed_form_relations():
     for name in CURVES:
         np.testing.assert_allclose(getattr(other, name), getattr(exact, name), rtol=1e-10, atol=1e-13)
     assert abs(other.final_error / plain.final_error - 1) > 0.1
+
+
+def test_one_channel_is_no_channels():
+    plain, one = (derive(short(channels=channels), 4) for channels in (None, Channels([1.0])))
+    for name in ("teacher", "share", "weight", "power", "floor", "ceiling"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(plain, name))
+    for ours, theirs in zip(*(limit.coefficients(limit.order(0.3), 0.0) for limit in (one, plain)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_channels_simulated_in_other_units():
