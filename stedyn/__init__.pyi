@@ -11,7 +11,7 @@ from .limit.fixed_points import FixedPoint, fixed_point
 from .limit.solution import Solution, SolveError
 from .limit.solver import solve
 from .limit.stairs import small_lr_stairs
-from .problem.populations import Covariance, Start, Teacher
+from .problem.populations import Channels, Covariance, Start, Teacher
 from .problem.problem import Problem, Run
 from .quantizers.quantizer import Quantizer
 from .rules import SGD, Rule
@@ -21,6 +21,7 @@ from .sweeps.run import sweep
 __version__: str
 __all__ = [
     "SGD",
+    "Channels",
     "Choices",
     "Comparison",
     "Covariance",

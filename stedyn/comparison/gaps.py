@@ -104,7 +104,7 @@ def _controls(solution: Solution, ensemble: Ensemble):
     The quantizers and the rule have not acted on these, so that their means are right whatever the theory of the rest.
     """
     norms = np.mean(np.square(ensemble.teacher, dtype=float), axis=1)
-    drawn = [norms - float(solution.problem.teacher.rho)]
+    drawn = [norms - float(solution.problem.rho)]
     if solution.tau[0] == 0 and ensemble.tau[0] == 0:
         drawn += [
             getattr(ensemble, name)[:, 0] - float(getattr(solution, name)[0]) for name in ("overlap", "norm")

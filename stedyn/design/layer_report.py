@@ -97,6 +97,7 @@ def report_layers(
     else:
         entries = list(load_weights(path, tensor, **options).values())
     layers = [entry for entry in entries if isinstance(entry, Layer)]
+    problem.alike("layers of a file")
     widths, points = checked_bits(bits, problem), whole("points", points, 5, 10_000)
     lr = float(problem.rule.lr)
     rows = []

@@ -151,6 +151,7 @@ def range_map(
     >>> print(chart.best[0], chart.values[1, 0].round(3))
     1.3 0.177
     """
+    problem.alike("range maps")
     goal = Objective.parse(objective)
     widths = _increasing("ranges", ranges)
     axis, points, pairs = _quantizers(problem, bits, lrs)

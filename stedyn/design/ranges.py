@@ -107,6 +107,7 @@ def choose(
              "set it: the shortest plateau alone is that of the smallest range")  # fmt: skip
     points = whole("points", points, 5, 10_000)
     rates = _rates(lrs, problem, goal)
+    problem.alike("choose")
     widths = checked_bits(bits, problem)
     bounds = {b: _bounds(ranges, problem, b) for b in widths}
     rules: dict[int, dict[str, float]] = {}

@@ -129,6 +129,7 @@ def sensitivity(
     >>> print(f"{s.value:.6f} {s.derivative:.6f}")  # lr sigma^2 / (2 - lr), 2 sigma^2 / (2 - lr)^2
     0.083333 0.222222
     """
+    problem.alike("sensitivities")
     choice("to", to, tuple(TO))
     positive("tol", tol)
     goal = None if objective == "escape" else _parsed(objective)

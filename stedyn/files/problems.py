@@ -1,4 +1,4 @@
-"""Problems as TOML: tables teacher, start, noise, weights, inputs, rule, covariance and run.
+"""Problems as TOML: tables teacher, start, noise, weights, inputs, rule, covariance, channels and run.
 
 What is written and read back is equal. The keys of ``[rule]`` are the parameters of its class in `stedyn.rules.RULES`.
 """
@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from ..checks import PATH, InputError, checked, fail
-from ..problem.populations import Covariance, Samples, Start, Teacher
+from ..problem.populations import Channels, Covariance, Samples, Start, Teacher
 from ..problem.problem import Problem, Run
 from ..quantizers.quantizer import Quantizer
 from ..rules import RULES, SCHEDULES, Rule, Schedule
@@ -94,6 +94,7 @@ def problem_from_dict(
             latent_clip=latent_clip,
             rule=_rule(checked["rule"]),
             covariance=_law(Covariance, "covariance", checked["covariance"], folder),
+            channels=_channels(checked["channels"]) if "channels" in tables else None,
             run=horizon,
         )
 
@@ -149,6 +150,12 @@ def _quantizer(table: str, content: dict[str, Any]) -> Quantizer:
         return Quantizer(**content)
 
 
+def _channels(content: dict[str, Any]) -> Channels:
+    if "teacher" not in content:
+        fail("channels.teacher", "a list of numbers, one for each channel", None, "set it")
+    return Channels(**content)
+
+
 def _rule(content: dict[str, Any]) -> Rule:
     kind = content.pop("kind")
     for name, parameter in rule_parameters(kind).items():
@@ -187,6 +194,7 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
         "rule": _rule_table(rule),
         "covariance": _samples(covariance.data)
         or {"exponent": covariance.exponent, "scale": covariance.scale},
+        "channels": {} if problem.channels is None else vars(problem.channels),
         "run": {"tau": run.tau, "points": run.points} if run.explicit is None else {"taus": run.explicit},
     }
     kinds = {"teacher": teacher.kind, "start": start.kind, "rule": rule.kind, "covariance": covariance.kind}
@@ -203,6 +211,8 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
         del plain["weights"]
     if plain["inputs"] == {"kind": "none"}:
         del plain["inputs"]
+    if problem.channels is None:
+        del plain["channels"]
     if covariance.kind == "identity":
         del plain["covariance"]
     return plain

@@ -57,6 +57,11 @@ def describe(problem: Problem, weights: Quantizer | None = None) -> str:
     weights_line = shown + f"; straight-through estimator: {problem.ste}"
     if problem.latent_clip is not None:
         weights_line += f", latent clip {problem.latent_clip:g}"
+    channels = [
+        f"{key} {', '.join(f'{x:g}' for x in values)}" for key, values in tables.get("channels", {}).items()
+    ]
+    if channels:
+        weights_line += f"; {len(tables['channels']['shares'])} channels: {'; '.join(channels)}"
     lines = {
         "teacher": f"{teacher}; start {start}; label noise std {problem.noise_std:g}",
         "weights": weights_line,

@@ -30,6 +30,7 @@ _KEYS: dict[str, dict[str | None, tuple[str, ...]]] = {
     "weights": {kind: keys + _STE for kind, keys in _QUANTIZER.items()},
     "inputs": _QUANTIZER,
     "covariance": {"identity": (), "power-law": ("exponent", "scale"), "file": ("path", "values", "tensor")},
+    "channels": {None: ("teacher", "range", "start", "shares")},
     "run": {None: ("tau", "points", "taus")},
 }
 _DEFAULT_KIND = {
@@ -40,7 +41,7 @@ _DEFAULT_KIND = {
     "rule": "sgd",
     "covariance": "identity",
 }
-TABLES = ("teacher", "start", "noise", "weights", "inputs", "rule", "covariance", "run")
+TABLES = ("teacher", "start", "noise", "weights", "inputs", "rule", "covariance", "channels", "run")
 
 
 #: What a command computes when it is given no problem file: setting R1.

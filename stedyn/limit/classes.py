@@ -18,12 +18,18 @@ from .quadrature import gauss_nodes, intervals
 
 
 class Classes(NamedTuple):
-    """``C`` classes with teacher value and share; ``group`` is the index of one of ``K`` input variances."""
+    """``C`` classes with teacher value and share; ``group`` is the index of one of ``K`` input variances.
+
+    Weights of a class are in units of ``unit``, the range of its channel; they start at ``start`` times the
+    start of the problem.
+    """
 
     teacher: Float[Array, " C"]
     share: Float[Array, " C"]
     group: Int[Array, " C"]
     variance: Float[Array, " K"]
+    unit: Float[Array, "*C"] | float = 1.0
+    start: Float[Array, "*C"] | float = 1.0
 
 
 #: Points that stand for a Gaussian teacher.
@@ -34,8 +40,22 @@ NODES, LEAST_NODES, FEWER_VARIANCES = 5, 3, 2
 _TABLE = 257
 
 
+def channel_classes(problem: Problem, n: int, coarse=False, variances=None, folded=False) -> Classes:
+    """`coordinate_classes` of all channels together, with the same arguments (``docs/channels.md``)."""
+    channels = problem.channels
+    if channels is None:
+        return coordinate_classes(problem, n, coarse, variances, folded)
+    parts = []
+    for teacher, unit, start, share in zip(*channels.columns, strict=True):
+        found = coordinate_classes(problem, n, coarse, variances, folded, teacher / unit)
+        each = jnp.ones_like(found.share)
+        parts.append(found._replace(share=share * found.share, unit=unit * each, start=start / unit * each))
+    joined = Classes(*(jnp.concatenate(fields) for fields in zip(*parts, strict=True)))
+    return joined._replace(variance=parts[0].variance)
+
+
 def coordinate_classes(
-    problem: Problem, n: int, coarse=False, variances: int | None = None, folded: bool = False
+    problem: Problem, n: int, coarse=False, variances: int | None = None, folded: bool = False, scale=None
 ) -> Classes:
     """Classes of a problem: about ``n`` teacher values for each of up to ``variances`` (even numbers).
 
@@ -44,10 +64,12 @@ def coordinate_classes(
     variances are nodes of one rule. ``sum share v c^2`` is exactly ``E[v w*^2]``. ``coarse`` (one traced flag for
     teacher values and variances, or one for each) takes a node from each interval, and `FEWER_VARIANCES` from the
     variances, the shapes kept: comparing the two shows what the finite number of classes costs. With ``folded``, for
-    problems that do not change under ``w -> -w``, a class stands for the teacher values ``c`` and ``-c``.
+    problems that do not change under ``w -> -w``, a class stands for the teacher values ``c`` and ``-c``. ``scale``
+    multiplies the teacher's weights.
     """
     merge = jnp.broadcast_to(jnp.asarray(coarse), (2,))
-    values, weights, exact = _teacher_points(problem.teacher, folded)
+    law = problem.teacher if scale is None else problem.teacher.scaled(scale)
+    values, weights, exact = _teacher_points(law, folded)
     if variances is None:  # fewer of them where there are many teacher values
         variances = max(2, min(n // 2 if exact else n // 4, 64))
     per = min(NODES, max(LEAST_NODES, n // (problem.weights.levels.size + 1)))

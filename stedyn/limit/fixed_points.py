@@ -182,6 +182,7 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         If lr is above its ceiling; for a rule of your own whose move has a mean; or for a surrogate
         derivative that vanishes beyond the range: what remains depends on the start and on how long one waits.
     """
+    problem.alike("a fixed point")
     whole("classes", classes, 2, 4096)
     check_centred(problem)
     if problem.absorbs:

@@ -33,7 +33,7 @@ from ..quantizers.quantizer import as_arrays
 from ..quantizers.surrogates import Surrogate
 from ..rules import Coefficients, Order, Response, Rule
 from ..rules.symmetry import check_centred
-from .classes import coordinate_classes
+from .classes import channel_classes
 from .starts import Starts, starts_of
 
 
@@ -41,12 +41,14 @@ class Limit(eqx.Module):
     """A problem as the laws see it: ``C`` classes of coordinates, levels, polynomials of ``psi``.
 
     A class has a teacher value and one of ``K`` input variances (``group`` says which); ``inputs`` and
-    ``response`` hold one entry for each of these.
+    ``response`` hold one entry for each of these. The weights of a class, with levels, range, clip and teacher value,
+    are in units of its ``unit``, the range of its channel (1 without channels; ``docs/channels.md``).
     """
 
     teacher: Float[Array, " C"]
     share: Float[Array, " C"]
     group: Int[Array, " C"]
+    unit: Float[Array, "*C"] | float
     levels: Float[Array, " L"]
     pieces: Pieces
     inputs: InputMoments
@@ -71,9 +73,14 @@ class Limit(eqx.Module):
         return self.inputs.k2[self.group]
 
     @property
+    def weight(self) -> Float[Array, " C"]:
+        """``share unit^2``: how much products of two weights of every class count."""
+        return self.share * self.unit**2
+
+    @property
     def rho(self) -> Float[Array, ""]:
         """``E[v w*^2]``, the variance of the teacher's output."""
-        return self.share @ (self.inputs.std[self.group] * self.teacher) ** 2
+        return self.weight @ (self.inputs.std[self.group] * self.teacher) ** 2
 
     @property
     def power(self) -> Float[Array, ""]:
@@ -94,9 +101,10 @@ class Limit(eqx.Module):
         return self.model.order(V, self.rho)
 
     def coefficients(self, order: Order, tau) -> Coefficients:
-        """``a, b, D, E|U|`` (C,) of every class."""
+        """``a, b, D, E|U|`` (C,) of every class, in its units."""
         each = eqx.filter_vmap(lambda response: response(order, tau))(self.response)
-        return Coefficients(*(jnp.asarray(value)[self.group] for value in each))
+        a, b, D, mean_abs = (jnp.asarray(value)[self.group] for value in each)
+        return Coefficients(a, b, D / self.unit**2, mean_abs / self.unit)
 
     def effective_step(self, order: Order, tau) -> Float[Array, ""]:
         """``b / (lr k2)``: 1 for SGD, the part of the step that is left by rounding (0 once lr is 0)."""
@@ -110,22 +118,24 @@ class Limit(eqx.Module):
 
     def error(self, psi, square) -> Float[Array, "*n"]:
         """Generalization error from ``E[psi]`` and ``E[psi^2]`` of every class (C, *n)."""
-        return self.power + (self.share * self.k2) @ square - 2 * (self.share * self.k1 * self.teacher) @ psi
+        return (
+            self.power + (self.weight * self.k2) @ square - 2 * (self.weight * self.k1 * self.teacher) @ psi
+        )
 
     def observables(self, psi, square) -> dict[str, Array]:
         """Observables of the model alone, from ``E[psi]`` and ``E[psi^2]`` of every class (C, *n)."""
-        cross = self.share * self.inputs.k1[self.group] * self.teacher
-        return self.model.observables(self.rho, cross @ psi, (self.share * self.k2) @ square)
+        cross = self.weight * self.inputs.k1[self.group] * self.teacher
+        return self.model.observables(self.rho, cross @ psi, (self.weight * self.k2) @ square)
 
     @property
     def floor(self) -> Float[Array, ""]:
         """A lower bound of the error: every weight on the level that suits its teacher best."""
         ideal = self.k1 / self.k2 * self.teacher
-        unavoidable = self.power - (self.share * self.k2) @ ideal**2
+        unavoidable = self.power - (self.weight * self.k2) @ ideal**2
         if self.levels.size == 0:
             return unavoidable
         distance = jnp.min(jnp.abs(ideal[:, None] - self.levels), axis=1)
-        return unavoidable + (self.share * self.k2) @ distance**2
+        return unavoidable + (self.weight * self.k2) @ distance**2
 
     @property
     def ceiling(self) -> Float[Array, ""]:
@@ -137,7 +147,7 @@ class Limit(eqx.Module):
         else:
             return jnp.asarray(jnp.inf)
         each = self.k2[:, None] * ends**2 - 2 * (self.k1 * self.teacher)[:, None] * ends
-        return self.power + self.share @ jnp.max(each, axis=1)
+        return self.power + self.weight @ jnp.max(each, axis=1)
 
 
 def derive(
@@ -149,7 +159,7 @@ def derive(
     """
     check_model(problem)
     wall = problem.latent_clip
-    found = coordinate_classes(problem, classes, coarse, variances, folded)
+    found = channel_classes(problem, classes, coarse, variances, folded)
     inputs = input_moments(problem.inputs, jnp.sqrt(found.variance))
     every = found.share @ inputs.mean_abs[found.group]
     inputs = inputs._replace(crowd=jnp.full_like(inputs.std, 1.0) * every)
@@ -161,6 +171,7 @@ def derive(
         found.teacher,
         found.share,
         found.group,
+        found.unit,
         problem.weights.levels,
         problem.weights.pieces,
         inputs,

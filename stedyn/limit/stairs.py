@@ -39,6 +39,7 @@ def small_lr_stairs(problem: Problem) -> list[Stair]:
     ValueError
         Unless teacher and start are each centred on one value and weights are rounded to the nearest level.
     """
+    problem.alike("closed-form stairs")
     if problem.teacher.kind not in ("constant", "rademacher") or problem.start.mean is None:
         fail(
             "teacher",

@@ -18,7 +18,8 @@ class Starts(eqx.Module):
     """The start of ``C`` classes of coordinates: one law for all, or measured values with the classes they belong to.
 
     ``law`` is that of all coordinates together. ``values (n,)`` belong to ``owner (n,)``, one of ``owners`` groups, and
-    ``group (C,)`` says which of these is the start of a class; all three are None if one law serves for all.
+    ``group (C,)`` says which of these is the start of a class; all three are None if one law serves for all. The values
+    of a class are ``factor`` times these.
     """
 
     law: Start
@@ -26,6 +27,7 @@ class Starts(eqx.Module):
     owner: Int[Array, " n"] | None = None
     group: Int[Array, " C"] | None = None
     owners: int = eqx.field(static=True, default=1)
+    factor: Float[Array, "*C"] | float = 1.0
 
     def classes(self, n: int, coarse=False) -> tuple[Float[Array, "C J"], ...]:
         """Share, mean and variance of the ``J <= n`` start classes of every class (``C = 1``: the same for all)."""
@@ -77,7 +79,7 @@ def starts_of(problem: Problem, found: Classes) -> Starts:
     law = problem.start
     _, start, variance = problem.together
     if start == 1 and variance != 1:
-        return Starts(law)
+        return Starts(law, factor=found.start)
     values, many = jnp.asarray(law.data.values), found.variance.size
     linear = problem.weights.is_none
     v = jnp.ones_like(values) if variance == 2 else jnp.asarray(problem.covariance.data.values)

@@ -171,6 +171,8 @@ def has_fixed_point(problem: Problem, any_range: bool = False) -> bool:
 
     With ``any_range``, for every range of the weights.
     """
+    if problem.channels is not None:  # not implemented
+        return False
     absorbs = problem.surrogate.ends if any_range else problem.absorbs
     return not (absorbs or problem.surrogate.smooth) and 0 < float(problem.rule.rate(jnp.inf)) < np.inf
 

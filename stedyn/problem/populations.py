@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..checks import checked, fail, finite, is_traced, nonnegative, positive
+from ..checks import checked, fail, finite, is_traced, nonnegative, positive, several
 
 #: Samples with at most this many distinct values keep them exactly (``atoms`` and their shares).
 MAX_ATOMS = 64
+#: Most channels, each of which has classes of its own in the limit.
+MAX_CHANNELS = 16
 #: Inputs that stand for a power law of variances in the limit.
 POWER_LAW_VALUES = 2**14
 
@@ -161,3 +163,67 @@ class Covariance(eqx.Module):
         return (
             jnp.asarray(self.scale) * n * jnp.diff((np.arange(n + 1) / n) ** (1 - jnp.asarray(self.exponent)))
         )
+
+
+class Channels(eqx.Module):
+    """Groups of coordinates, each with its own teacher scale, weight range and start (``docs/channels.md``).
+
+    Of the ``d`` coordinates the part ``shares[g]`` is in channel ``g``, independently of all else. There the teacher's
+    weights are ``teacher[g] w*`` and the latent weights start at ``start[g] w_0``; levels, thresholds, the range of the
+    surrogate derivative and a latent clip are ``range[g]`` times those of the problem: a weight is used as
+    ``range[g] psi(w / range[g])``.
+
+    Parameters
+    ----------
+    teacher, range, start : sequences of G numbers above 0
+        Scales; ``range`` and ``start`` are 1 by default: one range and one start for all.
+    shares : sequence of G numbers above 0 that add up to 1
+        Equal by default.
+
+    Raises
+    ------
+    InputError
+        If one is out of bounds or has another length.
+
+    Examples
+    --------
+    >>> Channels([1.0, 0.25], range=[1.0, 0.25]).shares
+    (0.5, 0.5)
+    """
+
+    teacher: tuple
+    range: tuple
+    start: tuple
+    shares: tuple
+
+    @checked()
+    def __init__(self, teacher, range=None, start=None, shares=None):
+        count = len(several("channels.teacher", teacher))
+        if not 1 <= count <= MAX_CHANNELS:
+            fail("channels.teacher", f"1 to {MAX_CHANNELS} numbers, one for each channel", count,
+                 "join channels that are alike")  # fmt: skip
+        given = {"teacher": teacher, "range": range, "start": start, "shares": shares}
+        for name, values in given.items():
+            path = f"channels.{name}"
+            default = (1.0 / count if name == "shares" else 1.0,) * count
+            values = default if values is None else several(path, values)
+            if len(values) != count:
+                fail(
+                    path,
+                    f"{count} numbers, as channels.teacher has",
+                    len(values),
+                    "give one for each channel",
+                )
+            setattr(self, name, tuple(positive(path, value) for value in values))
+        if not any(is_traced(share) for share in self.shares) and abs(sum(self.shares) - 1) > 1e-9:
+            fail("channels.shares", "numbers that add up to 1", sum(self.shares), "scale them")
+
+    @property
+    def columns(self) -> tuple[tuple, ...]:
+        """Teacher scales, ranges, scales of the start and shares."""
+        return self.teacher, self.range, self.start, self.shares
+
+    @property
+    def power(self) -> Float[Array, ""]:
+        """``E[w*^2]`` over that of one channel of scale 1."""
+        return sum(share * scale**2 for share, scale in zip(self.shares, self.teacher, strict=True))

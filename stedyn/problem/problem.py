@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from ..quantizers.quantizer import Quantizer, as_arrays
 from ..quantizers.surrogates import SURROGATES, Surrogate
 from ..rules import SGD, Rule
 from .models import MODELS, Linear
-from .populations import Covariance, Start, Teacher
+from .populations import Channels, Covariance, Start, Teacher
 
 #: Largest |E[phi]| / sqrt(E[phi^2]) accepted: below it the neglected drift stays small up to d = 1e8.
 MEAN_TOLERANCE = 1e-6
@@ -77,6 +79,8 @@ class Problem(eqx.Module):
         The update rule; `SGD` by default.
     covariance : Covariance
         Variances ``v_i`` of the inputs; all 1 by default.
+    channels : Channels or None
+        Groups of coordinates with their own teacher scale, range and start (a range per channel).
     run : Run
         Horizon and saved times, in units of ``tau = steps / d``.
 
@@ -104,6 +108,7 @@ class Problem(eqx.Module):
     latent_clip: Float[Array, ""] | float | None
     rule: Rule
     covariance: Covariance
+    channels: Channels | None
     run: Run
 
     @checked(
@@ -113,6 +118,7 @@ class Problem(eqx.Module):
         inputs=Quantizer,
         rule=Rule,
         covariance=Covariance,
+        channels=Channels,
         run=Run,
     )
     def __init__(
@@ -128,6 +134,7 @@ class Problem(eqx.Module):
         latent_clip=None,
         rule: Rule | None = None,
         covariance: Covariance | None = None,
+        channels: Channels | None = None,
         run: Run | None = None,
     ):
         self.teacher = Teacher.constant() if teacher is None else teacher
@@ -140,6 +147,7 @@ class Problem(eqx.Module):
         self.latent_clip = None if latent_clip is None else positive("weights.latent_clip", latent_clip)
         self.rule = SGD() if rule is None else rule
         self.covariance = Covariance.identity() if covariance is None else covariance
+        self.channels = channels
         self.run = Run() if run is None else run
         if self.surrogate.ends and self.weights.range is None:
             fail("weights.range", f"a positive number for ste = {self.ste!r}", None, "set it")
@@ -147,6 +155,7 @@ class Problem(eqx.Module):
             fail("weights.ste", f"'identity' or 'clipped' with the rule {self.rule.kind!r} (other multiples of a "
                  "move leave its lattice)", self.ste, "choose one of these, or another rule")  # fmt: skip
         self._check_magnitudes()
+        self._check_channels()
         self._check_start()
         if self.model != "linear" and not is_traced(self.signal) and np.any(np.asarray(self.signal) == 0):
             fail("teacher", f"weights that are not all 0 for model = {self.model!r}", 0.0, "give it some")
@@ -178,10 +187,38 @@ class Problem(eqx.Module):
                 "use mid-rise or mid-tread, or centre the levels",
             )
 
+    def _check_channels(self):
+        if self.channels is None:
+            return
+        for name in ("teacher", "start"):
+            if getattr(self, name).data is not None:
+                fail("channels", f"none with a measured {name} (which channel has which values is not known)",
+                     f"{len(self.channels.shares)} channels", f"give the {name} by a law")  # fmt: skip
+        if self.weights.is_none and any(scale != 1 for scale in self.channels.range if not is_traced(scale)):
+            fail(
+                "channels.range", "1 for weights that are not quantized", self.channels.range, "leave it out"
+            )
+        if self.rule.lattice is not None:
+            fail("channels", f"none with the rule {self.rule.kind!r}, whose lattice is one for all weights",
+                 f"{len(self.channels.shares)} channels", "choose another rule")  # fmt: skip
+
+    def alike(self, what: str) -> None:
+        """Refuse channels for ``what``, which is not implemented for them."""
+        if self.channels is not None:
+            fail(
+                "channels",
+                f"none for {what}",
+                f"{len(self.channels.shares)} channels",
+                "use solve, simulate or compare",
+            )
+
     def _check_start(self):
         clip, value = self.latent_clip, self.start.mean
         if clip is None or self.start.kind != "constant" or is_traced(clip) or is_traced(value):
             return
+        if self.channels is not None:
+            scales = zip(self.channels.start, self.channels.range, strict=True)
+            value = max(start / range for start, range in scales) * value
         if np.any(np.abs(value) > clip):
             fail("start.value", f"a value inside the latent clip {clip}", value, "move it or widen the clip")
 
@@ -211,12 +248,17 @@ class Problem(eqx.Module):
         return MODELS[self.model]
 
     @property
+    def rho(self) -> Float[Array, ""]:
+        """``E[w*^2]`` of all coordinates."""
+        return self.teacher.rho * (1.0 if self.channels is None else self.channels.power)
+
+    @property
     def signal(self) -> Float[Array, ""]:
         """``rho = E[v w*^2]``: the variance of the teacher's output."""
         variance = self.covariance.values()
         if self.paired:
             return jnp.mean(variance * jnp.asarray(self.teacher.data.values) ** 2)
-        return jnp.mean(variance) * self.teacher.rho
+        return jnp.mean(variance) * self.rho
 
     @property
     def target(self) -> Teacher:
@@ -261,5 +303,6 @@ class Problem(eqx.Module):
             inputs=self.inputs,
             rule=self.rule,
             covariance=self.covariance,
+            channels=self.channels and dataclasses.replace(self.channels, range=None),
             run=self.run,
         )

@@ -79,6 +79,8 @@ def why_not(model: Model, pairs: int, held: int = HELD) -> str | None:
     layout = layout_of(pairs, held)
     if model.label is not LABELS["linear"]:
         return "a label that is not the teacher's output"
+    if model.per_channel:
+        return "a range for each channel"
     if model.rule.joint:
         return "a rule that couples all coordinates"
     if model.surrogate.smooth:

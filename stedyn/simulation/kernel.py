@@ -33,12 +33,14 @@ _SAMPLE_BITS = 21  # steps are counted up to 2^53, so that this many bits of the
 class Fixed(NamedTuple):
     """What a run does not change: teacher weights, and standard deviations of the inputs if not all are 1.
 
-    ``pairs`` says which pair each column is, where the columns are spread over devices (`layout`).
+    ``pairs`` says which pair each column is, where the columns are spread over devices (`layout`); ``ranges`` are those
+    of the weights, in units of that of the model, if not all are 1 (0 in the padding).
     """
 
     teacher: Halves
     input_std: Halves | None
     pairs: UInt32[Array, "1 P"] | None = None
+    ranges: Halves | None = None
 
 
 class Draws(NamedTuple):
@@ -107,7 +109,8 @@ def step(model: Model, fixed: Fixed, w: Halves, draws: Draws, now: sampler.Count
     else:
         r, phis = jnp.ones_like(w[0][:, :1], jnp.float32), _averaged(model, fixed, values, rounding, now)
     decay, moves = decay_of(model, tau), _moves(model, r, phis, draws, tau)
-    a, b = (_updated(model, *part, decay) for part in zip(w, moves, split(draws.decay), strict=True))
+    ranges = fixed.ranges or (None, None)
+    a, b = (_updated(model, *part, decay) for part in zip(w, moves, split(draws.decay), ranges, strict=True))
     return a, b
 
 
@@ -121,7 +124,7 @@ def _sample(model: Model, fixed: Fixed, w: Halves, rounding, x, xi, uniforms):
     codes = [model.inputs.code(x, u) for x, u in zip(xs, split(uniforms), strict=True)]
     codes = [_mask(code, n, fixed.pairs) for code, n in zip(codes, (-(-dim // 2), dim // 2), strict=True)]
     label = sum(t * x for t, x in zip(fixed.teacher, xs, strict=True))
-    student = terms(model, w, rounding, codes)
+    student = terms(model, w, rounding, codes, fixed.ranges)
     bound = bound_of(model)
     if fixed.pairs is None:
         label, student = fold(label), fold(student, bound)
@@ -152,13 +155,21 @@ def _mask(code, count: int, index=None):
     return jnp.where(index < jnp.uint32(count), code, jnp.zeros_like(code))
 
 
-def terms(model: Model, w, uniforms, codes) -> Array:
+def _scaled(w, ranges):
+    """Weights (of one half) over their ranges, where levels and thresholds are those of the model."""
+    return w if ranges is None else w / jnp.where(ranges > 0, ranges, jnp.float32(1.0))
+
+
+def terms(model: Model, w, uniforms, codes, ranges: Halves | None = None) -> Array:
     """The terms of ``psi(w).phi(x)``, those of the two halves added: int32 or float32."""
+    w = [_scaled(part, own) for part, own in zip(w, ranges or (None, None), strict=True)]
     psis = [model.weights.code(part, u) for part, u in zip(w, uniforms, strict=True)]
     if integer(model):
         products = [p.astype(jnp.int32) * c.astype(jnp.int32) for p, c in zip(psis, codes, strict=True)]
     else:
         products = [model.weights.value(p) * model.inputs.value(c) for p, c in zip(psis, codes, strict=True)]
+    if ranges is not None:
+        products = [own * product for own, product in zip(ranges, products, strict=True)]
     return products[0] + products[1]
 
 
@@ -177,18 +188,18 @@ def _moves(model: Model, r, phis, draws: Draws, tau):
     return moves
 
 
-def _updated(model: Model, state, move, u, decay):
+def _updated(model: Model, state, move, u, ranges, decay):
     """The state of some coordinates after a move."""
     if model.lattice is not None:
         return update(model, state, None, move, u, decay)[0]
-    return lax.complex(*update(model, lax.real(state), lax.imag(state), move, u, decay))
+    return lax.complex(*update(model, lax.real(state), lax.imag(state), move, u, decay, ranges))
 
 
-def update(model: Model, w, rest, move, u, decay):
+def update(model: Model, w, rest, move, u, decay, ranges=None):
     """Weights and their rests after a move ``U``; codes and None on a lattice."""
     if model.surrogate.ends:
         value = w if model.lattice is None else model.lattice.decode(w)
-        move = model.surrogate.scaled(move, value)
+        move = model.surrogate.scaled(move, _scaled(value, ranges))
     if model.lattice is not None:
         return model.lattice.update(w, move, decay, u, model.latent_clip), None
     change = move * jnp.float32(model.dim**-0.5) + (rest - decay * w)
@@ -196,8 +207,9 @@ def update(model: Model, w, rest, move, u, decay):
     rest = change - (new - w)
     if model.latent_clip is None:
         return new, rest
-    inside = jnp.abs(new) <= model.latent_clip
-    return jnp.clip(new, -model.latent_clip, model.latent_clip), jnp.where(inside, rest, jnp.float32(0.0))
+    clip = model.latent_clip if ranges is None else model.latent_clip * ranges
+    inside = jnp.abs(new) <= clip
+    return jnp.clip(new, -clip, clip), jnp.where(inside, rest, jnp.float32(0.0))
 
 
 def decay_of(model: Model, tau) -> Float32[Array, ""]:
@@ -241,7 +253,9 @@ def flips(model: Model, seeds: UInt32[Array, " S"], fixed: Fixed, w: Halves, low
     """How many weights of every seed change their level in ``n`` steps, summed over the steps."""
 
     def levels(parts):
-        return [model.weights.code(part, None) for part in latent(model, parts)]
+        ranges = fixed.ranges or (None, None)
+        each = zip(latent(model, parts), ranges, strict=True)
+        return [model.weights.code(_scaled(part, own), None) for part, own in each]
 
     def visit(total, before, after):
         changed = [old != new for old, new in zip(levels(before), levels(after), strict=True)]

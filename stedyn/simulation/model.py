@@ -16,6 +16,7 @@ from ..rules import Rule
 from . import sampler
 from .codes import Coder, coder
 from .lattice import Lattice, lattice_of
+from .population import ranges
 
 #: What the teacher's output becomes, by the model of the problem.
 LABELS: dict[str, Callable[[Array], Array]] = {"linear": lambda output: output, "sign": jnp.sign}
@@ -33,6 +34,7 @@ class Model(eqx.Module):
     lattice: Lattice | None
     dim: int = eqx.field(static=True)
     label: Callable[[Array], Array] = eqx.field(static=True)
+    per_channel: bool = eqx.field(static=True)
 
 
 def model_of(problem: Problem, dim: int) -> Model:
@@ -60,12 +62,13 @@ def model_of(problem: Problem, dim: int) -> Model:
         lattice,
         dim,
         LABELS[problem.model],
+        ranges(problem, dim) is not None,
     )
 
 
 def integer(model: Model) -> bool:
     """Whether ``psi(w).phi(x)`` is a sum of integers, in units of `unit`."""
-    return model.weights.integer and model.inputs.integer
+    return model.weights.integer and model.inputs.integer and not model.per_channel
 
 
 def unit(model: Model) -> Float32[Array, ""]:

@@ -42,7 +42,8 @@ class Observer:
 
     ``error = mean(v w*^2 - 2 k1 w* E[psi | w] + k2 E[psi^2 | w])`` with ``k1 = E[x phi]``, ``k2 = E[phi^2]`` for
     ``x ~ N(0, v)`` (see `_of_signs` for the model "sign"); ``m = mean(w* E[psi | w])``, ``q = mean(E[psi^2 | w])``,
-    the averages being over the randomness of stochastic rounding.
+    the averages being over the randomness of stochastic rounding. ``psi`` of a weight is ``R psi(w / R)`` with the
+    range ``R`` of its channel.
     """
 
     def __init__(self, problem: Problem):
@@ -62,23 +63,27 @@ class Observer:
         moments = _moments(self.inputs, np.sqrt(variance))
         return tuple(np.asarray(part)[:count] for part in (variance, *moments))
 
-    def __call__(self, w: np.ndarray, teacher: np.ndarray, variance: np.ndarray | None = None) -> Observed:
-        """Order parameters of weights (d,) with their teacher and the variances of their inputs, 1 by default."""
+    def __call__(self, w: np.ndarray, teacher: np.ndarray, variance=None, ranges=None) -> Observed:
+        """Order parameters of weights (d,) with their teacher, variances of their inputs and ranges, 1 by default."""
         blocks = [slice(first, first + _BLOCK) for first in range(0, w.size, _BLOCK)]
-        parts = [self._sums(w[b], teacher[b], None if variance is None else variance[b]) for b in blocks]
+        ranges = np.ones(w.size, np.float32) if ranges is None else ranges
+        parts = [
+            self._sums(w[b], teacher[b], None if variance is None else variance[b], ranges[b]) for b in blocks
+        ]
         sums: list[Any] = [None if c[0] is None else sum(c[1:], c[0]) for c in zip(*parts, strict=True)]
         means: list[Any] = [None if total is None else total / w.size for total in sums]
         observed = Observed(*means[:-1])
         return observed if self.model == "linear" else _of_signs(observed)
 
-    def _sums(self, w: np.ndarray, teacher: np.ndarray, variance: np.ndarray | None) -> Observed:
+    def _sums(self, w, teacher, variance: np.ndarray | None, ranges: np.ndarray) -> Observed:
         """The order parameters of some coordinates, times their number."""
         v, k1, k2 = self.alike if variance is None else self._weights_of(variance)
-        w, teacher = w.astype(float), teacher.astype(float)
-        piece = np.searchsorted(self.breaks, w, side="right")
+        w, teacher, ranges = w.astype(float), teacher.astype(float), ranges.astype(float)
+        place = w / ranges
+        piece = np.searchsorted(self.breaks, place, side="right")
         first, second = self.first[piece], self.second[piece]
-        mean = first[:, 0] + first[:, 1] * w
-        square = second[:, 0] + second[:, 1] * w + second[:, 2] * w**2
+        mean = ranges * (first[:, 0] + first[:, 1] * place)
+        square = ranges**2 * (second[:, 0] + second[:, 1] * place + second[:, 2] * place**2)
         error = np.sum(v * teacher**2 - 2 * k1 * teacher * mean + k2 * square)
         return Observed(
             float(error),
@@ -86,8 +91,8 @@ class Observer:
             float(np.sum(square)),
             float(np.sum(teacher * w)),
             float(np.sum(w**2)),
-            None if self.range is None else float(np.sum(np.abs(w) > self.range)),
-            self._occupancy(w, piece),
+            None if self.range is None else float(np.sum(np.abs(place) > self.range)),
+            self._occupancy(place, piece),
             np.array([np.sum(part) for part in (v * teacher**2, k1 * teacher * mean, k2 * square)]),
         )
 

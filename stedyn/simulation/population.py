@@ -1,4 +1,4 @@
-"""Teacher and start weights of one seed, drawn on the host by NumPy, and the variances of its inputs."""
+"""Teacher and start weights of one seed, drawn on the host by NumPy, and the variances of its inputs; channels."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..problem.populations import Covariance, Samples, Start, Teacher
+from ..problem.populations import Channels, Covariance, Samples, Start, Teacher
 from ..problem.problem import Problem
+
+#: Multiples of it, modulo 1, fill the interval evenly: the golden ratio.
+_GOLDEN = (np.sqrt(5) - 1) / 2
 
 
 class Population(NamedTuple):
@@ -25,11 +28,37 @@ def population(problem: Problem, dim: int, seed: int) -> Population:
     otherwise ``dim`` of them are drawn with replacement, the same of all that were measured together.
     """
     teacher, start, variance = (np.random.default_rng([seed, k]) for k in problem.together)
-    return Population(
+    drawn = Population(
         _teacher(problem.teacher, dim, teacher),
         _start(problem.start, dim, start),
         _variance(problem.covariance, dim, variance),
     )
+    if problem.channels is None:
+        return drawn
+    return drawn._replace(
+        teacher=drawn.teacher * scales(problem.channels, "teacher", dim),
+        start=drawn.start * scales(problem.channels, "start", dim),
+    )
+
+
+def scales(channels: Channels, name: str, dim: int) -> np.ndarray:
+    """The scale ``name`` of every coordinate, float32 (d,): that of its channel.
+
+    The channels are spread evenly over the coordinates, the same in all runs: inputs in the order of their variances
+    fall into all of them.
+    """
+    rank = np.argsort(np.argsort(np.arange(1, dim + 1) * _GOLDEN % 1))
+    last = np.cumsum(np.array(channels.shares, float))[:-1]
+    channel = np.searchsorted(last, (rank + 0.5) / dim)
+    return np.array(getattr(channels, name), np.float32)[channel]
+
+
+def ranges(problem: Problem, dim: int) -> np.ndarray | None:
+    """The range of every coordinate in units of that of the problem, float32 (d,); None where all are 1."""
+    channels = problem.channels
+    if channels is None or all(scale == 1 for scale in channels.range):
+        return None
+    return scales(channels, "range", dim)
 
 
 def _variance(covariance: Covariance, dim: int, rng: np.random.Generator) -> np.ndarray | None:

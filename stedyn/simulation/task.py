@@ -18,7 +18,7 @@ from .lattice import LAST
 from .layout import Halves, Spread
 from .model import model_of
 from .observe import Observed, Observer
-from .population import population
+from .population import population, ranges
 
 _FLIP_STEPS = 32
 _PER_SEED = ("snapshots", "weights", "teacher", "variance")  # not one value a saved step
@@ -116,6 +116,7 @@ class Task:
         self.steps, self.kept, self.chunk = steps, kept, chunk
         self.events = np.union1d(steps, kept)
         self.model = model_of(problem, dim)
+        self.ranges = ranges(problem, dim)
         self.programs = programs.programs(platform, spread)
         lattice = self.model.lattice
         #: Weights are smaller than this, or have diverged.
@@ -168,7 +169,11 @@ class Task:
             if "variance" in self.record:
                 std = self._put(np.sqrt(self.record["variance"][rows]).astype(np.float32), device)
             teacher, w = (self._put(part[rows], device) for part in (self.record["teacher"], standing.states))
-            fixed = kernel.Fixed(teacher, std, None if self.spread is None else self.spread.index)
+            widths = None
+            if self.ranges is not None:
+                widths = self._put(np.broadcast_to(self.ranges, (rows.stop - rows.start, self.dim)), device)
+            pairs = None if self.spread is None else self.spread.index
+            fixed = kernel.Fixed(teacher, std, pairs, widths)
             keys = jax.device_put(jnp.asarray(self.keys[rows]), device)
             state = State(int(standing.done[rows.start]), int(standing.at[rows.start]), w)
             self.groups.append(Group(rows, keys, fixed, state))
@@ -255,7 +260,7 @@ class Task:
             return
         for row, values in zip(range(rows.start, rows.stop), weights, strict=True):
             variance = record["variance"][row] if "variance" in record else None
-            seen = self.observer(values, record["teacher"][row], variance)
+            seen = self.observer(values, record["teacher"][row], variance, self.ranges)
             for name in set(Observed._fields) & record.keys():
                 record[name][row, columns] = getattr(seen, name)
         if self.counts_flips:

@@ -65,17 +65,26 @@ class GridFlow(eqx.Module):
 
     def start(self) -> Float[Array, "C N"]:
         """Cell masses at ``tau = 0``; what lies beyond the domain sits in its outermost cells."""
-        start, inner = self.limit.start.law, self.faces[1:-1]
+        start = self.limit.start
+        mass = (
+            self._masses(start.factor)
+            if jnp.ndim(start.factor) == 0
+            else jax.vmap(self._masses)(start.factor)
+        )
+        mass = mass.reshape(-1, mass.shape[-1])
+        return jnp.broadcast_to(mass, (self.limit.teacher.size, mass.shape[-1]))
+
+    def _masses(self, factor):
+        """The same for ``factor`` times the start of the problem."""
+        start, inner = self.limit.start.law, self._inside(self.faces[1:-1]) / factor
         if start.kind == "gaussian":
-            z = (self._inside(inner) - start.mean) / start.std
+            z = (inner - start.mean) / start.std
             below, above = norm.cdf(z), norm.cdf(-z)
             lower = jnp.concatenate([jnp.zeros(1), below, jnp.ones(1)])
             upper = jnp.concatenate([jnp.ones(1), above, jnp.zeros(1)])
             in_tail = jnp.concatenate([z > 0, jnp.ones(1, bool)])
-            mass = jnp.where(in_tail, upper[:-1] - upper[1:], jnp.diff(lower))
-        else:
-            mass = self.limit.start.masses(self._inside(inner))
-        return jnp.broadcast_to(mass, (self.limit.teacher.size, mass.shape[-1]))
+            return jnp.where(in_tail, upper[:-1] - upper[1:], jnp.diff(lower))
+        return self.limit.start.masses(inner)
 
     def _inside(self, faces):
         """The faces, with those on or behind the walls of a latent clip put at infinity."""
@@ -86,12 +95,12 @@ class GridFlow(eqx.Module):
 
     @property
     def error_weights(self) -> Float[Array, "C N"]:
-        """``share_c (v c^2 - 2 k1 c psi + k2 psi^2)`` of every cell, as the model has it, for a sum."""
+        """``weight_c (v c^2 - 2 k1 c psi + k2 psi^2)`` of every cell, as the model has it, for a sum."""
         limit = self.limit
         own = limit.model.power((limit.inputs.std[limit.group] * limit.teacher) ** 2, limit.rho)
         cross, square = 2 * limit.k1 * limit.teacher, limit.k2
         each = own[:, None] - cross[:, None] * self.first + square[:, None] * self.second
-        return limit.share[:, None] * each
+        return limit.weight[:, None] * each
 
     def error(self, mass) -> Float[Array, ""]:
         """Generalization error of the cell masses."""
@@ -104,7 +113,7 @@ class GridFlow(eqx.Module):
     def watch(self, best, other):
         """Values whose relative accuracy the step controller keeps, and their errors."""
         miss, limit = best - other, self.limit
-        weight = limit.share * limit.k2
+        weight = limit.weight * limit.k2
         variation = weight @ jnp.sum(jnp.abs(miss), axis=-1) / jnp.sum(weight)
         return jnp.stack([self.error(best), 1.0]), jnp.stack([jnp.abs(self.error(miss)), variation])
 
@@ -154,14 +163,14 @@ class GridFlow(eqx.Module):
     def observe(self, tau, mass) -> dict[str, Array]:
         """Order parameters and observables (``docs/theory.md``, section 8)."""
         limit, h, w = self.limit, self.widths, self.centers
-        total = limit.share @ mass
-        weighted = (limit.share * limit.teacher) @ mass
+        total, power = limit.share @ mass, limit.weight @ mass
+        weighted = (limit.weight * limit.teacher) @ mass
         out = dict(
             error=self.error(mass),
             m=weighted @ self.first,
-            q=total @ self.second,
+            q=power @ self.second,
             overlap=weighted @ w,
-            norm=total @ (w**2 + h**2 / 12),
+            norm=power @ (w**2 + h**2 / 12),
         )
         order = self.order(mass)
         out |= limit.observables(mass @ self.first, mass @ self.second)
@@ -172,7 +181,7 @@ class GridFlow(eqx.Module):
             out["occupancy"] = 0.5 * (each + each[::-1]) if limit.folded else each
             nearest = limit.pieces.first.shape[0] == levels.size
             if nearest and limit.model.gaussian:
-                face = jnp.searchsorted(self.faces, theta)
+                face = jnp.searchsorted(self.centers, theta)  # that on a threshold, whatever its last digit
                 mean_abs = limit.coefficients(order, tau).mean_abs
                 moving = (limit.share * mean_abs) @ mass / h
                 # linear interpolation between the two neighbouring centres

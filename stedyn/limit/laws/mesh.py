@@ -98,12 +98,13 @@ def _pushed_out(features, edge, gap):
 
 
 def _start_scale(limit: Limit):
-    """Mean and standard deviation of the start."""
+    """Mean and standard deviation of the start; of the narrowest with channels."""
     start = limit.start.law
     if start.data is not None:
         values = jnp.asarray(start.data.values)
         return jnp.mean(values), jnp.std(values)
-    return jnp.asarray(start.mean) * 1.0, jnp.asarray(start.std) * 1.0
+    factor = jnp.min(jnp.asarray(limit.start.factor))
+    return jnp.asarray(start.mean) * factor, jnp.asarray(start.std) * factor
 
 
 def _rate_times(limit: Limit, horizon):
@@ -120,9 +121,9 @@ def _rate_times(limit: Limit, horizon):
 
 def _extremes(limit: Limit, centre, spread, fast, slow):
     """Coefficients at the start and at the smallest error the problem allows, at the largest and at a small rate."""
-    moments = gaussian_moments(limit.pieces, centre, jnp.maximum(spread, 1e-9))
-    every = jnp.ones_like(limit.teacher)
-    start = limit.error(every * moments.mean, every * moments.square)
+    every = limit.start.factor / jnp.min(jnp.asarray(limit.start.factor)) * jnp.ones_like(limit.teacher)
+    moments = gaussian_moments(limit.pieces, every * centre, every * jnp.maximum(spread, 1e-9))
+    start = limit.error(moments.mean, moments.square)
     floor = limit.order(jnp.maximum(limit.floor, 1e-6 * limit.power))
     return (
         limit.coefficients(limit.order(start), fast),
@@ -151,6 +152,7 @@ def _domain(limit: Limit, at_start, at_floor, horizon, gap):
         low, high = jnp.min(values), jnp.max(values)
     else:
         low, high = start.mean - EXTENT * start.std, start.mean + EXTENT * start.std
+        low, high = jnp.min(low * limit.start.factor), jnp.max(high * limit.start.factor)
     a, b = jnp.maximum(at_start.a, at_floor.a), jnp.maximum(jnp.minimum(at_start.b, at_floor.b), 1e-200)
     D = 2 * jnp.maximum(at_start.D, at_floor.D)
     pull = a * limit.teacher

@@ -18,6 +18,10 @@ REFERENCE = "grid"
 
 
 class Grid(Law):
+    def check(self, problem, asked):
+        if asked.keep.size:
+            problem.alike("densities")
+
     def solve(self, problem, asked):
         from ..refinement import grid_curves
 
@@ -26,7 +30,12 @@ class Grid(Law):
 
 class Mixture(Law):
     def exact(self, problem):
-        return problem.weights.is_none and problem.latent_clip is None and not problem.surrogate.ends
+        return (
+            problem.weights.is_none
+            and problem.latent_clip is None
+            and not problem.surrogate.ends
+            and problem.channels is None
+        )
 
     def check(self, problem, asked):
         _check_moves("mixture", problem)
@@ -63,6 +72,7 @@ class Fluid(Law):
 
 
 def _check_moves(name: str, problem: Problem) -> None:
+    problem.alike(f"law = {name!r}")
     if problem.surrogate.smooth:
         raise InputError(
             f"law: expected 'grid' with weights.ste = {problem.ste!r}, found {name!r}, which knows moves of "
