@@ -211,7 +211,7 @@ def _compare(problem, job, threads):
     from ..comparison.comparison import compare
     from ..limit.solver import solve
 
-    densities = [float(problem.taus[-1])] if has_densities(job["law"]) else None
+    densities = [float(problem.taus[-1])] if has_densities(job["law"]) and problem.channels is None else None
     solution = solve(problem, law=job["law"], densities=densities)
     return compare(solution, _ensemble(problem, job, threads)).to_dict()
 
