@@ -6,7 +6,6 @@ What is written and read back is equal. The keys of ``[rule]`` are the parameter
 from __future__ import annotations
 
 import inspect
-import io
 import os
 import tomllib
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from ..quantizers.quantizer import Quantizer
 from ..rules import RULES, SCHEDULES, Rule, Schedule
 from .layers import input_variances, load_weights
 from .tables import checked_tables, rule_parameters
-from .whole import SAMPLE_SUFFIXES, read_samples, refuse_special, write_atomic
+from .whole import SAMPLE_SUFFIXES, keep_samples, read_samples, refuse_special, write_atomic
 
 
 @checked(path=PATH)
@@ -286,24 +285,5 @@ def save_problem(problem: Problem, path: str | os.PathLike) -> Path:
     for table in ("teacher", "start", "covariance"):
         if (data := getattr(problem, table).data) is not None:
             tables[table].pop("values", None)
-            tables[table]["path"] = _keep(data, path, table)
+            tables[table]["path"] = keep_samples(data, path, table)
     return write_atomic(path, "# a problem of stedyn; tau = steps / d\n" + tomli_w.dumps(tables))
-
-
-def _keep(data: Samples, path: Path, table: str) -> str:
-    """The path of a file with these samples, relative to the problem file if it lies below it."""
-    folder = Path(os.path.abspath(path)).parent
-    kept = None if data.path is None else Path(os.path.abspath(data.path))
-    if kept is None or not _holds(kept, data.values):
-        kept = folder / f"{path.stem}-{table}.npy"
-        buffer = io.BytesIO()
-        np.save(buffer, np.asarray(data.values))
-        write_atomic(kept, buffer.getvalue())
-    return kept.relative_to(folder).as_posix() if kept.is_relative_to(folder) else str(kept)
-
-
-def _holds(path: Path, values: Any) -> bool:
-    try:
-        return np.array_equal(read_samples(path, "path"), np.asarray(values))
-    except InputError:
-        return False

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..checks import fail
+from ..checks import InputError, fail
+from ..problem.populations import Samples
 
 _LONGEST_NAME = 200  # bytes
 SAMPLE_SUFFIXES = (".npy", ".csv")
@@ -157,3 +160,22 @@ def _one_line(array: np.ndarray, path: Path, name: str) -> np.ndarray:
         shape = " x ".join(map(str, array.shape)) if array.size else "no"
         fail(name, "one column or one row", f"{shape} numbers in {path}", "keep the column you mean")
     return array.ravel()
+
+
+def keep_samples(data: Samples, path: Path, table: str) -> str:
+    """The path of a file with these samples, written if there is none; relative to the problem file if below."""
+    folder = Path(os.path.abspath(path)).parent
+    kept = None if data.path is None else Path(os.path.abspath(data.path))
+    if kept is None or not _holds(kept, data.values):
+        kept = folder / f"{path.stem}-{table}.npy"
+        buffer = io.BytesIO()
+        np.save(buffer, np.asarray(data.values))
+        write_atomic(kept, buffer.getvalue())
+    return kept.relative_to(folder).as_posix() if kept.is_relative_to(folder) else str(kept)
+
+
+def _holds(path: Path, values: Any) -> bool:
+    try:
+        return np.array_equal(read_samples(path, "path"), np.asarray(values))
+    except InputError:
+        return False
