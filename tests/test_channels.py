@@ -42,6 +42,7 @@ def short(teacher=1.0, start=1.0, width=1.5, channels=None):
                    channels=channels, run=Run(3.0, 4), **GIVEN)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_channels_in_closed_form_relations():
     """Alike ones are one; one of other units is the problem in these units; unlike ones are neither."""
     plain, alike = (
