@@ -353,3 +353,8 @@ def test_commands_leave_the_flag_of_jax_alone(monkeypatch, capsys):
     monkeypatch.setattr("jax.config.update", lambda *given: pytest.fail(f"the flag was set: {given}"))
     assert cli.main(["fixed-point", "--set", "start.path=none", "--set", "start.kind=file"]) == 2
     assert cli.main(["sweep", "none.csv", "--out", "none"]) == 2
+
+
+def test_faults_are_answered_before_jax_is_imported():
+    code = "import sys, stedyn.cli.app; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -183,6 +183,19 @@ def test_two_processes_on_a_checkpoint(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
 
 
+def test_a_lock_is_removed_while_it_is_held(tmp_path, monkeypatch):
+    """Removed after it is let go, it might already be that of the next process."""
+    there, close = [], os.close
+
+    def closed(descriptor):
+        there.append((tmp_path / ".a.ckpt.lock").exists())
+        close(descriptor)
+
+    monkeypatch.setattr(checkpoint.os, "close", closed)
+    simulate(Problem(run=Run(2.0, 3)), dim=50, seeds=1, checkpoint=tmp_path / "a.ckpt")
+    assert there[-1:] == [False]
+
+
 def test_another_arithmetic_is_said(tmp_path, monkeypatch):
     def run(**given):
         return simulate(Problem(run=Run(2.0, 3)), dim=50, seeds=1, checkpoint=tmp_path / "a.ckpt", **given)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stedyn import rules
+from stedyn import InputError, rules
 from stedyn.files import whole as _io
 from stedyn.files.problems import (
     load_problem,
@@ -359,3 +359,12 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         write_atomic(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["p.toml"]
+
+
+def test_a_header_that_ends_too_early_is_a_sentence(tmp_path):
+    """NumPy parses it as Python, which raises an error of its own kind."""
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (3"
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(24))
+    with pytest.raises(InputError, match="something else"):
+        _io.read_samples(path, "teacher.path")

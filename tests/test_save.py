@@ -137,6 +137,14 @@ def test_what_is_loaded_is_what_was_saved(build, tmp_path):
     assert sorted(found.name for found in tmp_path.iterdir()) == ["again.npz", "run.npz"]
 
 
+def test_a_measured_teacher_keeps_its_model(tmp_path):
+    problem = Problem(Teacher.samples([0.5, -1.0, 2.0]), model="sign")
+    dataclasses.replace(ensemble(), problem=problem).save(tmp_path / "a.npz")
+    loaded = stedyn.load(tmp_path / "a.npz").problem
+    assert (loaded.model, loaded.teacher.data.path) == ("sign", None)
+    np.testing.assert_array_equal(loaded.teacher.data.values, problem.teacher.data.values)
+
+
 def test_the_helper_sees_a_last_bit():
     one = full_solution()
     assert not same(one, dataclasses.replace(one, error=np.nextafter(one.error, 1)))

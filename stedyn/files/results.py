@@ -162,7 +162,7 @@ def _tables(inner, problem: Problem) -> Any:
     tables: dict[str, Any] = problem_to_dict(problem)
     for table in ("teacher", "start", "covariance"):
         if (data := getattr(problem, table).data) is not None:
-            tables[table] = {"kind": "file", "values": np.asarray(data.values), "path": data.path}
+            tables[table] |= {"values": np.asarray(data.values), "path": data.path}
     return inner("tables", tables)
 
 

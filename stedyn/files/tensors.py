@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from pickle import UnpicklingError
-from tokenize import TokenError
 from typing import BinaryIO
 
 import numpy as np
 
 from ..checks import fail
-from .whole import read_csv, refuse_special
+from .whole import UNREADABLE, read_csv, refuse_special
 
 SUFFIXES = (".npy", ".npz", ".csv", ".safetensors")
 #: An archive may become this many bytes, or this many times its size.
@@ -73,17 +72,8 @@ def _reading(path: Path):
     """What the readers raise becomes one sentence."""
     from safetensors import SafetensorError
 
-    damage: tuple[type[Exception], ...] = (
-        ValueError,
-        EOFError,
-        UnpicklingError,
-        TokenError,
-        zipfile.BadZipFile,
-        zlib.error,
-        SafetensorError,
-    )
-    damage += (MemoryError, OverflowError, RecursionError, SyntaxError)  # shapes and headers without measure
-    damage += (RuntimeError, NotImplementedError, KeyError)  # encrypted or odd members of an archive
+    archive = (zipfile.BadZipFile, zlib.error, RuntimeError, KeyError)  # the last two for odd members
+    damage = (*UNREADABLE, UnpicklingError, SafetensorError, *archive)
     try:
         yield
     except OSError as error:

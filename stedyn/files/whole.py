@@ -10,14 +10,19 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from tokenize import TokenError
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..checks import InputError, fail
-from ..problem.populations import Samples
+
+if TYPE_CHECKING:  # the command line answers faults at once
+    from ..problem.populations import Samples
 
 _LONGEST_NAME = 200  # bytes
+#: What NumPy raises for damaged files, and for headers that are no Python or promise too much.
+UNREADABLE = (ValueError, EOFError, MemoryError, OverflowError, RecursionError, SyntaxError, TokenError)
 SAMPLE_SUFFIXES = (".npy", ".csv")
 #: Files that are written and not yet renamed, scratch and target, inside `all_or_none`.
 _waiting: list[tuple[Path, Path]] | None = None
@@ -112,7 +117,7 @@ def read_samples(path: Path, name: str) -> np.ndarray:
 def _read_npy(path: Path, name: str) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, MemoryError, OverflowError, RecursionError, SyntaxError):
+    except UNREADABLE:
         array = None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim != 1:
         kind = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "something else"

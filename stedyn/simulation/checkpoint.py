@@ -56,9 +56,9 @@ class Checkpoint:
     def close(self) -> None:
         """Let another process use the file."""
         if self._lock is not None:
+            _lock_path(self.path).unlink(missing_ok=True)  # while it is ours: the next one's file is another
             os.close(self._lock)
             self._lock = None
-            _lock_path(self.path).unlink(missing_ok=True)
 
     def load(self) -> Standing | None:
         """Fill the record of the task and return where its seeds stand; None without a file.
