@@ -11,7 +11,7 @@ import stedyn
 HOUSE = Path(stedyn.__file__).parent
 #: The rooms from the ground up. A room imports from those below it only, on types, too.
 FLOORS = (
-    ("checks",),
+    ("checks", "machine"),
     ("quantizers", "curves", "statements", "fingerprint"),
     ("inputs", "drawing"),
     ("rules",),

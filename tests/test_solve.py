@@ -46,7 +46,7 @@ def test_a_law_is_an_entry_of_the_registry(monkeypatch, tmp_path):
     assert (solution.law, solution.final_error) == ("flat", 1.0)
     (row,) = check_rows("table", [{"law": "flat"}], {}, tmp_path, "compare")
     assert row.job["law"] == "flat"
-    assert not has_densities(row.job["law"])
+    assert not has_densities(row.job["law"], Problem())
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def compare(
     from ..limit.solver import solve
 
     # the last weights of the simulation are set against the density at the same time
-    densities = [float(problem.taus[-1])] if has_densities(law) and problem.channels is None else None
+    densities = [float(problem.taus[-1])] if has_densities(law, problem) else None
     solution = solve(problem, law=law, tol=tol, densities=densities)
     ensemble = _simulate(problem, **simulation)
     _completed(ensemble)

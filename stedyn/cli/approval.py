@@ -19,7 +19,8 @@ def approve(problem, dim: int, seeds: int, yes: bool, runs: int = 1) -> None:
         With the numbers, if there is neither.
     """
     from ..checks import whole
-    from ..simulation.cost import cost, free_memory
+    from ..machine import free_memory
+    from ..simulation.cost import cost
 
     whole("dim", dim, 2, 2**29)
     whole("seeds", seeds, 1, 2**32)

@@ -22,10 +22,9 @@ def set_environment() -> None:
         "EQX_ON_ERROR": "nan",
     }.items():
         os.environ.setdefault(name, value)
-    if (
-        os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1"
-    ):  # which JAX sets, and a process started by one with JAX has
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # loading a kept program logs features of the machine
+    # loading a kept program logs features of the machine; 1 is what JAX sets, for the processes it starts, too
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 
 def show_warning(message, category, filename, lineno, file=None, line=None) -> None:

@@ -128,6 +128,14 @@ def set_value(tables: dict[str, Any], table: str, key: str, value: Any) -> dict[
     return {**tables, table: {**content, key: value}}
 
 
+def toml_value(text: str) -> Any:
+    """The value that a text is in TOML; an InputError if it is none, as numbers of thousands of digits are not."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        raise InputError("expected a TOML value") from None
+
+
 def set_key(tables: dict[str, Any], assignment: str) -> dict[str, Any]:
     """A copy of ``tables`` with one key changed, such as ``"rule.lr=0.1"`` (see `set_value`).
 
@@ -150,11 +158,8 @@ def set_key(tables: dict[str, Any], assignment: str) -> dict[str, Any]:
     check_known("table", table, TABLES)
     check_known(f"key of [{table}]", key, known_keys(table))
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (
-        ValueError,
-        RecursionError,
-    ):  # faults of TOML, numbers of thousands of digits, nesting without end
+        value = toml_value(text)
+    except InputError:
         if re.search(r"[\s\"'\[\]{}=,]", text):
             fail("--set", "a TOML value", text, "quote text, and write lists as [1, 2]")
         value = text

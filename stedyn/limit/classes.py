@@ -232,6 +232,6 @@ def variance_classes(covariance: Covariance, n: int, coarse=False):
     fewer = jnp.where(coarse, min(FEWER_VARIANCES, n - 1), 0)
     # a coordinate counts with its variance in the error
     part, log_v = gauss_nodes(jnp.log(values), values / values.size, one, 1, n, fewer)
-    share = part[0] * jnp.exp(-log_v[0])
-    share = share / jnp.sum(share)
-    return jnp.exp(log_v[0]) * (jnp.mean(values) / (share @ jnp.exp(log_v[0]))), share
+    value = jnp.exp(log_v[0])
+    share = part[0] / value / jnp.sum(part[0] / value)
+    return value * (jnp.mean(values) / (share @ value)), share

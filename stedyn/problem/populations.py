@@ -224,6 +224,11 @@ class Channels(eqx.Module):
         return self.teacher, self.range, self.start, self.shares
 
     @property
+    def one_range(self) -> bool:
+        """Whether all have the range of the problem."""
+        return all(scale == 1 for scale in self.range)
+
+    @property
     def power(self) -> Float[Array, ""]:
         """``E[w*^2]`` over that of one channel of scale 1."""
         return sum(share * scale**2 for share, scale in zip(self.shares, self.teacher, strict=True))

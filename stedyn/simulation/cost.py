@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ..checks import in_float64
+from ..machine import cores, free_memory
 from ..problem.problem import Problem
 from .task import Task
 
@@ -34,13 +33,13 @@ def memory_of(problem: Problem, dim: int, seeds: int, times: int, threads: int) 
 
 
 @in_float64
-def cost(problem: Problem, *, dim: int, seeds: int, threads: int | None = None) -> Cost:
+def cost(problem: Problem, *, dim: int, seeds: int) -> Cost:
     """What ``simulate`` with these arguments will need, on the first device and as many threads as there are cores.
 
     The seconds are those of a run of one seed that is timed for a fifth of a second, times all steps; nothing is
     measured where that is a matter of seconds, or where the memory of this machine does not suffice.
     """
-    threads = min(seeds, threads or os.cpu_count() or 1)
+    threads = min(seeds, cores())
     taus = problem.taus
     bytes_ = memory_of(problem, dim, seeds, taus.size, threads)
     work = float(taus[-1]) * dim * dim * seeds + 32.0 * dim * taus.size * seeds
@@ -64,20 +63,3 @@ def _seconds_of_a_step(problem: Problem, dim: int) -> float:
         if seconds > _MEASURED:
             return seconds / steps
         task.chunk *= 2
-
-
-def free_memory() -> float:
-    """Bytes that this process may still take; infinite where the system does not say."""
-    found = [float("inf")]
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        found.append(1024.0 * int(lines["MemAvailable"].split()[0]))
-    except (OSError, KeyError, ValueError):
-        if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
-            found.append(float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
-    try:  # what a container may take
-        most, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text() for name in ("max", "current"))
-        found.append(float(most) - float(used))
-    except (OSError, ValueError):
-        pass
-    return min(found)

@@ -16,7 +16,6 @@ from ..rules import Rule
 from . import sampler
 from .codes import Coder, coder
 from .lattice import Lattice, lattice_of
-from .population import ranges
 
 #: What the teacher's output becomes, by the model of the problem.
 LABELS: dict[str, Callable[[Array], Array]] = {"linear": lambda output: output, "sign": jnp.sign}
@@ -62,7 +61,7 @@ def model_of(problem: Problem, dim: int) -> Model:
         lattice,
         dim,
         LABELS[problem.model],
-        ranges(problem, dim) is not None,
+        problem.channels is not None and not problem.channels.one_range,
     )
 
 

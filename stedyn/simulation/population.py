@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -47,18 +48,20 @@ def scales(channels: Channels, name: str, dim: int) -> np.ndarray:
     The channels are spread evenly over the coordinates, the same in all runs: inputs in the order of their variances
     fall into all of them.
     """
+    return np.array(getattr(channels, name), np.float32)[_channel(tuple(map(float, channels.shares)), dim)]
+
+
+@functools.lru_cache(maxsize=1)  # all seeds ask for it
+def _channel(shares: tuple[float, ...], dim: int) -> np.ndarray:
+    """The channel of every coordinate, uint8 (d,)."""
     rank = np.argsort(np.argsort(np.arange(1, dim + 1) * _GOLDEN % 1))
-    last = np.cumsum(np.array(channels.shares, float))[:-1]
-    channel = np.searchsorted(last, (rank + 0.5) / dim)
-    return np.array(getattr(channels, name), np.float32)[channel]
+    return np.searchsorted(np.cumsum(shares)[:-1], (rank + 0.5) / dim).astype(np.uint8)
 
 
 def ranges(problem: Problem, dim: int) -> np.ndarray | None:
     """The range of every coordinate in units of that of the problem, float32 (d,); None where all are 1."""
     channels = problem.channels
-    if channels is None or all(scale == 1 for scale in channels.range):
-        return None
-    return scales(channels, "range", dim)
+    return None if channels is None or channels.one_range else scales(channels, "range", dim)
 
 
 def _variance(covariance: Covariance, dim: int, rng: np.random.Generator) -> np.ndarray | None:

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..checks import PATH, Notice, checked, choice, fail, finite, in_float64, positive, same_floats, whole
+from ..machine import cores
 from ..problem.problem import Problem
 from . import sampler
 from .checkpoint import Checkpoint
@@ -131,7 +132,7 @@ def simulate(
     dim = whole("dim", dim, 2, 2 * sampler.MAX_PAIRS)
     seeds = whole("seeds", seeds, 1)
     seed = whole("seed", seed, 0, 2**32 - seeds)
-    threads = whole("threads", _cores() if threads is None else threads, 1)
+    threads = whole("threads", cores() if threads is None else threads, 1)
     chunk = whole("chunk", max(1, _CHUNK // dim) if chunk is None else chunk, 1, 2**31 - 1)
     steps = _steps("taus", problem.taus if taus is None else taus, dim)
     kept = _steps("snapshots", snapshots, dim)
@@ -173,11 +174,6 @@ def simulate(
         seconds = time.perf_counter() - begin + (0.0 if file is None else file.seconds)
         record = {name: hosts.gather(values) for name, values in task.record.items()}
         return _ensemble(task, record, seed, seconds, _device(platform, places, threads))
-
-
-def _cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _steps(name: str, taus, dim: int) -> np.ndarray:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import tomllib
 import traceback
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 from .. import __version__
 from ..checks import Failure, InputError, choice, fail, whole
 from ..files.report import to_json, write_json
-from ..files.tables import TABLES, known_keys, set_value
+from ..files.tables import TABLES, known_keys, set_value, toml_value
 from ..files.whole import refuse_special
 from ..fingerprint import fingerprint, is_library
 from ..limit.laws.registry import has_densities, names
@@ -92,9 +91,7 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{path}: cannot be read as a table ({reason}); give a CSV file.") from None
-    if not isinstance(
-        frame.index, pd.RangeIndex
-    ):  # pandas makes a name of a row of what lies before its columns
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas names a row by the cells before its columns
         fail(str(path), "as many cells in a row as in the first line", "more", "name every column")
     names = [str(name).strip() for name in frame.columns]
     rows = [dict(zip(names, map(str.strip, values), strict=True)) for values in frame.to_numpy().tolist()]
@@ -103,11 +100,8 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (
-        ValueError,
-        RecursionError,
-    ):  # faults of TOML, numbers of thousands of digits, nesting without end
+        return toml_value(text)
+    except InputError:
         return text
 
 
@@ -211,7 +205,7 @@ def _compare(problem, job, threads):
     from ..comparison.comparison import compare
     from ..limit.solver import solve
 
-    densities = [float(problem.taus[-1])] if has_densities(job["law"]) and problem.channels is None else None
+    densities = [float(problem.taus[-1])] if has_densities(job["law"], problem) else None
     solution = solve(problem, law=job["law"], densities=densities)
     return compare(solution, _ensemble(problem, job, threads)).to_dict()
 

@@ -15,6 +15,7 @@ from ..checks import PATH, checked, fail, several, whole
 from ..files.report import write_csv
 from ..files.tables import DEFAULT_TABLES
 from ..files.whole import write_atomic
+from ..machine import cores
 from .rows import (
     Outcome,
     Row,
@@ -95,7 +96,7 @@ def sweep(
     >>> frame["failure"].tolist()
     [None]
     """
-    workers = whole("workers", _cores() if workers is None else workers, 1)
+    workers = whole("workers", cores() if workers is None else workers, 1)
     source, cells = _cells(table)
     rows = check_rows(source, cells, *_base(problem), what)
     out = Path(out)
@@ -110,10 +111,6 @@ def sweep(
                 failures[row.key] = failure
             bar.update()
     return _summary(rows, out, failures)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cells(table: Any) -> tuple[str, list[dict[str, Any]]]:
@@ -156,13 +153,13 @@ def _computed(rows: list[Row], out: Path, executor: Executor | None, workers: in
         yield from _parallel(rows, out, executor, 1)
     elif workers > 1:
         jobs = [row.job for row in rows]
-        for k, outcome in compute_all(compute, jobs, workers, max(1, _cores() // workers)):
+        for k, outcome in compute_all(compute, jobs, workers, max(1, cores() // workers)):
             if isinstance(outcome, BrokenProcessPool):
                 outcome = Outcome(None, "its process was killed twice, perhaps for want of memory")
             yield _kept(rows[k], out, bug(outcome) if isinstance(outcome, Exception) else outcome)
     else:
         for row in rows:
-            yield _kept(row, out, compute(row.job, _cores()))
+            yield _kept(row, out, compute(row.job, cores()))
 
 
 def _parallel(rows: list[Row], out: Path, executor: Executor, threads: int):

@@ -65,12 +65,7 @@ class GridFlow(eqx.Module):
 
     def start(self) -> Float[Array, "C N"]:
         """Cell masses at ``tau = 0``; what lies beyond the domain sits in its outermost cells."""
-        start = self.limit.start
-        mass = (
-            self._masses(start.factor)
-            if jnp.ndim(start.factor) == 0
-            else jax.vmap(self._masses)(start.factor)
-        )
+        mass = jax.vmap(self._masses)(jnp.atleast_1d(self.limit.start.factor))
         mass = mass.reshape(-1, mass.shape[-1])
         return jnp.broadcast_to(mass, (self.limit.teacher.size, mass.shape[-1]))
 

@@ -95,6 +95,6 @@ def chosen(name: str, problem: Problem) -> str:
     return next((other for other, law in LAWS.items() if law.exact(problem)), REFERENCE)
 
 
-def has_densities(name: str) -> bool:
-    """Whether a law has densities, whatever the problem."""
-    return name not in LAWS or LAWS[name].densities
+def has_densities(name: str, problem: Problem) -> bool:
+    """Whether a law, or the one that "auto" may choose, has densities for a problem."""
+    return problem.channels is None and (name not in LAWS or LAWS[name].densities)
