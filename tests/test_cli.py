@@ -358,3 +358,12 @@ def test_commands_leave_the_flag_of_jax_alone(monkeypatch, capsys):
 def test_faults_are_answered_before_jax_is_imported():
     code = "import sys, stedyn.cli.app; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_a_signal_to_a_program_that_is_done_changes_nothing():
+    code = (
+        "import os, signal, sys; from stedyn.cli.app import main; sys.argv = ['stedyn', '--version']; code = main(); "
+        "os.kill(os.getpid(), signal.SIGINT); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

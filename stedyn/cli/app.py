@@ -222,8 +222,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         code = _run(argv)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler in before.items():  # of a program that is done, a signal changes nothing any more
+            signal.signal(number, signal.SIG_IGN if argv is None else handler)
     return 143 if code == 130 and signal.SIGTERM in received else code
 
 
