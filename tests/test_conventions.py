@@ -25,6 +25,13 @@ ALL = [
         for how in ROUNDINGS
     ),
     *(Quantizer(range=0.7, kind=kind, rounding=how) for kind in ("sign", "ternary") for how in ROUNDINGS),
+    *(
+        Quantizer(b, 1.3, kind="unsigned", edge=e, rounding=how, zero_point=z)
+        for b in range(2, 9)
+        for e in ("level", "bin")
+        for z in (0, 1, 2**b - 1)
+        for how in ROUNDINGS
+    ),
 ]
 FAMILY = {"sign": "mid-rise", "ternary": "mid-tread"}
 
@@ -50,6 +57,7 @@ def brevitas(
     if quant_type == "TERNARY":
         return np.where(np.abs(w) > threshold * scale, np.sign(w) * scale, 0.0)
     low, high = -(2 ** (bit_width - 1)) + int(narrow_range), 2 ** (bit_width - 1) - 1
+    low, high = (low, high) if signed else (0, 2**bit_width - 1)
     y = np.clip(w / scale + zero_point, low, high)
     floor = np.floor(y)
     y = np.rint(y) if float_to_int_impl_type == "ROUND" else floor + (y - floor > noise + 0.5)
@@ -73,6 +81,12 @@ def aqt(w, noise, *, bits, bound, preserve_zero, preserve_max_val, clip, round, 
 
 def qwix(w, noise, *, qtype, calibration_method, noise_fn, absmax=None):
     half = 2 ** (int(qtype.removeprefix("int")) - 1)
+    limits = [float(number) for number in calibration_method.split(",")[1:]]
+    if limits and sum(limits) != 0:
+        scale = (limits[1] - limits[0]) / (2 * half - 1)
+        zero = np.rint(-half - limits[0] / scale)
+        y = w / scale + zero + (0 if noise_fn is None else noise)
+        return (np.clip(np.rint(y), -half, half - 1) - zero) * scale
     bound = absmax if calibration_method == "absmax" else float(calibration_method.split(",")[2])
     scale = bound / (half - 0.5)
     return np.clip(np.rint(w / scale + (0 if noise_fn is None else noise)), -half, half - 1) * scale
@@ -84,7 +98,20 @@ def qpytorch(w, noise, *, wl, fl, clamp, symmetric, rounding):
     return np.clip(np.rint(w / step + (0 if rounding == "nearest" else noise)) * step, low, high)
 
 
+def onnx(w, noise, *, dtype, y_scale, y_zero_point):
+    bits = int(dtype.removeprefix("u")[3:])
+    low = 0 if dtype.startswith("u") else -(2 ** (bits - 1))
+    return (np.clip(np.rint(w / y_scale) + y_zero_point, low, low + 2**bits - 1) - y_zero_point) * y_scale
+
+
+def tensorrt(w, noise, *, num_bits, amax, unsigned, narrow_range):
+    high = 2.0 ** (num_bits - 1 + int(unsigned)) - 1
+    low = 0 if unsigned else -high if narrow_range else -high - 1
+    return np.clip(np.rint(w * (high / amax)), low, high) / (high / amax)
+
+
 FORMULAS = {"brevitas": brevitas, "torchao": torchao, "AQT": aqt, "qwix": qwix, "QPyTorch": qpytorch}
+FORMULAS |= {"ONNX": onnx, "TensorRT": tensorrt}
 
 
 def probes(levels):
@@ -92,6 +119,17 @@ def probes(levels):
     thresholds, step = (levels[1:] + levels[:-1]) / 2, levels[1] - levels[0]
     w = np.concatenate([thresholds - 1e-6 * step, thresholds + 1e-6 * step, levels, [-9.0, 9.0]])
     return w, levels[np.searchsorted(thresholds, w)]
+
+
+COUNTS = {
+    "brevitas": 268,
+    "torchao": 134,
+    "AQT": 128,
+    "qwix": 125,
+    "QPyTorch": 28,
+    "ONNX": 30,
+    "TensorRT": 77,
+}
 
 
 @pytest.mark.parametrize("library", FORMULAS)
@@ -114,7 +152,7 @@ def test_the_names_give_these_levels_by_the_formula_of_the_library(library):
             np.testing.assert_allclose(
                 mean, np.clip(w, levels[0], levels[-1]), atol=(levels[1] - levels[0]) / 100
             )
-    assert told == {"brevitas": 184, "torchao": 92, "AQT": 128, "qwix": 71, "QPyTorch": 28}[library]
+    assert told == COUNTS[library]
 
 
 def test_names_read_back_are_the_same_quantizer():
@@ -134,7 +172,7 @@ def test_both_edges_name_the_same_levels():
         if q.kind in FAMILY:
             continue
         for edge, width in both_edges(q).items():
-            same = Quantizer(q.bits, width, kind=q.kind, edge=edge)
+            same = Quantizer(q.bits, width, kind=q.kind, edge=edge, zero_point=q.zero_point)
             np.testing.assert_allclose(same.levels, q.levels, rtol=1e-12, atol=1e-12)
         assert both_edges(q)[q.edge] == pytest.approx(q.range)
     assert both_edges(Quantizer(range=0.5, kind="ternary")) == {"level": 0.5, "bin": 0.75}
@@ -148,6 +186,8 @@ def test_what_a_library_lacks_is_said():
         "torchao",
         "qwix",
         "QPyTorch",
+        "ONNX",
+        "TensorRT",
     ]
     assert "0.333333" in library_names(Quantizer(3, 1.0, kind="mid-tread"))["QPyTorch"]
     assert "9 bits" in library_names(Quantizer(9, 1.0, kind="twos-complement"))["qwix"]
@@ -198,6 +238,14 @@ def test_ties_go_where_the_table_says():
         ),
         ("qwix", dict(qtype="int2", calibration_method="absmax", absmax=3.0), "mid-tread", [-2, 0, 2]),
         ("qpytorch", dict(wl=2, fl=0), "twos-complement", [-2, -1, 0, 1]),
+        ("brevitas", dict(scale=0.5, bit_width=2, signed=False), "unsigned", [0, 0.5, 1, 1.5]),
+        ("torchao", dict(quant_min=0, quant_max=3, zero_point=1, scale=0.5), "unsigned", [-0.5, 0, 0.5, 1]),
+        ("torchao", dict(quant_min=-2, quant_max=1, zero_point=-2, scale=1.0), "unsigned", [0, 1, 2, 3]),
+        ("qwix", dict(qtype="int2", calibration_method="fixed,0,6"), "unsigned", [0, 2, 4, 6]),
+        ("onnx", dict(dtype="uint4", y_scale=1.0, y_zero_point=3), "unsigned", np.arange(16) - 3),
+        ("onnx", dict(dtype="int2", y_scale=1.0), "twos-complement", [-2, -1, 0, 1]),
+        ("tensorrt", dict(num_bits=2, amax=3.0, unsigned=True), "unsigned", [0, 1, 2, 3]),
+        ("tensorrt", dict(num_bits=3, amax=3.0, narrow_range=True), "mid-tread", np.arange(7) - 3),
     ],
 )
 def test_parameters_as_users_write_them(library, parameters, kind, levels):
@@ -209,7 +257,7 @@ def test_parameters_as_users_write_them(library, parameters, kind, levels):
 @pytest.mark.parametrize(
     ("library", "parameters", "sentence"),
     [
-        ("tensorrt", {}, r"library: expected one of 'brevitas', .*found 'tensorrt'"),
+        ("tflite", {}, r"library: expected one of 'brevitas', .*found 'tflite'"),
         (
             "brevitas",
             dict(scale=1.0, bits=4),
@@ -219,8 +267,8 @@ def test_parameters_as_users_write_them(library, parameters, kind, levels):
         ("brevitas", dict(scale=1.0), r"brevitas\.bit_width: expected a whole number"),
         (
             "brevitas",
-            dict(scale=1.0, bit_width=4, signed=False),
-            r"symmetric or two's complement levels, found '16 from 0 to 15'",
+            dict(scale=1.0, bit_width=4, signed=False, narrow_range=True),
+            r"levels of which one is 0, or symmetric ones, found '15 from 0 to 14'",
         ),
         ("brevitas", dict(scale=1.0, bit_width=1, narrow_range=True), r"found '1 from 0 to 0'"),
         ("brevitas", dict(scale=1.0, quant_type="BINARY", bit_width=2), r"brevitas\.bit_width: expected 1"),
@@ -260,9 +308,14 @@ def test_parameters_as_users_write_them(library, parameters, kind, levels):
         (
             "qwix",
             dict(qtype="int4", calibration_method="absmax"),
-            r"qwix\.calibration_method: expected 'fixed,-B,B' without absmax",
+            r"qwix\.calibration_method: expected 'fixed,LOW,HIGH' without absmax",
         ),
-        ("qwix", dict(qtype="int4", calibration_method="fixed,-1,2"), r"calibration_method"),
+        ("qwix", dict(qtype="int4", calibration_method="fixed,1,2"), r"calibration_method"),
+        (
+            "onnx",
+            dict(dtype="uint8", y_scale=1.0, y_zero_point=256),
+            r"y_zero_point: expected a whole number",
+        ),
         ("qwix", dict(qtype="int4", calibration_method="fixed,-a,a"), r"calibration_method"),
         (
             "qwix",

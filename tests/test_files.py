@@ -63,7 +63,7 @@ number = st.floats(-1e15, 1e15)
 def quantizers(draw, centred=False):
     kind = draw(st.sampled_from(["mid-rise", "mid-tread", "sign", "ternary"]))
     if not centred:
-        kind = draw(st.sampled_from([kind, "twos-complement", "levels", "none"]))
+        kind = draw(st.sampled_from([kind, "twos-complement", "unsigned", "levels", "none"]))
     edge = draw(st.sampled_from(["level", "bin"]))
     rounding = draw(st.sampled_from(["nearest", "stochastic"]))
     if kind == "none":
@@ -75,7 +75,8 @@ def quantizers(draw, centred=False):
     # inputs have their moments taken: few shapes, each of which is compiled once, and moderate ranges
     bits = None if kind in ("sign", "ternary") else draw(st.integers(2, 3 if centred else 9))
     range_ = draw(st.floats(0.1, 50.0) if centred else positive)
-    return Quantizer(bits, range_, kind=kind, edge=edge, rounding=rounding)
+    zero = draw(st.sampled_from([None, 0, 3])) if kind == "unsigned" else None
+    return Quantizer(bits, range_, kind=kind, edge=edge, rounding=rounding, zero_point=zero)
 
 
 @st.composite
@@ -226,6 +227,8 @@ BAD = {
     "[weights]\nkind = 'levels'\nlevels = ['a', 'b']\n": r"weights\.levels: expected a finite number, found 'a'",
     "[weights]\nkind = 'levels'\n": r"weights\.levels: expected at least two increasing numbers, found None",
     "[inputs]\nbits = 2\nrange = 2.0\nkind = 'twos-complement'\n": r"inputs: expected a quantizer with E\[phi",
+    "[weights]\nbits = 2\nrange = 2.0\nzero_point = 1\n": r"weights\.zero_point: does not go with kind = 'mid-rise'",
+    "[weights]\nbits = 2\nrange = 2.0\nkind = 'unsigned'\nzero_point = 4\n": r"zero_point: expected a whole number from 0 to 3",
     "[inputs]\nkind = 'levels'\nlevels = [-1.0, 2.0]\n": r"inputs: expected a quantizer with E\[phi",
     "[run]\ntau = 0\n": r"run\.tau: expected a positive number, found 0",
     "[run]\npoints = 1\n": r"run\.points: expected a whole number from 2",

@@ -19,6 +19,8 @@ GEOMETRIES = [
     ("mid-tread", "bin"),
     ("twos-complement", "level"),
     ("twos-complement", "bin"),
+    ("unsigned", "level"),
+    ("unsigned", "bin"),
 ]
 quantizers = st.builds(
     lambda bits, scale, geometry, rounding: Quantizer(
@@ -47,6 +49,8 @@ def strict():
         ("mid-tread", "bin", [-4 / 3, 0, 4 / 3]),
         ("twos-complement", "level", [-2, -1, 0, 1]),
         ("twos-complement", "bin", [-8 / 3, -4 / 3, 0, 4 / 3]),
+        ("unsigned", "level", [0, 2 / 3, 4 / 3, 2]),
+        ("unsigned", "bin", [0, 4 / 7, 8 / 7, 12 / 7]),
     ],
 )
 def test_levels_of_every_geometry_at_two_bits_and_range_two(kind, edge, levels):

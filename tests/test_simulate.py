@@ -33,6 +33,7 @@ PROBLEMS = {
         **NOISY,
     ),
     "two's complement": Problem(weights=Quantizer(4, 1.0, kind="twos-complement"), **NOISY),
+    "unsigned": Problem(weights=Quantizer(8, 1.5, kind="unsigned", zero_point=100), **NOISY),
     "sign": Problem(
         weights=Quantizer(kind="sign", range=0.7), inputs=Quantizer(kind="sign", range=1.0), **NOISY
     ),
@@ -166,13 +167,13 @@ def test_integer_path_equals_float_path(bits):
     np.testing.assert_allclose(overlap(floats), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["mid-rise", "mid-tread", "twos-complement"])
+@pytest.mark.parametrize("kind", ["mid-rise", "mid-tread", "twos-complement", "unsigned"])
 @pytest.mark.parametrize("bits", [2, 7, 8])
 def test_codes_fit_their_type_and_give_back_the_levels(kind, bits):
     quantizer = Quantizer(bits, 1.7, kind=kind)
     c = coder(quantizer)
     codes = c.code(jnp.asarray(quantizer.levels, jnp.float32), None)
-    assert codes.dtype == (jnp.int16 if (kind, bits) == ("mid-rise", 8) else jnp.int8)
+    assert codes.dtype == (jnp.int16 if bits == 8 and kind in ("mid-rise", "unsigned") else jnp.int8)
     assert np.abs(np.asarray(codes, int)).max() == c.bound
     np.testing.assert_allclose(c.value(codes), quantizer.levels, rtol=1e-6)
     far = c.code(jnp.asarray([-1e30, 1e30], jnp.float32), None)
@@ -180,13 +181,14 @@ def test_codes_fit_their_type_and_give_back_the_levels(kind, bits):
 
 
 @pytest.mark.parametrize("bits", [2, 3, 12])
-@pytest.mark.parametrize("kind", ["mid-rise", "mid-tread", "twos-complement", "levels"])
+@pytest.mark.parametrize("kind", ["mid-rise", "mid-tread", "twos-complement", "unsigned", "levels"])
 def test_ties_go_up(kind, bits):
     levels = np.arange(2.0**bits) - 2.0 ** (bits - 1)  # all thresholds are exact in float32
     reach = {
         "mid-rise": 2.0**bits - 1,
         "mid-tread": 2.0 ** (bits - 1) - 1,
         "twos-complement": 2.0 ** (bits - 1),
+        "unsigned": 2.0**bits - 1,
     }
     if kind == "levels":
         quantizer = Quantizer(kind=kind, levels=levels.tolist())

@@ -73,7 +73,9 @@ def _problem_flags(
     range: Annotated[float | None, _problem_flag("Range of the weights.")] = None,
     kind: Annotated[
         str | None,
-        _problem_flag("mid-rise, mid-tread, twos-complement, sign, ternary or none.", metavar="KIND"),
+        _problem_flag(
+            "mid-rise, mid-tread, twos-complement, unsigned, sign, ternary or none.", metavar="KIND"
+        ),
     ] = None,
     edge: Annotated[
         str | None,

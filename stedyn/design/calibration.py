@@ -210,8 +210,8 @@ class _UnitPieces:
 
 @in_float64
 def _unit_pieces(quantizer: Quantizer) -> _UnitPieces:
-    q = grid(quantizer)
-    unit = Quantizer(q.bits, 1.0, kind=q.kind, edge=quantizer.edge, rounding=q.rounding)
+    grid(quantizer)  # refuses what has no bits
+    unit = quantizer.with_range(1.0)
     return _UnitPieces(*(np.asarray(array) for array in unit.pieces))
 
 

@@ -145,8 +145,9 @@ def template(problem: Problem, bits: int) -> Quantizer:
     old = problem.weights
     if old.kind == "levels":
         fail("weights.kind", "a kind with bits and a range", old.kind, "choose mid-rise or mid-tread")
-    kind = "mid-rise" if old.is_none else old.kind
-    return Quantizer(bits, 1.0, kind=kind, edge=old.edge, rounding=old.rounding)
+    if old.is_none:
+        return Quantizer(bits, 1.0, edge=old.edge, rounding=old.rounding)
+    return old.with_bits(bits, 1.0)
 
 
 def _bounds(ranges, problem: Problem, bits: int) -> tuple[float, float]:

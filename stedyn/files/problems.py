@@ -249,7 +249,12 @@ def _quantizer_table(quantizer: Quantizer) -> dict[str, Any]:
     rounding = None if quantizer.is_none else quantizer.rounding
     range_ = None if quantizer.kind == "levels" else quantizer.range
     table = {"bits": quantizer.bits, "range": range_, "kind": quantizer.kind, "edge": edge}
-    return {**table, "rounding": rounding, "levels": quantizer.explicit}
+    return {
+        **table,
+        "rounding": rounding,
+        "levels": quantizer.explicit,
+        "zero_point": quantizer.zero_point or None,
+    }
 
 
 def _plain(name: str, value: Any) -> Any:

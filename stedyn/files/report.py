@@ -125,7 +125,8 @@ def _quantizer(quantizer: Quantizer) -> str:
 
 
 def _geometry(quantizer: Quantizer) -> str:
-    return f"{quantizer.kind}, {quantizer.edge} edge, {quantizer.rounding} rounding"
+    zero = f", zero point {quantizer.zero_point}" if quantizer.zero_point else ""
+    return f"{quantizer.kind}{zero}, {quantizer.edge} edge, {quantizer.rounding} rounding"
 
 
 def to_json(record: dict[str, Any]) -> str:

@@ -14,7 +14,11 @@ from ..rules import RULES
 
 _LATTICE = ("bits", "range", "edge", "rounding")
 _QUANTIZER: dict[str | None, tuple[str, ...]] = dict.fromkeys(KINDS, _LATTICE)
-_QUANTIZER |= {"levels": ("levels", *_LATTICE), "none": ("range", "edge")}
+_QUANTIZER |= {
+    "unsigned": (*_LATTICE, "zero_point"),
+    "levels": ("levels", *_LATTICE),
+    "none": ("range", "edge"),
+}
 _STE = ("ste", "latent_clip")
 _FILE = ("path", "values", "tensor", "normalise")
 #: Keys of every table but [rule], by its kind; tables without a kind have one entry under None.

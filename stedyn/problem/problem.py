@@ -145,7 +145,7 @@ class Problem(eqx.Module):
                     fail(name, f"numbers of at most {LARGEST:g}", largest, "choose other units")
 
     def _check_inputs(self):
-        symmetric = self.inputs.kind not in ("twos-complement", "levels")
+        symmetric = self.inputs.kind not in ("twos-complement", "unsigned", "levels")
         if symmetric or any(is_traced(leaf) for leaf in jax.tree.leaves((self.inputs, self.covariance))):
             return
         std = np.sqrt(np.quantile(self.covariance.values(), [0, 0.5, 1]))

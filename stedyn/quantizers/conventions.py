@@ -1,4 +1,4 @@
-"""The same quantizer under the names of brevitas, torchao, AQT, qwix and QPyTorch, both ways.
+"""The same quantizer under the names of brevitas, torchao, AQT, qwix, QPyTorch, ONNX and TensorRT, both ways.
 
 Every library here quantizes with equally spaced levels; they differ in what they call the step and
 the range, in which geometries they have, and in ties. Formulas (``s`` the scale, ``z`` the zero
@@ -11,14 +11,19 @@ torchao   ``(clamp(round(w/s) + z, quant_min, quant_max) - z) s``; with a zero p
           floats the levels are ``(q - (quant_min + quant_max + 1)/2) s + z``
 AQT       ``s = bound / n``, with ``n = 2^(b-1)``, less 1/2 with ``preserve_zero`` and less 1/2
           with ``preserve_max_val``; integers with ``preserve_zero``, odd halves without
-qwix      ``clip(round(w/s), -2^(b-1), 2^(b-1) - 1) s`` with ``s = absmax / (2^(b-1) - 1/2)``
+qwix      ``clip(round(w/s), -2^(b-1), 2^(b-1) - 1) s`` with ``s = absmax / (2^(b-1) - 1/2)``; between
+          limits of unequal size ``(clip(round(w/s + z), -2^(b-1), 2^(b-1) - 1) - z) s`` with
+          ``s = (high - low)/(2^b - 1)`` and ``z = round(-2^(b-1) - low/s)``
 QPyTorch  ``clamp(round(w 2^fl) / 2^fl)`` to ``-2^(wl-fl-1)`` (one step more with
           ``symmetric``) and ``2^(wl-fl-1) - 2^-fl``
+ONNX      ``(clamp(round(w/s) + z, lo, hi) - z) s`` (QuantizeLinear), ``lo, hi`` the ends of its type
+TensorRT  ``clamp(round(w/s), lo, hi) s`` with ``s = amax/hi`` and ``hi = 2^(b-1) - 1``, or
+          ``2^b - 1`` and ``lo = 0`` with ``unsigned``; ``lo = -hi``, or one less without ``narrow_range``
 ========  ==================================================================================
 
 Sources: the programs themselves, read in 2026: ``brevitas/core/quant``, ``torchao/quantization/
 quant_primitives.py``, ``aqt/jax/v2/numerics/int_numerics.py``, ``qwix/_src/core/{qarray,numerics}.py``,
-``qtorch/quant``.
+``qtorch/quant``, the operator QuantizeLinear of ONNX, ``pytorch_quantization/tensor_quant.py`` of TensorRT.
 """
 
 from __future__ import annotations
@@ -38,6 +43,8 @@ TIES = {
     "AQT": "to the even integer with preserve_zero, up without",
     "qwix": "to the even integer",
     "QPyTorch": "to the even integer on CPUs, away from zero on GPUs",
+    "ONNX": "to the even integer",
+    "TensorRT": "to the even integer",
 }
 
 
@@ -98,10 +105,10 @@ def from_library(library: str, **parameters: Any) -> Quantizer:
     Parameters
     ----------
     library : str
-        One of the five, in any case.
+        One of the seven, in any case.
     **parameters
         By the library's own names. The range comes back as the library states it: the bin edge for qwix
-        and for AQT without ``preserve_max_val``, the outermost level otherwise.
+        (with limits of equal size) and for AQT without ``preserve_max_val``, the outermost level otherwise.
 
     Raises
     ------

@@ -14,7 +14,8 @@ class Grid(NamedTuple):
     """A quantizer with equally spaced levels, as plain numbers.
 
     ``family`` counts sign to mid-rise and ternary to mid-tread; ``level`` and ``bin`` are the ranges of
-    the two edge conventions in units of the step; ``half = 2^(bits - 1)``.
+    the two edge conventions in units of the step; ``half = 2^(bits - 1)``; ``zero`` is the zero point of unsigned
+    integers.
     """
 
     kind: str
@@ -27,6 +28,7 @@ class Grid(NamedTuple):
     bin: float
     edge: str
     rounding: str
+    zero: int
 
 
 def grid(quantizer: Quantizer) -> Grid:
@@ -35,7 +37,7 @@ def grid(quantizer: Quantizer) -> Grid:
         fail("quantizer", "equally spaced levels", f"kind {quantizer.kind!r}", "choose another kind")
     unit, lowest, offset = quantizer.lattice
     family = {"sign": "mid-rise", "ternary": "mid-tread"}.get(quantizer.kind, quantizer.kind)
-    width, level = float(quantizer.range), -(lowest + offset)
+    width, level = float(quantizer.range), max(-(lowest + offset), lowest + quantizer.n_levels - 1 + offset)
     outside = -0.5 if family == "twos-complement" else 0.5
     edge = "level" if family != quantizer.kind else quantizer.edge
     return Grid(
@@ -49,6 +51,7 @@ def grid(quantizer: Quantizer) -> Grid:
         level + outside,
         edge,
         quantizer.rounding,
+        -lowest,
     )
 
 
@@ -61,10 +64,13 @@ def _lattice(step: float, lowest: float, count: int, rounding: str, library: str
         kind = "mid-tread"
     elif count == 2**bits and lowest == -count / 2:
         kind = "twos-complement"
+    elif count == 2**bits > 1 and lowest % 1 == 0 and 0 <= -lowest < count:
+        top = max(-lowest, lowest + count - 1)
+        return Quantizer(bits, top * step, kind="unsigned", rounding=rounding, zero_point=int(-lowest))
     else:
         bounds = f"{count} from {lowest * step:g} to {(lowest + count - 1) * step:g}"
         fix = "list the levels with Quantizer(kind='levels', levels=[...]) if there are two or more"
-        fail(library, "symmetric or two's complement levels", bounds, fix)
+        fail(library, "2^bits levels of which one is 0, or symmetric ones", bounds, fix)
     return Quantizer(bits, -lowest * step, kind=kind, rounding=rounding)
 
 
@@ -78,13 +84,15 @@ def _to_brevitas(q: Grid) -> dict[str, Any] | str:
         return {"quant_type": "BINARY", "scale": q.range}
     if nearest and q.kind == "ternary":
         return {"quant_type": "TERNARY", "threshold": 0.5, "scale": q.range}
+    unsigned = q.family == "unsigned"
     return {
         "quant_type": "INT",
         "bit_width": q.bits,
-        "signed": True,
+        "signed": not unsigned,
         "narrow_range": q.family == "mid-tread",
         "scale": q.step,
-        "zero_point": -0.5 if q.family == "mid-rise" else 0,  # a half needs quantize_zero_point=False
+        # a half needs quantize_zero_point=False
+        "zero_point": q.zero if unsigned else -0.5 if q.family == "mid-rise" else 0,
         "float_to_int_impl_type": "ROUND" if nearest else "STOCHASTIC_ROUND",
     }
 
@@ -129,6 +137,9 @@ def _to_torchao(q: Grid) -> dict[str, Any] | str:
     if q.family == "mid-rise":  # the zero point of the tinygemm kernels, a float
         bounds = {"quant_min": 0, "quant_max": 2 * q.half - 1, "scale": q.step, "zero_point": q.step / 2}
         return bounds | {"zero_point_domain": "FLOAT", "mapping_type": "ASYMMETRIC"}
+    if q.family == "unsigned":
+        bounds = {"quant_min": 0, "quant_max": 2 * q.half - 1, "scale": q.step, "zero_point": q.zero}
+        return bounds | {"zero_point_domain": "INT", "mapping_type": "ASYMMETRIC"}
     low = -q.half + (q.family == "mid-tread")
     bounds = {"quant_min": low, "quant_max": q.half - 1, "scale": q.step, "zero_point": 0}
     return bounds | {"zero_point_domain": "INT", "mapping_type": "SYMMETRIC"}
@@ -157,6 +168,8 @@ def _from_torchao(
 def _to_aqt(q: Grid) -> dict[str, Any] | str:
     if q.family == "twos-complement":
         return "AQT has symmetric levels only, and two's complement has one more below zero than above."
+    if q.family == "unsigned":
+        return "AQT has symmetric levels only, or (IntAsymmetric) such between the extremes of the data."
     return {
         "bits": q.bits,
         "bound": q.range,
@@ -180,7 +193,7 @@ def _from_aqt(
         positive("AQT.bound", bound),
         kind="mid-tread" if zero else "mid-rise",
         edge="level" if _flag("AQT.preserve_max_val", preserve_max_val) else "bin",
-        rounding="nearest" if noise is None else "stochastic",
+        rounding=_rounding(noise),
     )
 
 
@@ -194,6 +207,14 @@ def _to_qwix(q: Grid) -> dict[str, Any] | str:
         return "The integers of qwix contain zero, and mid-rise levels do not."
     if qtype not in _QTYPES:
         return f"qwix has int2 to int8 with such a step, and the quantizer has {q.bits} bits."
+    if q.family == "unsigned" and q.bits > 1:  # not so of binary
+        if not nearest and qtype not in _NOISY_QTYPES:
+            return f"qwix rounds stochastically to int4 and int8 only, and the quantizer has {q.bits} bits."
+        low, high = -q.zero * q.step, (2 * q.half - 1 - q.zero) * q.step
+        if low + high == 0:
+            return "qwix takes limits of equal size for a symmetric range."
+        method = f"fixed,{low!r},{high!r}"
+        return {"qtype": qtype, "calibration_method": method, "noise_fn": None if nearest else "uniform"}
     if not nearest and q.family == "mid-tread":
         return "qwix has one more level below zero, and its stochastic rounding reaches it."
     if not nearest and qtype not in _NOISY_QTYPES:
@@ -216,22 +237,37 @@ def _from_qwix(*, qtype, calibration_method, absmax=None, noise_fn=None) -> Quan
         numbers = [math.nan] * 3
     if method == "fixed" and absmax is None and numbers and numbers[0] == -numbers[-1] and len(numbers) == 2:
         bound, kind = numbers[1], "twos-complement"
+    elif (
+        method == "fixed"
+        and absmax is None
+        and len(numbers) == 2
+        and numbers[0] <= 0 <= numbers[1] > numbers[0]
+    ):
+        count = 2**bits
+        step = (numbers[1] - numbers[0]) / (count - 1)
+        # the zero point is rounded, so that the limits move with it
+        return _lattice(step, round(numbers[0] / step), count, _rounding(noise), "qwix")
     elif method == "absmax" and absmax is not None and len(numbers) <= 1:
         factor = positive("qwix.calibration_method", numbers[0] if numbers else 1.0)
         bound = positive("qwix.absmax", absmax) * factor
         # what is cut off below, or thrown there by the noise, takes the extra level
         kind = "mid-tread" if factor >= 1 and noise is None else "twos-complement"
     else:
-        expected = "'fixed,-B,B' without absmax, or 'absmax' or 'absmax,factor' with it, the largest |w|"
+        expected = "'fixed,LOW,HIGH' without absmax, or 'absmax' or 'absmax,factor' with it, the largest |w|"
         found = f"{calibration_method!r}, absmax = {absmax}"
         fail("qwix.calibration_method", expected, found, "give one of these")
-    rounding = "nearest" if noise is None else "stochastic"
-    return Quantizer(bits, positive("qwix bound", bound), kind=kind, edge="bin", rounding=rounding)
+    return Quantizer(bits, positive("qwix bound", bound), kind=kind, edge="bin", rounding=_rounding(noise))
+
+
+def _rounding(noise: str | None) -> str:
+    return "nearest" if noise is None else "stochastic"
 
 
 def _to_qpytorch(q: Grid) -> dict[str, Any] | str:
     if q.family == "mid-rise":
         return "The fixed point numbers of QPyTorch contain zero, and mid-rise levels do not."
+    if q.family == "unsigned":
+        return "The fixed point numbers of QPyTorch have a sign."
     length = round(-math.log2(q.step))
     if abs(q.step * 2.0**length - 1) > 1e-12:
         return f"The steps of QPyTorch are powers of two, and this one is {q.step:g}."
@@ -248,12 +284,62 @@ def _from_qpytorch(*, wl, fl, clamp=True, symmetric=False, rounding="stochastic"
     return _lattice(step, low, half - low, choice("QPyTorch.rounding", rounding, ROUNDINGS), "QPyTorch")
 
 
+def _to_onnx(q: Grid) -> dict[str, Any] | str:
+    if q.rounding == "stochastic":
+        return "ONNX rounds to the nearest level only."
+    if q.family == "mid-rise":
+        return "The zero point of ONNX is an integer, and mid-rise levels do not contain zero."
+    if q.bits not in _ONNX_BITS:
+        return f"ONNX has integers of 2, 4, 8 and 16 bits, and the quantizer has {q.bits}."
+    if q.family == "mid-tread":
+        return "The integers of ONNX have one more level below zero than above."
+    unsigned = q.family == "unsigned"
+    dtype = f"{'u' if unsigned else ''}int{q.bits}"
+    return {"dtype": dtype, "y_scale": q.step, "y_zero_point": q.zero if unsigned else 0}
+
+
+def _from_onnx(*, dtype, y_scale, y_zero_point=0) -> Quantizer:
+    types = tuple(f"{sign}int{bits}" for sign in ("u", "") for bits in _ONNX_BITS)
+    dtype = choice("ONNX.dtype", dtype, types)
+    count = 2 ** int(dtype.removeprefix("u")[3:])
+    low = 0 if dtype.startswith("u") else -count // 2
+    zero = whole("ONNX.y_zero_point", y_zero_point, low, low + count - 1)
+    return _lattice(positive("ONNX.y_scale", y_scale), low - zero, count, "nearest", "ONNX")
+
+
+_ONNX_BITS = (2, 4, 8, 16)
+
+
+def _to_tensorrt(q: Grid) -> dict[str, Any] | str:
+    if q.rounding == "stochastic":
+        return "TensorRT rounds to the nearest level only."
+    if q.family == "mid-rise":
+        return "The integers of TensorRT contain zero, and mid-rise levels do not."
+    if q.zero and q.family == "unsigned":
+        return "TensorRT has no zero point; export to ONNX with one."
+    if q.family != "unsigned" and q.bits < 2:
+        return "TensorRT has signed integers of 2 and more bits."
+    narrow, unsigned = q.family == "mid-tread", q.family == "unsigned"
+    top = (2 * q.half if unsigned else q.half) - 1
+    return {"num_bits": q.bits, "amax": top * q.step, "unsigned": unsigned, "narrow_range": narrow}
+
+
+def _from_tensorrt(*, num_bits, amax, unsigned=False, narrow_range=False) -> Quantizer:
+    unsigned, narrow = _flag("TensorRT.unsigned", unsigned), _flag("TensorRT.narrow_range", narrow_range)
+    bits = whole("TensorRT.num_bits", num_bits, 1 if unsigned else 2, MAX_BITS)
+    top = 2 ** (bits - 1 + unsigned) - 1
+    low = 0 if unsigned else -top - (not narrow)
+    return _lattice(positive("TensorRT.amax", amax) / top, low, top - low + 1, "nearest", "TensorRT")
+
+
 WRITERS: dict[str, Callable[[Grid], dict[str, Any] | str]] = {
     "brevitas": _to_brevitas,
     "torchao": _to_torchao,
     "AQT": _to_aqt,
     "qwix": _to_qwix,
     "QPyTorch": _to_qpytorch,
+    "ONNX": _to_onnx,
+    "TensorRT": _to_tensorrt,
 }
 READERS: dict[str, Callable[..., Quantizer]] = {
     "brevitas": _from_brevitas,
@@ -261,4 +347,6 @@ READERS: dict[str, Callable[..., Quantizer]] = {
     "AQT": _from_aqt,
     "qwix": _from_qwix,
     "QPyTorch": _from_qpytorch,
+    "ONNX": _from_onnx,
+    "TensorRT": _from_tensorrt,
 }

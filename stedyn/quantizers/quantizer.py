@@ -1,8 +1,8 @@
 r"""Quantizers: levels, thresholds and rounding.
 
-A quantizer is a nondecreasing step function with ``L`` levels and ``L - 1`` thresholds. Five
-symmetric or almost symmetric geometries are in use (``docs/theory.md``, section 2); with range
-``R`` and ``b`` bits they are
+A quantizer is a nondecreasing step function with ``L`` levels and ``L - 1`` thresholds. Six
+geometries are in use (``docs/theory.md``, section 2); with range ``R`` and
+``b`` bits they are
 
 =================  =======================================================================
 kind, edge         levels
@@ -13,6 +13,9 @@ mid-tread, level   ``linspace(-R, R, 2^b - 1)``, contains 0
 mid-tread, bin     centres of ``2^b - 1`` equal bins tiling ``[-R, R]``
 twos-complement    ``{-2^(b-1), ..., 2^(b-1) - 1} * step``; ``level``: the lowest level is
                    ``-R`` (step ``R/2^(b-1)``); ``bin``: step ``R/(2^(b-1) - 1/2)``
+unsigned           ``{-z, ..., 2^b - 1 - z} * step`` with the zero point ``z``, 0 by default;
+                   ``level``: ``R`` is the largest absolute level, the top one for ``z = 0``;
+                   ``bin``: the outer edge of its bin, half a step beyond
 =================  =======================================================================
 
 plus ``sign`` (levels ``-R, R``), ``ternary`` (``-R, 0, R``), explicit ``levels`` and ``none``.
@@ -30,7 +33,7 @@ from jaxtyping import Array, Float
 from ..checks import InputError, checked, choice, fail, finite, is_traced, positive, several, whole
 from .pieces import Pieces
 
-KINDS = ("mid-rise", "mid-tread", "twos-complement", "sign", "ternary", "levels", "none")
+KINDS = ("mid-rise", "mid-tread", "twos-complement", "unsigned", "sign", "ternary", "levels", "none")
 EDGES = ("level", "bin")
 ROUNDINGS = ("nearest", "stochastic")
 _FIXED_BITS = {"sign": 1, "ternary": 2}
@@ -48,9 +51,11 @@ class Quantizer(eqx.Module):
         ``R`` of the table above, in units of the weights. For ``levels`` it is the largest
         absolute level; for ``none`` it only serves the clipped straight-through estimator.
     kind, edge, rounding : str
-        See the module. ``edge`` is used by mid-rise, mid-tread and twos-complement.
+        See the module. ``edge`` is used by mid-rise, mid-tread, twos-complement and unsigned.
     levels : sequence of float
         The levels of ``kind="levels"``: at least two, strictly increasing.
+    zero_point : int, optional
+        Of ``kind="unsigned"``: the index of the level 0, from 0 to ``2^bits - 1``; 0 by default.
 
     Raises
     ------
@@ -64,14 +69,26 @@ class Quantizer(eqx.Module):
     edge: str = eqx.field(static=True)
     rounding: str = eqx.field(static=True)
     explicit: tuple[float, ...] | None
+    zero_point: int | None = eqx.field(static=True)
 
     @checked()
     def __init__(
-        self, bits=None, range=None, *, kind="mid-rise", edge="level", rounding="nearest", levels=None
+        self,
+        bits=None,
+        range=None,
+        *,
+        kind="mid-rise",
+        edge="level",
+        rounding="nearest",
+        levels=None,
+        zero_point=None,
     ):
         self.kind = choice("kind", kind, KINDS)
         self.edge = choice("edge", edge, EDGES)
         self.rounding = choice("rounding", rounding, ROUNDINGS)
+        self.zero_point = None
+        if zero_point is not None and kind != "unsigned":
+            fail("zero_point", "it with kind = 'unsigned' only", f"kind = {kind!r}", "set kind = 'unsigned'")
         if kind == "levels":
             self.explicit = _checked_levels(levels)
             self.bits = None if bits is None else whole("bits", bits, 1, MAX_BITS)
@@ -102,6 +119,10 @@ class Quantizer(eqx.Module):
         if range is None:
             fail("range", "a positive number", None, f"set it, as kind {kind!r} needs it")
         self.range = positive("range", range)
+        if kind == "unsigned":
+            self.zero_point = whole(
+                "zero_point", 0 if zero_point is None else zero_point, 0, 2**self.bits - 1
+            )
 
     def with_range(self, range) -> Quantizer:
         """The same quantizer with another range; ValueError for explicit levels, which have none of their own."""
@@ -112,7 +133,18 @@ class Quantizer(eqx.Module):
                 f"kind {self.kind!r}",
                 "scale its levels instead",
             )
-        return Quantizer(self.bits, range, kind=self.kind, edge=self.edge, rounding=self.rounding)
+        return self.with_bits(self.bits, range)
+
+    def with_bits(self, bits: int | None, range) -> Quantizer:
+        """A quantizer of the same geometry and rounding with other bits (None where the kind fixes them) and range."""
+        return Quantizer(
+            bits,
+            range,
+            kind=self.kind,
+            edge=self.edge,
+            rounding=self.rounding,
+            zero_point=self.zero_point,
+        )
 
     @property
     def is_none(self) -> bool:
@@ -135,6 +167,9 @@ class Quantizer(eqx.Module):
         if self.kind in ("mid-tread", "ternary"):
             top = half - 1
             return (1 / (top + 0.5) if bin_edge and self.kind == "mid-tread" else 1 / top, -top, 0.0)
+        if self.kind == "unsigned":
+            largest = max(self.zero_point, 2 * half - 1 - self.zero_point)
+            return (1 / (largest + 0.5) if bin_edge else 1 / largest, -self.zero_point, 0.0)
         return (1 / (half - 0.5) if bin_edge else 1 / half, -half, 0.0)
 
     @property

@@ -2,8 +2,8 @@
 
 A lattice level is ``unit * code`` with an integer ``code``: the index of the level where the lattice
 contains 0, and the odd number ``2k + 1`` (with half the step as unit) for mid-rise lattices, which
-have no level at 0. Codes take int8, except those of 8-bit mid-rise lattices (odd numbers up to 255),
-which take int16. Above 8 bits, and for explicit levels, values are float32.
+have no level at 0. Codes take int8, or int16 where they do not fit: of 8-bit mid-rise lattices (odd numbers
+up to 255) and 8-bit unsigned ones. Above 8 bits, and for explicit levels, values are float32.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class Coder(eqx.Module):
             return (index + jnp.float32(0.5 if self.half else 0.0)) * self.step
         number = index * jnp.float32(2.0) + jnp.float32(1.0) if self.half else index
         bits = lax.bitcast_convert_type(number + jnp.float32(_MAGIC), jnp.int32) - jnp.int32(_MAGIC_BITS)
-        return bits.astype(jnp.int16 if self.half and self.bound > 127 else jnp.int8)
+        ends = (2 * self.lowest + 1, self.bound) if self.half else (self.lowest, self.lowest + self.count - 1)
+        return bits.astype(jnp.int8 if -128 <= ends[0] and ends[1] <= 127 else jnp.int16)
 
     def value(self, code) -> Float32[Array, "*n"]:
         """The level of every code."""
