@@ -28,6 +28,7 @@ from stedyn.rules import SGD, StochasticRounding
 from stedyn.simulation import gpu, kernel, programs, sampler, simulate
 from stedyn.simulation.model import model_of
 from stedyn.simulation.observe import Observer
+from stedyn.simulation.state import encode, latent
 
 TWO_BIT = Quantizer(2, 2.0)
 R1 = Problem(weights=TWO_BIT, inputs=TWO_BIT, rule=SGD(0.1))
@@ -52,8 +53,7 @@ def prepared(problem: Problem, dim: int, seeds: int):
     start = kernel.halves(jnp.asarray(rng.normal(size=(seeds, dim)), jnp.float32))
     teacher = kernel.halves(jnp.ones((seeds, dim), jnp.float32))
     keys = jnp.arange(seeds, dtype=jnp.uint32)
-    w = tuple(map(jnp.asarray, kernel.encode(model, start)))
-    return model, keys, kernel.Fixed(teacher, None), w, np.uint32(0), np.uint32(0)
+    return model, keys, kernel.Fixed(teacher, None), encode(model, start), np.uint32(0), np.uint32(0)
 
 
 def draws(interpret: bool) -> dict:
@@ -109,15 +109,13 @@ def agreement(problem: Problem, dim: int, steps: int, advance) -> dict:
     cut = steps // 3
     first = advance(*arguments, np.int32(cut))
     again = advance(model, *rest[:2], first, np.uint32(cut), np.uint32(0), np.int32(steps - cut))
-    w, wanted, twice = (
-        np.asarray(kernel.whole(kernel.latent(model, x), dim)) for x in (found, expected, again)
-    )
+    w, wanted, twice = (np.asarray(kernel.whole(latent(model, x), dim)) for x in (found, expected, again))
     observer, teacher = Observer(problem), np.ones(dim)
     seen, known = ([observer(row, teacher) for row in rows] for rows in (w, wanted))
     return {
         "d": dim,
         "steps": steps,
-        "moved": float(np.abs(w - np.asarray(kernel.whole(kernel.latent(model, arguments[3]), dim))).max()),
+        "moved": float(np.abs(w - np.asarray(kernel.whole(latent(model, arguments[3]), dim))).max()),
         "weights": float(np.abs(w - wanted).max()),
         "error": float(max(abs(a.error / b.error - 1) for a, b in zip(seen, known, strict=True))),
         "m": float(max(abs(a.m - b.m) for a, b in zip(seen, known, strict=True))),

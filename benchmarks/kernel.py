@@ -16,6 +16,7 @@ import os
 import platform
 import time
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +27,7 @@ from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD
 from stedyn.simulation import kernel, sampler, simulate
 from stedyn.simulation.model import bound_of, model_of, unit
+from stedyn.simulation.state import encode, latent
 
 R1 = Problem(weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(0.1))
 STEP, LR = np.float32(4 / 3), np.float32(0.1)
@@ -137,7 +139,7 @@ def breakdown(dim: int, size: float) -> dict[str, float]:
     model, steps = model_of(R1, dim), max(20, int(size / dim))
     keys = jnp.zeros(1, jnp.uint32)
     teacher, start = (kernel.halves(jnp.full((1, dim), v, jnp.float32)) for v in (1.0, 0.1))
-    pairs, start = start[0].shape[1], kernel.encode(model, start)
+    pairs, start = start[0].shape[1], encode(model, start)
 
     def part(level):
         def body(i, state):
@@ -150,12 +152,13 @@ def breakdown(dim: int, size: float) -> dict[str, float]:
                 total += kernel.fold(teacher[0] * x[0] + teacher[1] * x[1])
             if level >= 2:
                 codes = [model.inputs.code(half, None) for half in x]
-                products = kernel.terms(model, kernel.latent(model, w), (None, None), codes)
+                products = kernel.terms(model, latent(model, w), (None, None), codes)
                 total += kernel.fold(products, bound_of(model)) * unit(model)
             if level == 3:
                 return kernel.step(model, kernel.Fixed(teacher, None), w, draws, now), ahead
             # one number of the result goes to the state, so that nothing is dead code
-            return (w[0].at[:, 0].add(1e-9 * total[:, 0]), w[1]), ahead
+            first = w.parts[0].w.at[:, 0].add(1e-9 * total[:, 0])
+            return eqx.tree_at(lambda state: state.parts[0].w, w, first), ahead
 
         def run(n, w):
             first = kernel.draw(model, sampler.Counter(keys, jnp.uint32(0), jnp.uint32(0)), pairs)

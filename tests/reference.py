@@ -61,8 +61,11 @@ def sgd(problem, r, phi, u, tau):
     return float(problem.rule.lr) * r * phi
 
 
-def step(problem, w, teacher, key, at, move=sgd):
-    """One step: the latent weights (d,) after step number ``at``."""
+def step(problem, w, teacher, key, at, move=sgd, optimizer=None):
+    """One step: the latent weights (d,) after step number ``at``.
+
+    An ``optimizer`` is a function of weights, gradient ``h r phi``, residual and step that remembers what it needs.
+    """
     d = w.size
     x = normals(key, at, STREAMS["inputs"], d)
     phi = quantize(problem.inputs, x, uniforms(key, at, STREAMS["round_inputs"], d))
@@ -73,21 +76,25 @@ def step(problem, w, teacher, key, at, move=sgd):
     r = label + float(problem.noise_std) * xi - psi @ phi / np.sqrt(d)
     u = [uniforms(key, at, STREAMS["rule"] + k, d) for k in range(problem.rule.uniforms)]
     u[: problem.rule.shared] = [one[0] for one in u[: problem.rule.shared]]
-    update = move(problem, r, phi, u, at / d) / np.sqrt(d)
+    h = 1.0
     if problem.ste == "clipped":
-        update = update * (np.abs(w) <= float(problem.weights.range))
+        h = np.abs(w) <= float(problem.weights.range)
     if problem.ste == "triangular":
-        update = update * np.clip(2 - 2 * np.abs(w) / float(problem.weights.range), 0, None)
-    w = w + update - float(problem.rule.lr) * float(problem.rule.weight_decay) * w / d
+        h = np.clip(2 - 2 * np.abs(w) / float(problem.weights.range), 0, None)
+    if optimizer is None:
+        update = h * move(problem, r, phi, u, at / d) / np.sqrt(d)
+        w = w + update - float(problem.rule.lr) * float(problem.rule.weight_decay) * w / d
+    else:
+        w = optimizer(w, h * r * phi, r, at)
     if problem.latent_clip is not None:
         w = np.clip(w, -float(problem.latent_clip), float(problem.latent_clip))
     return w
 
 
-def run(problem, start, teacher, key, steps, move=sgd, first=0):
+def run(problem, start, teacher, key, steps, move=sgd, first=0, optimizer=None):
     """Latent weights (d,) after ``steps`` steps."""
     w = np.asarray(start, float)
     teacher = np.asarray(teacher, float)
     for at in range(first, first + steps):
-        w = step(problem, w, teacher, key, at, move)
+        w = step(problem, w, teacher, key, at, move, optimizer)
     return w

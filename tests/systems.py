@@ -8,7 +8,7 @@ import numpy as np
 
 from stedyn import SGD, Problem, Quantizer, Run, Start, solve
 from stedyn.inputs.moments import input_moments
-from stedyn.rules import Order
+from stedyn.rules import Memory, Order, Rule
 
 TWO_BIT = Quantizer(2, 2.0)
 #: Moments of inputs: unquantized, two bits, three bits with a level at 0.
@@ -54,6 +54,27 @@ def reference(name: str, run: Run | None = None) -> Problem:
     """A problem of the table; by default up to its last time."""
     fields, table = REFERENCE[name]
     return Problem(**fields, run=Run(float(max(table)), POINTS[name]) if run is None else run)
+
+
+class Remembering(Rule):
+    """The running mean of the gradient over that of squared residuals, which is one number for a run."""
+
+    kind = "remembering"
+
+    @property
+    def memory(self):
+        return Memory({"mean": 0.0}, {"square": 1.0})
+
+    def remember(self, seed, r, tau, dim):
+        return {"square": seed["square"] + 0.1 * (r**2 - seed["square"])}
+
+    def step(self, seen, own):
+        mean = 0.7 * own["mean"] + 0.3 * seen.r * seen.phi
+        # numbers of the run first: compilers may divide many numbers by one in another way
+        return self.rate(seen.tau) / (0.5 + seen.seed["square"]) * mean, {"mean": mean}
+
+    def move(self, r, phi, u, tau):
+        return r * phi
 
 
 @functools.cache

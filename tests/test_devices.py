@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from systems import Remembering
 
 from stedyn.problem.problem import Problem
 from stedyn.quantizers.quantizer import Quantizer
@@ -20,6 +21,7 @@ PROBLEMS = {
     "floats": Problem(
         weights=Quantizer(3, 1.5, rounding="stochastic"), noise_std=0.3, rule=SGD(0.3, weight_decay=0.5)
     ),
+    "memory": Problem(noise_std=0.1, rule=Remembering(0.3)),
 }
 #: d is odd; 1100 steps are more than the longest chunk and no multiple of any.
 RUN = {"dim": 129, "seeds": 5, "seed": 4, "taus": [0.0, 3.0, 1100 / 129]}
@@ -67,18 +69,23 @@ for name, arguments, devices, split in CASES[sys.argv[1]]:
     results.append([digest(ensemble), ensemble.weights[:, :100].tolist()])
 from stedyn.simulation import kernel, layout, programs
 from stedyn.simulation.model import model_of
+from stedyn.simulation.state import encode
 spread = layout.spread_over(tuple(jax.devices()), 129)
 halves = spread.put(np.zeros((1, 129), np.float32))
 program = programs.programs("cpu", spread).advance
 words = np.uint32(0), np.uint32(0), np.int32(0)
-state = spread.put(np.zeros((1, 129), np.complex64))
-arguments = model_of(PROBLEMS["R1"], 129), np.zeros(1, np.uint32), kernel.Fixed(halves, None, spread.index), state
+model = model_of(PROBLEMS["R1"], 129)
+state = encode(model, halves)
+arguments = model, np.zeros(1, np.uint32), kernel.Fixed(halves, None, spread.index), state
 text = program.lower(*arguments, *words).compile().as_text()
 print(json.dumps([used, results, re.findall(r" (all-\\w+|collective-\\w+|reduce-scatter)(?:-start)?\\(", text)]))
 """
 #: Widths of the halves: 72, below what is exchanged, and 20008, which is folded to 2501 and 313 first.
 LARGE = {"dim": 40001, "seeds": 2, "taus": [0.0, 10 / 40001]}
-QUICK = [("floats", RUN, None, "seeds"), ("floats", LARGE, None, "weights"), ("floats", LARGE, 1, "weights")]
+QUICK = [
+    ("floats", RUN, None, "seeds"),
+    *[(name, LARGE, devices, "weights") for name in ("floats", "memory") for devices in (None, 1)],
+]
 CASES = {
     "quick": QUICK,
     "all": QUICK

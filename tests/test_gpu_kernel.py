@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import pallas as pl
+from systems import Remembering
 
 from stedyn.problem.problem import Problem
 from stedyn.quantizers.quantizer import Quantizer
@@ -26,6 +27,7 @@ from stedyn.rules import (
 )
 from stedyn.simulation import gpu, kernel, programs, sampler, simulate, trial
 from stedyn.simulation.model import model_of
+from stedyn.simulation.state import encode, latent
 
 TWO_BIT = Quantizer(2, 2.0)
 NOISY = {"noise_std": 0.3}
@@ -41,6 +43,7 @@ MANY = Problem(  # many of the features at once
     **NOISY,
 )
 LATTICE = Problem(inputs=TWO_BIT, rule=StochasticRounding(0.3, delta=0.5, weight_decay=3.0), **NOISY)
+MEMORY = Problem(weights=Quantizer(2, 1.0), ste="clipped", rule=Remembering(0.5), **NOISY)
 OTHERS = {
     "no quantizers": Problem(rule=SGD(0.3), **NOISY),
     "12 bits": Problem(weights=Quantizer(12, 1.5), inputs=TWO_BIT, rule=SGD(0.3), **NOISY),
@@ -75,13 +78,13 @@ def arguments(problem, dim, steps=8, first=57, spread=False):
     std = kernel.halves(jnp.asarray(rng.uniform(0.5, 2.0, (2, dim)), jnp.float32)) if spread else None
     model = model_of(problem, dim)
     w, teacher = (kernel.halves(jnp.asarray(x, jnp.float32)) for x in (start, teacher))
-    w = jax.tree.map(jnp.asarray, kernel.encode(model, w))
+    w = encode(model, w)
     words = np.uint32(first % 2**32), np.uint32(first // 2**32), np.int32(steps)
     return model, KEYS, kernel.Fixed(teacher, std), w, *words
 
 
 def weights(model, w):
-    return np.asarray(kernel.whole(kernel.latent(model, w), model.dim))
+    return np.asarray(kernel.whole(latent(model, w), model.dim))
 
 
 def check(problem, dim, held, spread=False, first=57):
@@ -140,8 +143,13 @@ def test_weights_are_those_of_the_cpu_kernel_and_chunks_do_not_matter(held):
 
 @pytest.mark.parametrize(
     ("problem", "held", "spread"),
-    [(MANY, STREAMED, True), (LATTICE, gpu.HELD, False)],
-    ids=["many", "lattice"],
+    [
+        (MANY, STREAMED, True),
+        (LATTICE, gpu.HELD, False),
+        (MEMORY, STREAMED, False),
+        pytest.param(MEMORY, gpu.HELD, False, marks=pytest.mark.slow),
+    ],
+    ids=["many", "lattice", "memory", "memory held"],
 )
 def test_all_features_agree_with_the_cpu_kernel(problem, held, spread):
     check(problem, 75, held, spread)
@@ -219,8 +227,8 @@ backend = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprec
 @backend
 @pytest.mark.parametrize(
     ("problem", "held"),
-    [(R1, gpu.HELD), (R1, STREAMED), (MANY, STREAMED), (LATTICE, gpu.HELD)],
-    ids=["R1", "R1 streamed", "many", "lattice"],
+    [(R1, gpu.HELD), (R1, STREAMED), (MANY, STREAMED), (LATTICE, gpu.HELD), (MEMORY, gpu.HELD)],
+    ids=["R1", "R1 streamed", "many", "lattice", "memory"],
 )
 def test_translates_for_a_gpu(problem, held):
     assert "__gpu$xla.gpu.triton" in lowered(problem, 100, held)
@@ -260,7 +268,7 @@ def test_what_is_not_covered_is_known():
     def reason(problem, dim=100):
         return gpu.why_not(model_of(problem, dim), dim // 2)
 
-    for problem in (R1, MANY, LATTICE, *OTHERS.values()):
+    for problem in (R1, MANY, LATTICE, MEMORY, *OTHERS.values()):
         assert reason(problem) is None
     levels = Quantizer(kind="levels", levels=[-1.0, 0.0, 1.0])
     assert "couples" in reason(Problem(rule=Multinomial()))
@@ -308,14 +316,15 @@ def no_noise(advance, model, *rest):
 
 def one_forgotten(advance, model, seeds, fixed, w, *rest):
     """The last weight of the last seed stays where it is."""
-    a, b = advance(model, seeds, fixed, w, *rest)
-    last = -1, model.dim // 2 - 1
-    return a, b.at[last].set(w[1][last])
+    after, last = advance(model, seeds, fixed, w, *rest), (-1, model.dim // 2 - 1)
+    return eqx.tree_at(lambda s: s.parts[1].w, after, after.parts[1].w.at[last].set(w.parts[1].w[last]))
 
 
 def not_a_number(advance, *args):
-    a, b = advance(*args)
-    return a.at[0, 0].set(2**30 if a.dtype == jnp.int32 else jnp.complex64(np.nan)), b
+    after = advance(*args)
+    a = after.parts[0].w
+    lost = a.at[0, 0].set(2**30 if a.dtype == jnp.int32 else jnp.complex64(np.nan))
+    return eqx.tree_at(lambda s: s.parts[0].w, after, lost)
 
 
 def late(advance, model, seeds, fixed, w, low, high, n):

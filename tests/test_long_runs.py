@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from systems import Remembering
 
 from stedyn.cli import app as cli
 from stedyn.problem.populations import Covariance, Teacher
@@ -78,6 +79,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, interrupt_after, 
 
 
 STATES = {
+    "memory": Problem(weights=R1.weights, noise_std=0.1, rule=Remembering(0.3)),
     "lattice": Problem(rule=StochasticRounding(lr=0.3, delta=0.5), noise_std=0.1),
     "variances": Problem(covariance=Covariance.power_law(0.5), weights=R1.weights, rule=SGD(0.1)),
 }
@@ -163,9 +165,10 @@ def test_another_file_is_not_touched(tmp_path, content):
     assert file.read_bytes() == content
 
 
-def test_a_checkpoint_of_an_older_stedyn_is_refused(tmp_path, finished):
+@pytest.mark.parametrize("version", [b"1", b"2"])
+def test_a_checkpoint_of_an_older_stedyn_is_refused(tmp_path, finished, version):
     file = tmp_path / "run.ckpt"
-    content = finished.replace(b"stedyn checkpoint 2\n", b"stedyn checkpoint 1\n", 1)
+    content = finished.replace(b"stedyn checkpoint 3\n", b"stedyn checkpoint " + version + b"\n", 1)
     file.write_bytes(content)
     with pytest.raises(
         ValueError, match=r"run\.ckpt: was written by an older stedyn, .*; name another file .*\.$"

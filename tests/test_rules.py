@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 from scipy.special import k1 as bessel_k1
 from scipy.special import ndtri
-from systems import COARSE, FLOAT, TREAD, TWO_BIT, VS, coefficients
+from systems import COARSE, FLOAT, TREAD, TWO_BIT, VS, Remembering, coefficients
 
 from stedyn import Problem, Quantizer, Rule, Run, Start, fixed_point, simulate, solve
 from stedyn.files.problems import problem_from_dict, problem_to_dict
@@ -31,8 +31,8 @@ from stedyn.rules import (
     lattice,
 )
 from stedyn.rules.nodes import batch_nodes
-from stedyn.simulation import kernel
 from stedyn.simulation.model import model_of
+from stedyn.simulation.state import encode
 
 # ---- closed forms
 
@@ -232,7 +232,7 @@ def test_integer_rules_never_leave_their_lattice(rule):
     np.testing.assert_allclose(codes, np.round(codes), atol=1e-4)
     assert np.ptp(np.round(codes)) > 5
     assert np.abs(ensemble.weights).max() <= 1.01
-    assert kernel.encode(model_of(problem, 60), (jnp.ones((1, 4)), jnp.ones((1, 4))))[0].dtype == jnp.int32
+    assert encode(model_of(problem, 60), (jnp.ones((1, 4)), jnp.ones((1, 4)))).parts[0].w.dtype == jnp.int32
 
 
 def test_one_random_factor_shrinks_all_coordinates_of_a_step():
@@ -466,6 +466,13 @@ def test_rules_without_a_mean_are_accepted(rule, inputs):
 )
 def test_rules_linear_in_the_input_need_no_symmetric_levels(rule):
     check_closes(Problem(rule=rule, inputs=Quantizer(kind="levels", levels=UNEVEN)))
+
+
+def test_the_limit_of_a_rule_that_remembers_is_not_that_of_its_move():
+    with pytest.raises(
+        ValueError, match=r"^rule: expected a response .* 'remembering'; write it, or simulate"
+    ):
+        solve(Problem(rule=Remembering()))
 
 
 def test_a_gradient_on_a_threshold_is_no_reason_to_refuse():

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from systems import Remembering
 
 from stedyn.problem.problem import Problem, Start, Teacher
 from stedyn.quantizers.quantizer import Quantizer
@@ -17,6 +18,7 @@ from stedyn.simulation import kernel, programs, simulate
 from stedyn.simulation.codes import coder
 from stedyn.simulation.model import bound_of, model_of, unit
 from stedyn.simulation.observe import Observer
+from stedyn.simulation.state import encode, latent
 
 DIM = 129  # odd, and not a multiple of the widths of the kernel; one shape, so that it compiles once
 R1 = Problem(weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(0.1))
@@ -101,8 +103,8 @@ def advance(problem, start, teacher, keys, steps, first=0):
     words = np.uint32(first % 2**32), np.uint32(first // 2**32), np.int32(steps)
     run, dim = programs.programs("cpu").advance, np.shape(start)[1]
     model, fixed = model_of(problem, dim), kernel.Fixed(parts[0], None)
-    moved = run(model, jnp.asarray(keys, jnp.uint32), fixed, kernel.encode(model, parts[1]), *words)
-    return np.asarray(kernel.whole(kernel.latent(model, moved), dim))
+    moved = run(model, jnp.asarray(keys, jnp.uint32), fixed, encode(model, parts[1]), *words)
+    return np.asarray(kernel.whole(latent(model, moved), dim))
 
 
 # ---- the algorithm
@@ -138,6 +140,29 @@ def test_agrees_with_the_reference_for_a_rule_with_uniforms():
     ensemble = simulate(problem, dim=31, seeds=1, taus=[30 / 31], snapshots=[0.0])
     w = reference.run(problem, ensemble.snapshots[0, 0], ensemble.teacher[0], 0, 30, rounded)
     np.testing.assert_allclose(ensemble.weights[0], w, rtol=0, atol=2e-5)
+
+
+class Remembered:
+    """`Remembering` in NumPy."""
+
+    def __init__(self, problem):
+        self.lr, self.mean, self.square = float(problem.rule.lr), 0.0, 1.0
+
+    def __call__(self, w, g, r, at):
+        self.square += 0.1 * (r**2 - self.square)
+        self.mean = 0.7 * self.mean + 0.3 * g
+        return w + self.lr * self.mean / (0.5 + self.square) / w.size**0.5
+
+
+def test_agrees_with_the_reference_for_a_rule_that_remembers():
+    """Numbers of a coordinate and of a seed; the surrogate derivative is a part of the gradient."""
+    problem = Problem(weights=Quantizer(2, 1.5), ste="triangular", noise_std=0.1, rule=Remembering(0.5))
+    ensemble = simulate(problem, dim=31, seeds=2, taus=[1.0], snapshots=[0.0])
+    for s in range(2):
+        start, optimizer = ensemble.snapshots[s, 0], Remembered(problem)
+        w = reference.run(problem, start, ensemble.teacher[s], s, 31, optimizer=optimizer)
+        np.testing.assert_allclose(ensemble.weights[s], w, rtol=0, atol=2e-5)
+        assert np.abs(w - start).max() > 1e-2
 
 
 @pytest.mark.parametrize("bits", [(2, 2), (7, 7), (8, 8), (8, 3)])

@@ -20,6 +20,7 @@ This module turns a `Problem` into the numbers that every law needs, and nothing
 from __future__ import annotations
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -195,8 +196,14 @@ def is_symmetric(problem: Problem) -> bool:
 
 
 def check_model(problem: Problem) -> None:
-    """Refuse a rule whose coefficients are known for a Gaussian residual only, with a model that has none."""
+    """Refuse a rule whose coefficients are known for a Gaussian residual only, with a model that has none.
+
+    And a rule that remembers something and leaves its response to a quadrature of single moves.
+    """
     rule = problem.rule
+    if type(rule).response is Rule.response and jax.tree.leaves(rule.memory):
+        fail("rule", "a response (stedyn.rules.Response) beside the step of a rule that remembers, as its limit is not "
+             "that of single moves", rule.kind, "write it, or simulate")  # fmt: skip
     mover = next(cls for cls in type(rule).__mro__ if "move" in vars(cls))
     if not (problem.labels.gaussian or vars(mover).get("linear", False)):
         fail("rule", f"'sgd' or 'shrinkage' with model = {problem.model!r} (the limit of others is known for a "

@@ -6,6 +6,7 @@ problem file can name. BinaryConnect is `SGD` with quantized weights.
 
 from .base import Coefficients, Order, Response, Rule
 from .linear import SGD, Shrinkage
+from .memory import Memory, Seen
 from .multinomial import Multinomial
 from .quadrature import Profile
 from .rounding import DeterministicRounding, QuantizedGradient, Sign, StochasticRounding
@@ -21,6 +22,7 @@ __all__ = [
     "Custom",
     "DeterministicRounding",
     "Inverse",
+    "Memory",
     "Multinomial",
     "Order",
     "Profile",
@@ -28,6 +30,7 @@ __all__ = [
     "Response",
     "Rule",
     "Schedule",
+    "Seen",
     "Shrinkage",
     "Sign",
     "Step",

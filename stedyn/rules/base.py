@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from ..checks import check_keywords, fail, nonnegative, positive, whole
 from ..inputs.moments import InputMoments
+from .memory import Memory, Seen
 from .nodes import batch_nodes, input_atoms
 from .quadrature import FULL, FULL_STEP, LIGHT, LIGHT_STEP, Profile, Samples, profile_of, sample
 from .schedules import Schedule, as_schedule, check_schedule
@@ -138,6 +139,23 @@ class Rule(eqx.Module):
     def move(self, r, phi, u, tau):
         """``U(r, phi)``, elementwise: ``r (S, 1)``, ``phi (S, d)``, ``u (uniforms, S, d)`` or None."""
         raise NotImplementedError
+
+    @property
+    def memory(self) -> Memory:
+        """What the rule remembers from one step to the next, with its values at the start: nothing by default."""
+        return Memory()
+
+    def step(self, seen: Seen, own):
+        """``U`` of some coordinates and what is remembered of them then: `move` and nothing by default."""
+        return self.move(seen.r, seen.phi, seen.u, seen.tau), own
+
+    def remember(self, seed, r, tau, dim: int):
+        """What a run remembers after a step with residual ``r``; its moves see it already."""
+        return seed
+
+    def decay(self, tau) -> Float[Array, ""]:
+        """``d`` times the part of every weight that decays in a step, beside the move."""
+        return self.rate(tau) * self.weight_decay
 
     def expected(self, r, phi, u, tau):
         """`move`, or its average over the uniform numbers where that is known (see `symmetry.check_centred`)."""

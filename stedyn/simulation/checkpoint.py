@@ -2,7 +2,7 @@
 
 A line that names the format, a line with the SHA-256 of the rest, and a NumPy archive: a header in
 JSON, where every seed stands, and all that was saved so far. Random numbers are functions of seed and
-step, so the state of the weights is all there is to keep.
+step, so the state of the loop is all there is to keep.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ from ..files.whole import beside, write_atomic
 from ..fingerprint import fingerprint, is_library
 from .task import Standing, Task
 
-_FIRST_LINE = b"stedyn checkpoint 2\n"
-_OLDER = (b"stedyn checkpoint 1\n",)  # without the rests of the weights
+_FIRST_LINE = b"stedyn checkpoint 3\n"
+_OLDER = (
+    b"stedyn checkpoint 1\n",
+    b"stedyn checkpoint 2\n",
+)  # without the rests of the weights; of weights alone
 _LONGEST = 80  # bytes of a line
-_STANDING = "standing."
 
 
 class Checkpoint:
@@ -79,7 +81,9 @@ class Checkpoint:
         self._compare_arithmetic(header.pop("arithmetic", {}))
         self._compare(header)
         self.seconds = float(entries.pop("seconds"))
-        standing = Standing(**{name: entries.pop(_STANDING + name) for name in Standing._fields})
+        standing = jax.tree_util.tree_map_with_path(
+            lambda path, _: entries.pop(_name(path)), self.task.form()
+        )
         self.task.record.update(entries)
         return standing
 
@@ -87,8 +91,8 @@ class Checkpoint:
         first = file.readline(_LONGEST)
         if first in _OLDER:
             raise InputError(
-                f"{self.path}: was written by an older stedyn, which made its steps with other rounding errors; name "
-                "another file or delete it."
+                f"{self.path}: was written by an older stedyn, which kept other things of a run; name another file "
+                "or delete it."
             )
         if first != _FIRST_LINE:
             raise InputError(
@@ -104,7 +108,7 @@ class Checkpoint:
     def save(self, seconds: float) -> None:
         """Write the file; ``seconds`` of computing have passed since `load`."""
         standing = self.task.standing()  # first: what it counts is in the record and stays there
-        entries: dict[str, Any] = {_STANDING + name: part for name, part in standing._asdict().items()}
+        entries: dict[str, Any] = {_name(path): part for path, part in jax.tree.leaves_with_path(standing)}
         entries |= self.task.record
         buffer = io.BytesIO()
         header = np.array(json.dumps(self.header | {"arithmetic": self.arithmetic}))
@@ -133,6 +137,11 @@ class Checkpoint:
                     f"{self.path}: belongs to another simulation, {name} is {_shown(there)} there and "
                     f"{_shown(here)} here; name another file or delete it."
                 )
+
+
+def _name(path) -> str:
+    """Of an array of the state, such as ``standing.state.parts.w``."""
+    return f"standing{jax.tree_util.keystr(path)}"
 
 
 def arithmetic(platform: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from ..checks import in_float64
@@ -26,8 +27,9 @@ class Cost(NamedTuple):
 
 def memory_of(problem: Problem, dim: int, seeds: int, times: int, threads: int) -> float:
     """Bytes that the arrays of a simulation take: about those of `Task`, and of the numbers of a step in a thread."""
-    # per coordinate: state 8, teacher twice and last weights 12, weights at two saved times 8
-    coordinate = 28.0 + 16.0 * (problem.covariance.kind != "identity")
+    # per coordinate: state 8 and what the rule remembers, teacher twice and last weights 12, weights at two times 8
+    memory = len(jax.tree.leaves(problem.rule.memory.own))
+    coordinate = 28.0 + 4.0 * memory + 16.0 * (problem.covariance.kind != "identity")
     saved = 8.0 * (8 + problem.weights.n_levels)
     return seeds * (dim * coordinate + times * saved) + 64.0 * dim * min(threads, seeds)
 
@@ -49,8 +51,6 @@ def cost(problem: Problem, *, dim: int, seeds: int) -> Cost:
 
 
 def _seconds_of_a_step(problem: Problem, dim: int) -> float:
-    import jax
-
     device, never = jax.local_devices()[0], np.array([2**53])
     task = Task(problem, dim, np.zeros(1, np.uint32), never, never[:0], 1, device.platform)
     task.counts_flips = False  # whose program need not be compiled

@@ -55,9 +55,9 @@ from jaxtyping import Array, UInt32
 from ..quantizers.quantizer import Quantizer
 from . import kernel
 from .codes import coder
-from .gpu_block import Layout, block
-from .layout import Halves
+from .gpu_block import Cell, Layout, block
 from .model import LABELS, Model, integer
+from .state import Coordinate, State
 from .trial import Tried, length
 
 #: Pairs up to which a block keeps weights and rests in registers: 8 pairs, 32 numbers, for each of 512 threads.
@@ -111,26 +111,26 @@ def advance(
     model: Model,
     seeds: UInt32[Array, " S"],
     fixed: kernel.Fixed,
-    w: Halves,
+    state: State,
     low,
     high,
     n,
     *,
     held: int = HELD,
     interpret: bool = False,
-) -> Halves:
+) -> State:
     """The state after ``n`` steps: `programs.Programs.advance` for what `why_not` has nothing against.
 
     Parameters
     ----------
-    model, seeds, fixed, w, low, high, n
+    model, seeds, fixed, state, low, high, n
         See `programs.Programs`.
     held : int
         Pairs up to which weights are held in registers.
     interpret : bool
         Whether to run in Pallas' interpreter, which works on any platform.
     """
-    pairs = w[0].shape[1]
+    pairs = state.parts[0].w.shape[1]
     layout = layout_of(pairs, held)
     # rows of odd width have no common alignment: Triton would else load four neighbours at a time, and
     # move them between threads through shared memory in every step
@@ -144,41 +144,51 @@ def advance(
     words = (jnp.asarray(low, jnp.uint32), jnp.asarray(high, jnp.uint32), jnp.asarray(n, jnp.int32))
     # the model goes in by its leaves: a rule may check its parameters when it is built, which these are not
     leaves, structure = jax.tree.flatten(_portable(model))
-    codes = model.lattice is not None
-    parts = tuple(w) if codes else (*map(lax.real, w), *map(lax.imag, w))
-    operands = (leaves, seeds, *jax.tree.map(row, (fixed, parts)), *words)
-    specs = ([one] * len(leaves), per_seed, *jax.tree.map(lambda _: rows, (fixed, parts)), one, one, one)
-    shapes, kinds = [width] * len(parts), [parts[0].dtype] * len(parts)
+    parts, seed = tuple(map(_cell, state.parts)), jax.tree.map(lambda x: x[:, 0], state.seed)
+    operands = (leaves, seeds, *jax.tree.map(row, (fixed, parts)), seed, *words)
+    spec = jax.tree.map(lambda _: rows, (fixed, parts)), jax.tree.map(lambda _: per_seed, seed)
+    out_specs: list = [spec[0][1], spec[1]]
+    out_shape = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), [*operands[3:5]])
     if not layout.held:  # the codes of two steps
         code = jax.eval_shape(lambda x: model.inputs.code(x, x), jax.ShapeDtypeStruct((1,), jnp.float32))
-        shapes, kinds = shapes + [2 * width - 1] * 2, kinds + [code.dtype] * 2
-    out = pl.pallas_call(
+        both = jax.ShapeDtypeStruct((seeds.shape[0], 2 * width - 1), code.dtype)
+        out_specs.append((pl.BlockSpec((None, both.shape[1]), lambda s: (s, 0)),) * 2)
+        out_shape.append((both, both))
+    parts, seed, *_ = pl.pallas_call(
         functools.partial(block, structure, layout, interpret),
         grid=(seeds.shape[0],),
-        in_specs=specs,
-        out_specs=[pl.BlockSpec((None, size), lambda s: (s, 0)) for size in shapes],
-        out_shape=[
-            jax.ShapeDtypeStruct((seeds.shape[0], size), kind)
-            for size, kind in zip(shapes, kinds, strict=True)
-        ],
+        in_specs=([one] * len(leaves), per_seed, *spec[0], spec[1], one, one, one),
+        out_specs=out_specs,
+        out_shape=out_shape,
         compiler_params=triton.CompilerParams(num_warps=layout.warps, num_stages=1),
         interpret=interpret,
         name="advance",
     )(*operands)
-    a, b, *rests = (part[:, :pairs] for part in out[: len(parts)])
-    return (a, b) if codes else (lax.complex(a, rests[0]), lax.complex(b, rests[1]))
+    a, b = (_coordinate(jax.tree.map(lambda x: x[:, :pairs], part)) for part in parts)
+    return State((a, b), jax.tree.map(lambda x: x[:, None], seed))
 
 
-def or_else(plain: Callable[..., Halves]) -> Tried:
+def _cell(part: Coordinate) -> Cell:
+    """Without complex numbers, which Triton has not."""
+    if not jnp.iscomplexobj(part.w):
+        return Cell(part.w, None, part.memory)
+    return Cell(lax.real(part.w), lax.imag(part.w), part.memory)
+
+
+def _coordinate(cell: Cell) -> Coordinate:
+    return Coordinate(cell.w if cell.rest is None else lax.complex(cell.w, cell.rest), cell.memory)
+
+
+def or_else(plain: Callable[..., State]) -> Tried:
     """`advance` where it is covered, translates, and agrees with the plain loop on the device; else that loop.
 
     The trial begins such that the label noise of a tile ends in it.
     """
 
-    def covers(model, seeds, fixed, w, *_):
-        return why_not(model, w[0].shape[1]) is None
+    def covers(model, seeds, fixed, state, *_):
+        return why_not(model, state.parts[0].w.shape[1]) is None
 
-    def first(model, seeds, fixed, w, *_):
-        return max(0, layout_of(w[0].shape[1]).tile - length(model.dim) // 2)
+    def first(model, seeds, fixed, state, *_):
+        return max(0, layout_of(state.parts[0].w.shape[1]).tile - length(model.dim) // 2)
 
     return Tried("the GPU kernel", advance, plain, covers, first)

@@ -13,6 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float32
 
+from ..rules import Seen
 from . import kernel, sampler
 from .model import Model, integer, unit
 from .sampler import Counter
@@ -27,31 +28,40 @@ class Layout(NamedTuple):
     held: bool
 
 
+class Cell(NamedTuple):
+    """Some coordinates (`state.Coordinate`): weights with their rests, or codes and None; what the rule remembers."""
+
+    w: Array
+    rest: Array | None
+    memory: Any
+
+
 class Block(NamedTuple):
-    """What a block works with; ``fixed`` and ``start`` refer to memory."""
+    """What a block works with; ``fixed``, ``start`` and ``seed`` refer to memory."""
 
     model: Model
     fixed: Any
     start: Any
+    seed: Any
     layout: Layout
     interpret: bool
 
 
-Tile = tuple[Array, ...]  # two halves of some coordinates; of weights that are floats also their rests
+Tile = tuple[Cell, Cell]  # two halves of some coordinates
+Pair = tuple[Array, Array]  # numbers of these
 
 
-def block(structure, layout: Layout, interpret: bool, leaves, seed, fixed, start, low, high, n, *out) -> None:
+def block(structure, layout: Layout, interpret: bool, leaves, key, fixed, start, seed, low, high, n, *out):
     """All steps of one seed; every argument from ``leaves`` on refers to memory."""
     model = jax.tree.unflatten(structure, [leaf[()] for leaf in leaves])
-    self = Block(model, fixed, start, layout, interpret)
-    first = Counter(seed[()], low[()], high[()])
-    if layout.held:
-        _held(self, first, n[()], out)
-    else:
-        _streamed(self, first, n[()], out[:-2], out[-2:])
+    self = Block(model, fixed, start, seed, layout, interpret)
+    first, (parts, after, *codes) = Counter(key[()], low[()], high[()]), out
+    at_end = _held(self, first, n[()], parts) if layout.held else _streamed(self, first, n[()], parts, *codes)
+    jax.tree.map(lambda ref, value: ref.__setitem__((), value), after, at_end)
 
 
-def _held(self: Block, first: Counter, n, out) -> None:
+def _held(self: Block, first: Counter, n, out):
+    """The steps with all weights in registers; what the rule remembers of the seed after them."""
     model, tile = self.model, self.layout.tile
     places = [k * tile for k in range(self.layout.tiles)]
 
@@ -74,24 +84,27 @@ def _held(self: Block, first: Counter, n, out) -> None:
         total = lax.fori_loop(np.int32(0), batch, add, [(zero, zero) for _ in w])
         return jnp.float32(1.0), jax.tree.map(lambda part: part / jnp.float32(batch), total)
 
-    def body(i, state):
-        w, noise = state
+    def body(i, carried):
+        w, noise, seed = carried
         now = _later(first, i)
         if model.rule.batch == 1:
             noise = _renewed(self, now, noise)
             r, phis = sample(w, now, _only(self, noise, now.low))
         else:
             r, phis = average(w, now)
+        seed = _remembered(self, seed, r, now)
         parts = zip(w, phis, places, strict=True)
-        return [_update(self, now, part, r, phi, at) for part, phi, at in parts], noise
+        return [_update(self, now, part, r, phi, seed, at) for part, phi, at in parts], noise, seed
 
     w = [_load(self.start, at, tile) for at in places]
-    w, _ = lax.fori_loop(np.int32(0), n, body, (w, _noise(self, first)))
+    w, _, seed = lax.fori_loop(np.int32(0), n, body, (w, _noise(self, first), _seed(self)))
     for part, at in zip(w, places, strict=True):
         _store(out, at, part)
+    return seed
 
 
-def _streamed(self: Block, first: Counter, n, w, codes) -> None:
+def _streamed(self: Block, first: Counter, n, w, codes):
+    """The same with the weights in memory."""
     model, (tile, tiles, *_) = self.model, self.layout
     kind = jnp.int32 if integer(model) else jnp.float32
 
@@ -116,23 +129,33 @@ def _streamed(self: Block, first: Counter, n, w, codes) -> None:
             triton.debug_barrier()  # what a thread has written, others may read in the next sweep
         return _residual(self, label + _only(self, noise, now.low), student)
 
-    def body(i, state):
-        r, noise = state
+    def body(i, carried):
+        r, noise, seed = carried
         now, ahead = _later(first, i), _later(first, i + jnp.int32(1))
-        noise = _renewed(self, ahead, noise)
+        noise, seed = _renewed(self, ahead, noise), _remembered(self, seed, r, now)
 
         def visit(at):
             phi = _values(model, _load(codes, buffer(now, at), tile))
-            return _update(self, now, _load(w, at, tile), r, phi, at)
+            return _update(self, now, _load(w, at, tile), r, phi, seed, at)
 
-        return sweep(visit, ahead, noise), noise
+        return sweep(visit, ahead, noise), noise, seed
 
     noise = _noise(self, first)
     r = sweep(lambda at: _load(self.start, at, tile), first, noise)
-    lax.fori_loop(np.int32(0), n, body, (r, noise))
+    return lax.fori_loop(np.int32(0), n, body, (r, noise, _seed(self)))[2]
 
 
-def _see(self: Block, now: Counter, w: Tile, at) -> tuple[Array, Array, Tile]:
+def _seed(self: Block):
+    """What the rule remembers of the seed, at the start."""
+    return jax.tree.map(lambda ref: ref[()], self.seed)
+
+
+def _remembered(self: Block, seed, r, now: Counter):
+    """The same after the step ``now``."""
+    return self.model.rule.remember(seed, r, kernel.time_of(now, self.model.dim), self.model.dim)
+
+
+def _see(self: Block, now: Counter, w: Tile, at) -> tuple[Array, Array, Pair]:
     """A tile of a sample: terms of the label and of the student, codes of the inputs."""
     model, tile, dim = self.model, self.layout.tile, self.model.dim
     lane = _lanes(self, at)
@@ -151,8 +174,7 @@ def _see(self: Block, now: Counter, w: Tile, at) -> tuple[Array, Array, Tile]:
         ]
     teacher = _load(self.fixed.teacher, at, tile)
     rounding = _uniforms(now, sampler.ROUND_WEIGHTS, lane, model.weights.stochastic)
-    values = w[:2] if model.lattice is None else (model.lattice.decode(w[0]), model.lattice.decode(w[1]))
-    student = kernel.terms(model, values, rounding, codes)
+    student = kernel.terms(model, [_latent(model, cell) for cell in w], rounding, codes)
     return teacher[0] * x[0] + teacher[1] * x[1], student, (codes[0], codes[1])
 
 
@@ -161,11 +183,15 @@ def _residual(self: Block, label, student) -> Float32[Array, ""]:
     return total * jnp.float32(self.model.dim**-0.5)
 
 
-def _values(model: Model, codes: Tile) -> Tile:
+def _latent(model: Model, cell: Cell) -> Array:
+    return cell.w if model.lattice is None else model.lattice.decode(cell.w)
+
+
+def _values(model: Model, codes: Pair) -> Pair:
     return model.inputs.value(codes[0]), model.inputs.value(codes[1])
 
 
-def _update(self: Block, now: Counter, w: Tile, r, phis: Tile, at) -> Tile:
+def _update(self: Block, now: Counter, w: Tile, r, phis: Pair, seed, at) -> Tile:
     """A tile after the step ``now``."""
     model, lane = self.model, _lanes(self, at)
     tau, count = kernel.time_of(now, model.dim), model.rule.streams
@@ -178,11 +204,12 @@ def _update(self: Block, now: Counter, w: Tile, r, phis: Tile, at) -> Tile:
     new = []
     for half in range(2):
         u = tuple(stream[half] for stream in streams) or None
-        move = model.rule.move(r, phis[half], u, tau).astype(jnp.float32)
-        rest = None if model.lattice is not None else w[half + 2]
-        new.append(kernel.update(model, w[half], rest, move, rounding[half], decay))
-    (a, a_rest), (b, b_rest) = new
-    return (a, b) if model.lattice is not None else (a, b, a_rest, b_rest)
+        cell = w[half]
+        seen = Seen(r, phis[half], _latent(model, cell), u, tau, model.dim, seed)
+        move, memory = kernel.act(model, seen, cell.memory)
+        weight, rest = kernel.update(model, cell.w, cell.rest, move, rounding[half], decay)
+        new.append(Cell(weight, rest, memory))
+    return new[0], new[1]
 
 
 def _noise(self: Block, now: Counter) -> Float32[Array, " t"]:
@@ -214,7 +241,7 @@ def _lanes(self: Block, at):
     return lax.iota(jnp.uint32, self.layout.tile) + jnp.asarray(at, jnp.uint32)
 
 
-def _normals(counter: Counter, stream: int, pair) -> Tile:
+def _normals(counter: Counter, stream: int, pair) -> Pair:
     return sampler.box_muller(*sampler.words_of(counter, stream, pair))
 
 
@@ -222,10 +249,9 @@ def _uniforms(counter: Counter, stream: int, pair, wanted: bool):
     return sampler.units(*sampler.words_of(counter, stream, pair)) if wanted else (None, None)
 
 
-def _load(refs, at, tile: int) -> Tile:
-    return tuple(ref[pl.ds(at, tile)] for ref in refs)
+def _load(refs, at, tile: int):
+    return jax.tree.map(lambda ref: ref[pl.ds(at, tile)], refs)
 
 
-def _store(refs, at, values: Tile) -> None:
-    for ref, value in zip(refs, values, strict=True):
-        ref[pl.ds(at, value.shape[0])] = value
+def _store(refs, at, values) -> None:
+    jax.tree.map(lambda ref, value: ref.__setitem__(pl.ds(at, value.shape[0]), value), refs, values)

@@ -13,19 +13,23 @@ Three things make it fast on CPUs. The coordinates are kept as two halves, becau
 makes numbers in pairs. The draws of the next step are part of the loop state: XLA then computes them
 once, instead of again in every fused loop that reads them. Sums are folded in a fixed order by
 elementwise additions of slices, which vectorise and do not depend on how the work is divided.
+What the loop carries of weights and rules is a `State`.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float32, UInt32
 
+from ..rules import Seen
 from . import sampler
-from .layout import AXIS, Halves, fold, fold_both, halves, pairs_of, split, whole
+from .layout import AXIS, fold, fold_both, halves, pairs_of, split, whole
 from .model import Model, bound_of, integer, unit
+from .state import Coordinate, Halves, State, latent
 
 _SAMPLE_BITS = 21  # steps are counted up to 2^53, so that this many bits of the high word are taken
 
@@ -87,31 +91,31 @@ def draw_sample(model: Model, counter: sampler.Counter, pairs: int):
     )
 
 
-def encode(model: Model, w: Halves) -> Halves:
-    """The state of the loop for latent weights: ``w + i rest`` with no rest, or their codes."""
-    if model.lattice is not None:
-        return model.lattice.encode(w[0]), model.lattice.encode(w[1])
-    return lax.complex(w[0], jnp.zeros_like(w[0])), lax.complex(w[1], jnp.zeros_like(w[1]))
-
-
-def latent(model: Model, w: Halves) -> Halves:
-    """The latent weights of a state."""
-    value = lax.real if model.lattice is None else model.lattice.decode
-    return value(w[0]), value(w[1])
-
-
-def step(model: Model, fixed: Fixed, w: Halves, draws: Draws, now: sampler.Counter) -> Halves:
-    """The step that ``now`` names, at time ``tau = steps / d``: the state (two halves) after it."""
+def step(model: Model, fixed: Fixed, state: State, draws: Draws, now: sampler.Counter) -> State:
+    """The step that ``now`` names, at time ``tau = steps / d``: the state after it."""
     tau = time_of(now, model.dim)
-    values, rounding = latent(model, w), split(draws.weights)
+    values, rounding = latent(model, state), split(draws.weights)
     if model.rule.batch == 1:
         r, phis = _sample(model, fixed, values, rounding, draws.x, draws.xi, draws.inputs)
     else:
-        r, phis = jnp.ones_like(w[0][:, :1], jnp.float32), _averaged(model, fixed, values, rounding, now)
-    decay, moves = decay_of(model, tau), _moves(model, r, phis, draws, tau)
-    ranges = fixed.ranges or (None, None)
-    a, b = (_updated(model, *part, decay) for part in zip(w, moves, split(draws.decay), ranges, strict=True))
-    return a, b
+        r, phis = jnp.ones_like(values[0][:, :1]), _averaged(model, fixed, values, rounding, now)
+    seed = model.rule.remember(state.seed, r, tau, model.dim)
+    ranges, decay = fixed.ranges or (None, None), decay_of(model, tau)
+    memories = [part.memory for part in state.parts]
+    seen = [
+        Seen(r, phi, w, u, tau, model.dim, seed)
+        for phi, w, u in zip(phis, values, _uniforms(phis, draws), strict=True)
+    ]
+    if model.rule.joint and draws.rule is not None:
+        moves = _joint(model, r, phis, draws.rule, tau)
+        acts = [(scaled(model, *part), None) for part in zip(moves, values, ranges, strict=True)]
+    else:
+        acts = [act(model, *part) for part in zip(seen, memories, ranges, strict=True)]
+    a, b = (
+        Coordinate(_updated(model, part.w, move, u, own, decay), memory)
+        for part, (move, memory), u, own in zip(state.parts, acts, split(draws.decay), ranges, strict=True)
+    )
+    return State((a, b), seed)
 
 
 def _sample(model: Model, fixed: Fixed, w: Halves, rounding, x, xi, uniforms):
@@ -173,33 +177,48 @@ def terms(model: Model, w, uniforms, codes, ranges: Halves | None = None) -> Arr
     return products[0] + products[1]
 
 
-def _moves(model: Model, r, phis, draws: Draws, tau):
-    """The rule on each half, or on all coordinates together."""
-    if model.rule.joint and draws.rule is not None:
-        streams = [whole(split(stream), model.dim) for stream in draws.rule]
-        g = whole(tuple(r * phi for phi in phis), model.dim)
-        return halves(model.rule.moves(g, jnp.concatenate(streams, 1), tau).astype(jnp.float32))
-    moves = []
+def _joint(model: Model, r, phis, numbers: Array, tau):
+    """The moves of a rule that couples all coordinates."""
+    streams = [whole(split(stream), model.dim) for stream in numbers]
+    g = whole(tuple(r * phi for phi in phis), model.dim)
+    return halves(model.rule.moves(g, jnp.concatenate(streams, 1), tau).astype(jnp.float32))
+
+
+def _uniforms(phis, draws: Draws):
+    """The uniform numbers of the rule for each half, those of all coordinates first."""
     for phi, u in zip(phis, split(draws.rule), strict=True):
         if draws.common is not None:
             common = jnp.broadcast_to(draws.common, (*draws.common.shape[:2], phi.shape[1]))
             u = common if u is None else jnp.concatenate([common, u])
-        moves.append(model.rule.move(r, phi, u, tau).astype(jnp.float32))
-    return moves
+        yield u
 
 
-def _updated(model: Model, state, move, u, ranges, decay):
-    """The state of some coordinates after a move."""
+def act(model: Model, seen: Seen, memory, ranges=None):
+    """The moves of some coordinates, surrogate derivative included, and what the rule remembers of them.
+
+    The derivative is a factor of the gradient, which rules with a memory keep; that of others it multiplies.
+    """
+    if memory is None:
+        move, _ = model.rule.step(seen, None)
+        return scaled(model, move.astype(jnp.float32), seen.w, ranges), None
+    move, new = model.rule.step(seen._replace(phi=scaled(model, seen.phi, seen.w, ranges)), memory)
+    return move.astype(jnp.float32), jax.tree.map(lambda value, old: value.astype(old.dtype), new, memory)
+
+
+def scaled(model: Model, move, w, ranges=None):
+    """Moves times the surrogate derivative at latent weights."""
+    return model.surrogate.scaled(move, _scaled(w, ranges)) if model.surrogate.ends else move
+
+
+def _updated(model: Model, w, move, u, ranges, decay):
+    """Weights as they are kept after a move."""
     if model.lattice is not None:
-        return update(model, state, None, move, u, decay)[0]
-    return lax.complex(*update(model, lax.real(state), lax.imag(state), move, u, decay, ranges))
+        return update(model, w, None, move, u, decay)[0]
+    return lax.complex(*update(model, lax.real(w), lax.imag(w), move, u, decay, ranges))
 
 
 def update(model: Model, w, rest, move, u, decay, ranges=None):
-    """Weights and their rests after a move ``U``; codes and None on a lattice."""
-    if model.surrogate.ends:
-        value = w if model.lattice is None else model.lattice.decode(w)
-        move = model.surrogate.scaled(move, _scaled(value, ranges))
+    """Weights and their rests after a move; codes and None on a lattice."""
     if model.lattice is not None:
         return model.lattice.update(w, move, decay, u, model.latent_clip), None
     change = move * jnp.float32(model.dim**-0.5) + (rest - decay * w)
@@ -214,7 +233,7 @@ def update(model: Model, w, rest, move, u, decay, ranges=None):
 
 def decay_of(model: Model, tau) -> Float32[Array, ""]:
     """The part of every weight that decays in a step at ``tau``."""
-    return (model.rule.rate(tau) * model.rule.weight_decay).astype(jnp.float32) / jnp.float32(model.dim)
+    return jnp.asarray(model.rule.decay(tau)).astype(jnp.float32) / jnp.float32(model.dim)
 
 
 def counter_of(now: sampler.Counter, b) -> sampler.Counter:
@@ -228,33 +247,33 @@ def time_of(counter: sampler.Counter, dim: int) -> Float32[Array, ""]:
     return steps / jnp.float32(dim)
 
 
-def _loop(model, seeds, fixed, w, low, high, n, visit, carry):
+def _loop(model, seeds, fixed, state, low, high, n, visit, carry):
     """``n`` steps from step ``low + 2^32 high``; ``visit(carry, before, after)`` sees each."""
-    pairs = w[0].shape[1]
+    pairs = state.parts[0].w.shape[1]
 
-    def body(i, state):
-        w, draws, carry = state
+    def body(i, carried):
+        before, draws, carry = carried
         now = sampler.Counter(seeds, low + i.astype(jnp.uint32), high, fixed.pairs)
-        after = step(model, fixed, w, draws, now)
+        after = step(model, fixed, before, draws, now)
         ahead = draw(model, now._replace(low=now.low + jnp.uint32(1)), pairs)
-        return after, ahead, visit(carry, w, after)
+        return after, ahead, visit(carry, before, after)
 
-    start = (w, draw(model, sampler.Counter(seeds, low, high, fixed.pairs), pairs), carry)
-    w, _, carry = lax.fori_loop(jnp.int32(0), n, body, start)
-    return w, carry
-
-
-def advance(model: Model, seeds: UInt32[Array, " S"], fixed: Fixed, w: Halves, low, high, n):
-    """The latent weights after ``n`` steps (`programs.Programs`)."""
-    return _loop(model, seeds, fixed, w, low, high, n, lambda *_: None, None)[0]
+    start = (state, draw(model, sampler.Counter(seeds, low, high, fixed.pairs), pairs), carry)
+    state, _, carry = lax.fori_loop(jnp.int32(0), n, body, start)
+    return state, carry
 
 
-def flips(model: Model, seeds: UInt32[Array, " S"], fixed: Fixed, w: Halves, low, high, n):
+def advance(model: Model, seeds: UInt32[Array, " S"], fixed: Fixed, state: State, low, high, n) -> State:
+    """The state after ``n`` steps (`programs.Programs`)."""
+    return _loop(model, seeds, fixed, state, low, high, n, lambda *_: None, None)[0]
+
+
+def flips(model: Model, seeds: UInt32[Array, " S"], fixed: Fixed, state: State, low, high, n):
     """How many weights of every seed change their level in ``n`` steps, summed over the steps."""
 
-    def levels(parts):
+    def levels(state):
         ranges = fixed.ranges or (None, None)
-        each = zip(latent(model, parts), ranges, strict=True)
+        each = zip(latent(model, state), ranges, strict=True)
         return [model.weights.code(_scaled(part, own), None) for part, own in each]
 
     def visit(total, before, after):
@@ -264,4 +283,4 @@ def flips(model: Model, seeds: UInt32[Array, " S"], fixed: Fixed, w: Halves, low
         count = jnp.asarray(sum(jnp.sum(part, axis=1, dtype=jnp.int32) for part in changed))
         return total + (count if fixed.pairs is None else lax.psum(count, AXIS)).astype(jnp.float32)
 
-    return _loop(model, seeds, fixed, w, low, high, n, visit, jnp.zeros(seeds.shape, jnp.float32))[1]
+    return _loop(model, seeds, fixed, state, low, high, n, visit, jnp.zeros(seeds.shape, jnp.float32))[1]

@@ -19,7 +19,8 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Complex64, Float32
 
-Halves = tuple[Float32[Array, "S P"], Float32[Array, "S P"]]
+from .state import Halves, State
+
 AXIS = "pairs"  # of the mesh over which columns are spread
 _INT32_MAX = 2**31 - 1
 _FOLD = 8  # slices added at a time
@@ -145,21 +146,23 @@ class Spread:
             found[:, begin + self._place[0][real].astype(np.int64)] = np.asarray(values)[:, real]
         return found
 
-    def jit(self, function, gives_halves: bool, options: dict):
+    def jit(self, function, gives_state: bool, options: dict):
         """A function of the kernel, such as ``advance``, compiled to run on all devices together."""
 
-        def local(model, seeds, fixed, w, low, high, n):
-            shape = w[0].shape
-            fixed, w = jax.tree.map(lambda part: part.reshape(len(part), -1), (fixed, w))
-            result = function(model, seeds, fixed, w, low, high, n)
-            return tuple(part.reshape(shape) for part in result) if gives_halves else result
+        def local(model, seeds, fixed, state, low, high, n):
+            shape = state.parts[0].w.shape
+            fixed, parts = jax.tree.map(lambda part: part.reshape(len(part), -1), (fixed, state.parts))
+            result = function(model, seeds, fixed, State(parts, state.seed), low, high, n)
+            if not gives_state:
+                return result
+            return State(jax.tree.map(lambda part: part.reshape(shape), result.parts), result.seed)
 
         split, copied = self.split.spec, self.copied.spec
         mapped = jax.shard_map(
             local,
             mesh=self.split.mesh,
-            in_specs=(copied, copied, split, split, copied, copied, copied),
-            out_specs=split if gives_halves else copied,
+            in_specs=(copied, copied, split, State(split, copied), copied, copied, copied),
+            out_specs=State(split, copied) if gives_state else copied,
             check_vma=False,
         )
         return jax.jit(mapped, compiler_options=options)

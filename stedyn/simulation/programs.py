@@ -11,18 +11,19 @@ from jaxtyping import Array, Float32
 
 from . import kernel
 from .gpu import or_else
-from .layout import Halves, Spread
+from .layout import Spread
+from .state import State
 
 
 class Programs(NamedTuple):
     """The two jitted functions; ``low, high`` are the words of the first step, ``n`` the number of steps.
 
-    A call must not cross a multiple of ``2^32`` steps. ``advance(model, seeds, fixed, w, low, high, n)``
-    returns the latent weights; ``flips`` (same arguments) the number of level changes, summed over the
+    A call must not cross a multiple of ``2^32`` steps. ``advance(model, seeds, fixed, state, low, high, n)``
+    returns the state after them; ``flips`` (same arguments) the number of level changes, summed over the
     steps (S,).
     """
 
-    advance: Callable[..., Halves]
+    advance: Callable[..., State]
     flips: Callable[..., Float32[Array, " S"]]
 
 

@@ -159,7 +159,7 @@ def simulate(
         threads = 1 if spread else min(most, len(task.groups))  # spread: all devices work on one group
         task.compile()
         begin = time.perf_counter()
-        made = sum(group.seeds * group.state.at for group in task.groups)
+        made = sum(group.seeds * group.place.at for group in task.groups)
         total = int(task.events[-1]) * task.keys.size
         with tqdm(total=total, initial=made, unit="step", unit_scale=True, disable=not progress) as bar:
             try:
@@ -221,7 +221,7 @@ def _run(task: Task, threads: int, bar: tqdm, save: Callable[[float], None] | No
                 except Empty:  # as many threads as unfinished groups are at work
                     return
                 n = task.turn(group)
-                if group.state.done < task.events.size:
+                if group.place.done < task.events.size:
                     queue.put(group)
                 with lock:
                     bar.update(n * group.seeds)

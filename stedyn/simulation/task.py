@@ -15,10 +15,11 @@ from ..checks import Failure, fail, same_floats
 from ..problem.problem import Problem
 from . import kernel, programs
 from .lattice import LAST
-from .layout import Halves, Spread
+from .layout import Halves, Spread, halves, whole
 from .model import model_of
 from .observe import Observed, Observer
 from .population import population, ranges
+from .state import State, encode, halved, joined, latent
 
 _FLIP_STEPS = 32
 _PER_SEED = ("snapshots", "weights", "teacher", "variance")  # not one value a saved step
@@ -31,7 +32,7 @@ class Diverged(Failure, FloatingPointError):
     """The weights of a run grew beyond float32."""
 
 
-class State(NamedTuple):
+class Place(NamedTuple):
     """Where a group stands: how many saved steps lie behind it, its step, and the state of its loop.
 
     It is replaced as a whole and its arrays never change, so that any thread can read it at any time.
@@ -39,18 +40,15 @@ class State(NamedTuple):
 
     done: int
     at: int
-    w: Halves
+    state: State
 
 
 class Standing(NamedTuple):
-    """Where every seed stands, on the host: the same as `State`, one row a seed.
-
-    ``states (S, d)`` are codes, or complex numbers: weights and their rests (`kernel.encode`).
-    """
+    """Where every seed stands, on the host: the same as `Place`, one row a seed, coordinates in order."""
 
     done: Int[np.ndarray, " S"]
     at: Int[np.ndarray, " S"]
-    states: np.ndarray
+    state: State
 
 
 class Group:
@@ -60,13 +58,13 @@ class Group:
     ----------
     rows, keys, fixed : slice, array (s,), kernel.Fixed
         Their rows in the record, their keys, teachers and input variances.
-    state : State
+    place : Place
     weights : dict
         Weights (s, d) by saved step, from the last one that all groups have reached.
     """
 
-    def __init__(self, rows: slice, keys: jax.Array, fixed: kernel.Fixed, state: State):
-        self.rows, self.keys, self.fixed, self.state = rows, keys, fixed, state
+    def __init__(self, rows: slice, keys: jax.Array, fixed: kernel.Fixed, place: Place):
+        self.rows, self.keys, self.fixed, self.place = rows, keys, fixed, place
         self.weights: dict[int, np.ndarray] = {}
 
     @property
@@ -96,7 +94,7 @@ class Task:
     events : array (E,)
         ``steps`` and ``kept`` together.
     record : Record
-        What has been saved. Of a seed it is complete up to the events that its `State` counts.
+        What has been saved. Of a seed it is complete up to the events that its `Place` counts.
     stop : threading.Event
         Once set, no more calls are made.
     """
@@ -151,10 +149,18 @@ class Task:
             if not np.all(np.abs(drawn.start) < self.limit):
                 most = f"start weights below {self.limit:.3g}, where the codes of the lattice end"
                 fail("start", most, float(np.abs(drawn.start).max()), "scale it down, or raise the spacing")
-            encoded = kernel.encode(self.model, kernel.halves(jnp.asarray(drawn.start[None])))
-            states.append(np.asarray(kernel.whole(encoded, self.dim)))
+            states.append(jax.tree.map(np.asarray, self._encoded(jnp.asarray(drawn.start[None]))))
         zeros = np.zeros(self.keys.size, np.int64)
-        return Standing(zeros, zeros, np.concatenate(states))
+        return Standing(zeros, zeros, jax.tree.map(lambda *rows: np.concatenate(rows), *states))
+
+    def form(self) -> Standing:
+        """The arrays of `standing`, by their types alone."""
+        numbers = jax.ShapeDtypeStruct((self.keys.size,), np.int64)
+        weights = jax.ShapeDtypeStruct((self.keys.size, self.dim), np.float32)
+        return Standing(numbers, numbers, jax.eval_shape(self._encoded, weights))  # type: ignore[arg-type]
+
+    def _encoded(self, w) -> State:
+        return joined(encode(self.model, halves(w)), lambda parts: whole(parts, self.dim))
 
     def place(self, standing: Standing, size: int, devices: list[jax.Device]) -> None:
         """Make groups of up to ``size`` seeds, all of a group at one step, on the devices in turn."""
@@ -168,23 +174,27 @@ class Task:
             std = None
             if "variance" in self.record:
                 std = self._put(np.sqrt(self.record["variance"][rows]).astype(np.float32), device)
-            teacher, w = (self._put(part[rows], device) for part in (self.record["teacher"], standing.states))
+            teacher = self._put(self.record["teacher"][rows], device)
+            own = jax.tree.map(lambda part, rows=rows: part[rows], standing.state)
+            state = halved(own, lambda part, device=device: self._put(part, device))
+            state = state._replace(seed=jax.device_put(state.seed, device))
             widths = None
             if self.ranges is not None:
                 widths = self._put(np.broadcast_to(self.ranges, (rows.stop - rows.start, self.dim)), device)
             pairs = None if self.spread is None else self.spread.index
             fixed = kernel.Fixed(teacher, std, pairs, widths)
             keys = jax.device_put(jnp.asarray(self.keys[rows]), device)
-            state = State(int(standing.done[rows.start]), int(standing.at[rows.start]), w)
-            self.groups.append(Group(rows, keys, fixed, state))
+            place = Place(int(standing.done[rows.start]), int(standing.at[rows.start]), state)
+            self.groups.append(Group(rows, keys, fixed, place))
 
     def standing(self) -> Standing:
         """Where every seed stands now; safe while other threads go on."""
-        states = [(group.seeds, group.state) for group in self.groups]
+        places = [(group.seeds, group.place) for group in self.groups]
+        states = [jax.tree.map(np.asarray, joined(place.state, self._whole)) for _, place in places]
         return Standing(
-            np.concatenate([np.full(seeds, state.done) for seeds, state in states]),
-            np.concatenate([np.full(seeds, state.at) for seeds, state in states]),
-            np.concatenate([self._whole(state.w) for _, state in states]),
+            np.concatenate([np.full(seeds, place.done) for seeds, place in places]),
+            np.concatenate([np.full(seeds, place.at) for seeds, place in places]),
+            jax.tree.map(lambda *rows: np.concatenate(rows), *states),
         )
 
     def compile(self) -> None:
@@ -193,7 +203,7 @@ class Task:
         unlike = {(group.seeds, group.keys.device): group for group in self.unfinished()}
         with ThreadPoolExecutor(2) as pool:
             futures = [
-                pool.submit(same_floats(self._call), program, group, group.state.w, 0, 0)
+                pool.submit(same_floats(self._call), program, group, group.place.state, 0, 0)
                 for group in unlike.values()
                 for program in programs
             ]
@@ -202,19 +212,19 @@ class Task:
 
     def unfinished(self) -> list[Group]:
         """The groups with saved steps ahead."""
-        return [group for group in self.groups if group.state.done < self.events.size]
+        return [group for group in self.groups if group.place.done < self.events.size]
 
     def turn(self, group: Group) -> int:
         """One call of the program, up to the next saved step at most; the number of steps made."""
-        done, at, w = group.state
+        done, at, state = group.place
         target = int(self.events[done])
         n = min(self.chunk, target - at, 2**32 - at % 2**32)
         if n > 0:
-            w, at = self._call(self.programs.advance, group, w, at, n), at + n
+            state, at = self._call(self.programs.advance, group, state, at, n), at + n
         if at == target:
-            self._save(group, w, at)
+            self._save(group, state, at)
             done += 1
-        group.state = State(done, at, w)
+        group.place = Place(done, at, state)
         return n
 
     def partial(self) -> Record | None:
@@ -233,20 +243,20 @@ class Task:
             "teacher": self.record["teacher"],
         }
 
-    def _call(self, program, group: Group, w, at: int, n: int):
-        low, high = np.uint32(at % 2**32), np.uint32(at // 2**32)
-        return jax.block_until_ready(program(self.model, group.keys, group.fixed, w, low, high, np.int32(n)))
+    def _call(self, program, group: Group, state: State, at: int, n: int):
+        words = np.uint32(at % 2**32), np.uint32(at // 2**32), np.int32(n)
+        return jax.block_until_ready(program(self.model, group.keys, group.fixed, state, *words))
 
     def _put(self, values: np.ndarray, device) -> Halves:
         if self.spread is not None:
             return self.spread.put(values)
-        return jax.device_put(kernel.halves(jnp.asarray(values)), device)
+        return jax.device_put(halves(jnp.asarray(values)), device)
 
     def _whole(self, w: Halves) -> np.ndarray:
-        return np.asarray(kernel.whole(w, self.dim)) if self.spread is None else self.spread.whole(w)
+        return np.asarray(whole(w, self.dim)) if self.spread is None else self.spread.whole(w)
 
-    def _save(self, group: Group, w, at: int) -> None:
-        weights = self._whole(kernel.latent(self.model, w))
+    def _save(self, group: Group, state: State, at: int) -> None:
+        weights = self._whole(latent(self.model, state))
         if not np.all(np.abs(weights) < self.limit):  # nan is not
             what = "float32" if self.model.lattice is None else f"{self.limit:.3g}, where int32 codes end,"
             raise Diverged(
@@ -264,12 +274,12 @@ class Task:
             for name in set(Observed._fields) & record.keys():
                 record[name][row, columns] = getattr(seen, name)
         if self.counts_flips:
-            record["flip_rate"][rows, columns] = self._flip_rate(group, w, at)[:, None]
+            record["flip_rate"][rows, columns] = self._flip_rate(group, state, at)[:, None]
         record["weights"][rows] = weights
         common = min(max(other.weights, default=0) for other in self.groups)
         group.weights = {step: old for step, old in group.weights.items() if step >= common} | {at: weights}
 
-    def _flip_rate(self, group: Group, w, at: int) -> np.ndarray:
+    def _flip_rate(self, group: Group, state: State, at: int) -> np.ndarray:
         n = min(self.flip_steps, 2**32 - at % 2**32)
-        total = np.asarray(self._call(self.programs.flips, group, w, at, n), float)
+        total = np.asarray(self._call(self.programs.flips, group, state, at, n), float)
         return total / (n * self.dim**0.5)

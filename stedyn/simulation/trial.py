@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import kernel
-from .layout import Halves
+from .layout import whole
+from .state import State, latent
 
 #: Most trials, of which each seed has to agree in one.
 TRIES = 4
@@ -21,7 +21,7 @@ APART = 2.0**-8
 #: Part of the coordinates and steps that may round otherwise at a threshold; on a lattice every move is rounded.
 TIES, LATTICE_TIES = 1e-6, 1e-5
 
-Advance = Callable[..., Halves]
+Advance = Callable[..., State]
 
 
 def length(dim: int) -> int:
@@ -37,12 +37,12 @@ def difference(fast: Advance, plain: Advance, arguments: tuple) -> str | None:
     and all others of its seed a little. So a seed agrees if all its weights but a part `TIES` of its coordinates and
     steps differ by at most `APART` of the distance moved. It has to in one of `TRIES` trials, which have other draws.
     """
-    model, seeds, fixed, w, low, high, _ = arguments
+    model, seeds, fixed, state, low, high, _ = arguments
     steps, ties = length(model.dim), TIES if model.lattice is None else LATTICE_TIES
-    start = _weights(model, w)
+    start = _weights(model, state)
     agree = np.zeros(len(start), bool)
     for k in range(TRIES):
-        trial = model, seeds + np.uint32(k), fixed, w, low, high, np.int32(steps)
+        trial = model, seeds + np.uint32(k), fixed, state, low, high, np.int32(steps)
         expected, made = (_weights(model, advance(*trial)) for advance in (plain, fast))
         reach = APART * np.sqrt(np.mean((expected - start) ** 2, axis=1, keepdims=True))
         apart = np.abs(made - expected)
@@ -54,8 +54,8 @@ def difference(fast: Advance, plain: Advance, arguments: tuple) -> str | None:
     return f"{far.sum()} of {far.size} weights by up to {apart.max():.2g} in {steps} steps"
 
 
-def _weights(model, w: Halves) -> np.ndarray:
-    return np.asarray(kernel.whole(kernel.latent(model, w), model.dim), float)
+def _weights(model, state: State) -> np.ndarray:
+    return np.asarray(whole(latent(model, state), model.dim), float)
 
 
 class Tried:
@@ -81,7 +81,7 @@ class Tried:
         self._works: dict[Any, bool] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, *arguments) -> Halves:
+    def __call__(self, *arguments) -> State:
         leaves, structure = jax.tree.flatten(arguments)
         kind = next(iter(jnp.asarray(arguments[1]).devices())).device_kind
         key = kind, structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
@@ -91,9 +91,9 @@ class Tried:
         return (self.fast if self._works[key] else self.plain)(*arguments)
 
     def _agrees(self, arguments) -> bool:
-        model, seeds, fixed, w, *_ = arguments
+        model, seeds, fixed, state, *_ = arguments
         try:
-            steps = model, seeds, fixed, w, np.uint32(self.first(*arguments)), np.uint32(0), np.int32(0)
+            steps = model, seeds, fixed, state, np.uint32(self.first(*arguments)), np.uint32(0), np.int32(0)
             found = difference(self.fast, self.plain, steps)
             problem = f"differs from the plain loop ({found})"
         except Exception as error:  # whatever a rule defined in Python may do to the translation

@@ -228,7 +228,7 @@ def sweeps() -> Iterator[Case]:
 def checkpoints() -> Iterator[Case]:
     """Files that are no checkpoints, or damaged ones."""
     archive = _zip({"header.npy": _npy(np.array("{}"))})
-    first = b"stedyn checkpoint 2\n"
+    first = b"stedyn checkpoint 3\n"
     contents = {
         "empty": b"",
         "text": b"text",
