@@ -1,5 +1,6 @@
 from .checks import InputError
 from .comparison.comparison import Comparison, compare
+from .comparison.measured import Measured
 from .curves.plateaus import Plateau, find_plateaus
 from .design.choices import Choices
 from .design.maps import RangeMap, range_map
@@ -28,6 +29,7 @@ __all__ = [
     "Ensemble",
     "FixedPoint",
     "InputError",
+    "Measured",
     "Plateau",
     "PlateauTable",
     "Problem",

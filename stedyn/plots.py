@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
+from .comparison.measured import Measured
 from .drawing.axes import density_panel, learning_curve, panels
 from .drawing.axes import range_map as range_map
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from .comparison.comparison import Comparison
     from .design.plateau_tables import PlateauTable
     from .limit.solution import Solution
-    from .simulation import Ensemble
 
 #: Bins of the histogram.
 BINS = 80
@@ -38,7 +38,7 @@ def compare_figure(comparison: Comparison) -> Figure:
     """Both learning curves and, where the law has a density, the latent weights at the last time."""
     solution, ensemble = comparison.solution, comparison.ensemble
     densities = solution.densities
-    if comparison.histogram is None or densities is None:
+    if comparison.histogram is None or densities is None or isinstance(ensemble, Measured):
         figure, (ax,) = panels(1)
         learning_curve(ax, solution, ensemble)
         return figure

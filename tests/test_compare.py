@@ -177,7 +177,7 @@ def test_only_one_problem_is_compared(by_size):
             InputError, match="simulation of the problem that was solved, " + next(iter(change))
         ):
             compare(solution, other)
-    with pytest.raises(InputError, match=r"^ensemble: expected an Ensemble, found 2;"):
+    with pytest.raises(InputError, match=r"^ensemble: expected an Ensemble or a Measured, found 2;"):
         compare(solution, 2)
 
 

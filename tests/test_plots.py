@@ -23,7 +23,7 @@ def solution(error, plateaus=()):
 
 
 def ensemble(error):
-    return SimpleNamespace(tau=TAU, error=error, dim=300, seeds=len(error))
+    return SimpleNamespace(tau=TAU, error=error, dim=300, seeds=len(error), noun="simulation")
 
 
 def labels(ax):
@@ -38,7 +38,7 @@ def test_the_learning_curve_holds_theory_simulation_and_plateaus(ax):
     simulated, theory = ax.get_lines()
     np.testing.assert_allclose(simulated.get_ydata(), error)
     np.testing.assert_allclose(theory.get_ydata(), error)
-    assert labels(ax) == ["plateau", "simulation, d = 300, 2 seeds", "limit (grid)"]
+    assert labels(ax) == ["plateau", "simulation, d = 300, 2 runs", "limit (grid)"]
     assert [(p.get_x(), p.get_width()) for p in ax.patches] == [(0.0, 2.0), (4.0, 1.0)]
     band = ax.collections[0].get_paths()[0].get_extents()
     assert band.y1 == pytest.approx(2 + 0.1 * np.sqrt(2))  # one standard deviation of two runs
@@ -49,7 +49,7 @@ def test_the_learning_curve_holds_theory_simulation_and_plateaus(ax):
 def test_one_seed_has_no_band(ax):
     plots.learning_curve(ax, ensemble=ensemble(np.exp(-TAU)[None]))
     assert not ax.collections
-    assert labels(ax) == ["simulation, d = 300, 1 seed"]
+    assert labels(ax) == ["simulation, d = 300, 1 run"]
 
 
 @pytest.mark.parametrize(("lowest", "scale"), [(0.1, "linear"), (0.01, "log"), (0.0, "linear")])

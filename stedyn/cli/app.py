@@ -25,6 +25,7 @@ from ..limit.laws.registry import has_densities, names
 from .approval import approve
 from .environment import set_environment, show_warning
 from .lists import ListCommand
+from .measured import Data, Loss, Noisy, read_measured
 from .options import Json, Out, Plot, build_problem, check_outputs, takes_problem, write_outputs
 from .plateaus import plateaus
 from .ranges import choose, layers
@@ -103,32 +104,39 @@ def simulate(
 def compare(
     flags: dict,
     simulation: dict,
+    context: typer.Context,
+    data: Data = None,
+    loss: Loss = "mse",
+    includes_noise: Noisy = False,
     law: Law = "auto",
     tol: Tol = 5e-3,
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
 ) -> int:
-    """Prediction and simulation side by side, with a verdict and a figure.
+    """Prediction and simulation, or measured curves, side by side, with a verdict and a figure.
 
     {plateau}
     """
     if plot is None and out is None and not json:
         plot = Path("stedyn-compare.png")
     problem = _prepare(flags, out, plot)
-    approve(problem, simulation["dim"], simulation["seeds"], simulation.pop("yes"))
+    problem, runs = read_measured(context, problem, data, loss, includes_noise)
+    if runs is None:
+        approve(problem, simulation["dim"], simulation["seeds"], simulation.pop("yes"))
     from ..comparison.comparison import compare
     from ..limit.solver import solve
 
     # the last weights of the simulation are set against the density at the same time
-    densities = [float(problem.taus[-1])] if has_densities(law, problem) else None
+    densities = [float(problem.taus[-1])] if data is None and has_densities(law, problem) else None
     solution = solve(problem, law=law, tol=tol, densities=densities)
-    ensemble = _simulate(problem, **simulation)
-    _completed(ensemble)
-    comparison = compare(solution, ensemble)
+    if runs is None:
+        runs = _simulate(problem, **simulation)
+        _completed(runs)
+    comparison = compare(solution, runs)
     record = comparison.to_dict() | _about(problem)
     _print(json, problem, record, str(comparison))
-    tables = {"theory": solution, "simulation": ensemble}
+    tables = {"theory": solution, runs.noun: runs}
     write_outputs("compare", problem, record, out, plot, tables, "compare_figure", comparison)
     return _status(solution.status)
 

@@ -131,7 +131,7 @@ def _problem_flags(
     """The parameters that `takes_problem` adds; never called."""
 
 
-def _simulation_flags(
+def simulation_flags(
     dim: Annotated[int, typer.Option(min=1, help="Input dimension d of the simulation.")] = 3000,
     seeds: Annotated[int, typer.Option(min=1, help="Number of simulated runs.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0,
@@ -163,7 +163,7 @@ def takes_problem(command: Callable[..., Any] | None = None, *, without: tuple[s
     own = dict(inspect.signature(command).parameters)
     groups = {
         name: {key: p for key, p in inspect.signature(flags).parameters.items() if key not in without}
-        for name, flags in (("flags", _problem_flags), ("simulation", _simulation_flags))
+        for name, flags in (("flags", _problem_flags), ("simulation", simulation_flags))
         if own.pop(name, None)
     }
 

@@ -19,6 +19,7 @@ from ..problem.problem import Problem
 from ..simulation import Ensemble
 from .gaps import Gaps, curve_parts, measure_gaps
 from .histogram import Histogram, weight_histogram
+from .measured import Measured
 from .pairs import PlateauPair, pair_plateaus
 from .verdict import LEVEL, POWER, Part, Verdict, judge, least_p
 
@@ -44,7 +45,7 @@ class Comparison(Result):
     """
 
     solution: Solution
-    ensemble: Ensemble
+    ensemble: Ensemble | Measured
     gaps: Gaps
     plateaus_theory: list[Plateau]
     plateaus_simulation: list[Plateau]
@@ -148,8 +149,8 @@ class Comparison(Result):
         if self.p_value is not None:
             reached = f"p = {self.p_value:.2g} for all parts together, {reached}"
         opening = {
-            "agree": f"Theory and simulation agree ({reached})",
-            "differ": f"Theory and simulation differ in {_listed(judged.differing)} ({reached})",
+            "agree": f"Theory and {self.ensemble.noun} agree ({reached})",
+            "differ": f"Theory and {self.ensemble.noun} differ in {_listed(judged.differing)} ({reached})",
             "undecided": f"Undecided ({reached}): {judged.reason}",
         }[self.agreement]
         sentences = [f"{opening}.", *([f"{parts[0].upper()}{parts[1:]}."] if parts else [])]
@@ -202,17 +203,18 @@ class Comparison(Result):
         lines += [str(pair) for pair in self.pairs]
         if not self.pairs:
             lines.append(
-                f"no plateau predicted to end, {len(self.plateaus_simulation)} in the mean simulated curve"
+                f"no plateau predicted to end, {len(self.plateaus_simulation)} in the mean curve of the "
+                + self.ensemble.noun
             )
         if self.histogram is not None:
             lines.append(f"latent weights at tau = {self.ensemble.tau[-1]:g}: {self.histogram}")
         return "\n".join([*lines, self.verdict])
 
 
-@checked(solution=Solution, ensemble=Ensemble)
+@checked(solution=Solution, ensemble=(Ensemble, Measured))
 @in_float64
-def compare(solution: Solution, ensemble: Ensemble) -> Comparison:
-    """Compare a predicted and a simulated curve of one problem, at the times that both have saved.
+def compare(solution: Solution, ensemble: Ensemble | Measured) -> Comparison:
+    """Compare a predicted curve with simulated or measured ones of one problem, at the times that both have saved.
 
     One verdict over curve, plateaus and histogram, by the spread over seeds and nothing else: of comparisons with a
     right theory at most the share ``LEVEL`` ends in "differ" (``docs/verdicts.md``). The error that the law claims for
@@ -223,18 +225,19 @@ def compare(solution: Solution, ensemble: Ensemble) -> Comparison:
     InputError
         If the two are of different problems, or if the simulation ends after the solution.
     """
-    _check_same(solution, ensemble)
+    if isinstance(ensemble, Ensemble):
+        _check_same(solution, ensemble)
     horizon, seeds = float(solution.tau[-1]), ensemble.seeds
     if ensemble.tau[-1] > horizon * (1 + 1e-9) + 1.0 / ensemble.dim:
         fail(
             "ensemble",
-            f"a simulation that ends by tau = {horizon:g}",
+            f"a {ensemble.noun} that ends by tau = {horizon:g}",
             float(ensemble.tau[-1]),
             "solve for a longer run",
         )
     gaps = measure_gaps(solution, ensemble)
     predicted, simulated = solution.plateaus(), []
-    if np.all(np.isfinite(ensemble.error)):
+    if np.all(np.isfinite(ensemble.error)) and np.all(ensemble.error_mean > 0):
         noise = ensemble.error_sem / np.maximum(ensemble.error_mean, 1e-300)
         simulated = find_plateaus(ensemble.tau, ensemble.error_mean, noise if seeds > 1 else None)
     pairs = pair_plateaus(predicted, gaps.tau, gaps.theory, ensemble.error[:, gaps.common], ensemble.dim)

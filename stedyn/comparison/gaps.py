@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Int
 
+from ..curves.runs import Runs
 from ..limit.solution import Solution
 from ..simulation import Ensemble
 from .verdict import Part, floored, mean_test, part_level, single_times
@@ -43,7 +44,7 @@ class Gaps:
     floor: Float[np.ndarray, " T"]
 
 
-def measure_gaps(solution: Solution, ensemble: Ensemble) -> Gaps:
+def measure_gaps(solution: Solution, ensemble: Runs) -> Gaps:
     """The gaps at common times: a saved time of a simulation is a whole number of steps, half of one off at most."""
     solved, predicted = np.asarray(solution.tau), np.asarray(solution.error)
     tau, dim, seeds = np.asarray(ensemble.tau), ensemble.dim, ensemble.seeds
@@ -61,7 +62,7 @@ def measure_gaps(solution: Solution, ensemble: Ensemble) -> Gaps:
 
 
 def curve_parts(
-    gaps: Gaps, solution: Solution, ensemble: Ensemble, parts: int
+    gaps: Gaps, solution: Solution, ensemble: Runs, parts: int
 ) -> tuple[Part, Part, float | None]:
     """The test of the curve, that of single times, and the smallest gap that the first could have found.
 
@@ -98,11 +99,14 @@ def _allowed(table: dict[int, int], seeds: int) -> int:
     return table[max(least for least in table if least <= seeds)]
 
 
-def _controls(solution: Solution, ensemble: Ensemble):
+def _controls(solution: Solution, ensemble: Runs):
     """What the seeds drew: deviations of teacher norm, overlap and norm at the start from their means (S, Q).
 
-    The quantizers and the rule have not acted on these, so that their means are right whatever the theory of the rest.
+    The quantizers and the rule have not acted on these, so that their means are right whatever the theory of the
+    rest. Of measured curves nothing is known.
     """
+    if not isinstance(ensemble, Ensemble):
+        return None
     norms = np.mean(np.square(ensemble.teacher, dtype=float), axis=1)
     drawn = [norms - float(solution.problem.rho)]
     if solution.tau[0] == 0 and ensemble.tau[0] == 0:

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Int
 
+from ..curves.runs import Runs
 from ..limit.limit import derive
 from ..limit.solution import Solution
 from ..simulation import Ensemble
@@ -48,13 +49,15 @@ class Histogram:
         return f"chi2 over its expectation {self.statistic:.2f} (p = {self.p_value:.2g}), {text}"
 
 
-def weight_histogram(solution: Solution, ensemble: Ensemble) -> Histogram | None:
-    """The histogram at the last time, None without a predicted density there or with too few weights.
+def weight_histogram(solution: Solution, ensemble: Runs) -> Histogram | None:
+    """The histogram at the last time, None without weights, without a predicted density there or with too few of them.
 
     Bins have equal predicted probability and are no narrower than a few steps.
     """
     densities = solution.densities
-    if densities is None or abs(float(densities.tau[-1]) - float(ensemble.tau[-1])) > 1.0 / ensemble.dim:
+    if not isinstance(ensemble, Ensemble) or densities is None:
+        return None
+    if abs(float(densities.tau[-1]) - float(ensemble.tau[-1])) > 1.0 / ensemble.dim:
         return None
     weights = np.sort(np.asarray(ensemble.weights, dtype=float), axis=1)
     last, bins = len(densities.tau) - 1, min(BINS, weights.size // LEAST)

@@ -31,10 +31,10 @@ class PlateauPair:
     def __str__(self):
         if getattr(self.theory, "open", False):
             return f"predicted plateau: {self.theory}"
-        seen = "not left in the simulation"
+        seen = "not left in the runs"
         if self.length is not None:
             seen = (
-                f"simulation {_pm(self.length, self.length_sem)}, escape {_pm(self.escape, self.escape_sem)} "
+                f"runs {_pm(self.length, self.length_sem)}, escape {_pm(self.escape, self.escape_sem)} "
                 f"({self.seeds} seeds)"
             )
         return f"plateau length {self.theory.length:.4g}, escape {self.theory.escape:.4g}; {seen}"

@@ -36,7 +36,7 @@ def learning_curve(ax: Axes, solution: Any = None, ensemble: Any = None) -> Axes
     if ensemble is not None:
         runs = np.asarray(ensemble.error)
         mean = runs.mean(0)
-        label = f"simulation, d = {ensemble.dim}, {len(runs)} seed{'s' if len(runs) > 1 else ''}"
+        label = f"{ensemble.noun}, d = {ensemble.dim}, {len(runs)} run{'s' if len(runs) > 1 else ''}"
         if len(runs) > 1:
             std = runs.std(0, ddof=1)
             ax.fill_between(ensemble.tau, mean - std, mean + std, color=SIMULATION, alpha=0.25, lw=0)

@@ -35,6 +35,7 @@ RECORDS = {
     "FixedPoint": "limit.fixed_points",
     "Searched": "limit.roots",
     "Ensemble": "simulation.ensemble",
+    "Measured": "comparison.measured",
     "Comparison": "comparison.comparison",
     "Gaps": "comparison.gaps",
     "Plateau": "curves.plateaus",

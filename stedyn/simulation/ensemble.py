@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from ..curves.runs import Runs
 from ..files.results import Result
 from ..problem.problem import Problem
 
@@ -18,7 +19,7 @@ _SHOWN = 12  # rows of the printed table
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Ensemble(Result):
+class Ensemble(Runs, Result):
     """Microscopic runs of one problem with several seeds; time is ``tau = steps / d``.
 
     Attributes
@@ -57,6 +58,7 @@ class Ensemble(Result):
         Whether the run was interrupted before its last time.
     """
 
+    noun = "simulation"
     tau: Float[np.ndarray, " T"]
     steps: Int[np.ndarray, " T"]
     error: Float[np.ndarray, "S T"]
@@ -79,21 +81,6 @@ class Ensemble(Result):
     problem: Problem
     partial: bool = False
     classification_error: Float[np.ndarray, "S T"] | None = None
-
-    @property
-    def error_mean(self) -> Float[np.ndarray, " T"]:
-        """Mean of the error over the seeds."""
-        return self.error.mean(axis=0)
-
-    @property
-    def error_std(self) -> Float[np.ndarray, " T"]:
-        """Standard deviation of the error between seeds (``ddof = 1``); 0 for a single seed."""
-        return self.error.std(axis=0, ddof=1) if self.seeds > 1 else np.zeros_like(self.tau)
-
-    @property
-    def error_sem(self) -> Float[np.ndarray, " T"]:
-        """Standard error of the mean, ``error_std / sqrt(S)``; 0, which says nothing, for one seed."""
-        return self.error_std / np.sqrt(self.seeds)
 
     @property
     def coordinate_steps_per_second(self) -> float:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import __version__
-from ..checks import Failure, InputError, choice, fail, whole
+from ..checks import Failure, InputError, choice, whole
+from ..files.frames import read_frame
 from ..files.report import to_json, write_json
 from ..files.tables import TABLES, known_keys, set_value, toml_value
-from ..files.whole import refuse_special
 from ..fingerprint import fingerprint, is_library
 from ..limit.laws.registry import has_densities, names
 
@@ -30,7 +30,6 @@ WHAT: dict[str, tuple[str, ...]] = {
     "fixed-point": (),
 }
 _DEFAULTS = {"law": "auto", "dim": 3000, "seeds": 4, "seed": 0}
-MOST_COLUMNS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,26 +74,7 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
     ValueError
         If the file is missing or is no table.
     """
-    import pandas as pd
-
-    refuse_special(path, "table")
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            columns = 1 + file.readline(2**20).count(",")
-        if columns > MOST_COLUMNS:
-            fail(str(path), f"at most {MOST_COLUMNS} columns", columns, "keep those that say something")
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, comment="#", skipinitialspace=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; check the name.") from None
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{path}: cannot be read as a table ({reason}); give a CSV file.") from None
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas names a row by the cells before its columns
-        fail(str(path), "as many cells in a row as in the first line", "more", "name every column")
-    names = [str(name).strip() for name in frame.columns]
-    rows = [dict(zip(names, map(str.strip, values), strict=True)) for values in frame.to_numpy().tolist()]
+    rows = read_frame(path, "table").to_dict("records")
     return [{name: _value(text) for name, text in row.items() if text} for row in rows]
 
 
