@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .comparison.comparison import Comparison
     from .design.plateau_tables import PlateauTable
     from .limit.solution import Solution
+    from .simulation import Ensemble
 
 #: Bins of the histogram.
 BINS = 80
