@@ -49,6 +49,7 @@ _FLAGS = {
     "nu": ("rule", "nu"),
     "c": ("rule", "c"),
     "weight_decay": ("rule", "weight_decay"),
+    "momentum": ("rule", "momentum"),
     "model": ("teacher", "model"),
     "noise_std": ("noise", "std"),
     "tau": ("run", "tau"),
@@ -113,6 +114,7 @@ def _problem_flags(
     nu: Annotated[float | None, _problem_flag("Trials for each coordinate of the multinomial rule.")] = None,
     c: Annotated[float | None, _problem_flag("Constant c of the multinomial rule.")] = None,
     weight_decay: Annotated[float | None, _problem_flag("Weight decay.")] = None,
+    momentum: Annotated[float | None, _problem_flag("Momentum.")] = None,
     model: Annotated[
         str | None, _problem_flag("What the teacher's output becomes.", metavar="linear|sign")
     ] = None,

@@ -204,8 +204,9 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
                 plain[table][key] = _plain(f"{table}.{key}", value)
     if problem.model != "linear":
         plain["teacher"]["model"] = problem.model
-    if plain["rule"].get("batch") == 1:
-        del plain["rule"]["batch"]
+    defaults: dict[str, Any] = {"batch": 1, "dampening": 0, "nesterov": False}
+    for name in [name for name, default in defaults.items() if plain["rule"].get(name) == default]:
+        del plain["rule"][name]
     if plain["weights"] == {"kind": "none", "ste": "identity"}:
         del plain["weights"]
     if plain["inputs"] == {"kind": "none"}:

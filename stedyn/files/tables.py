@@ -11,6 +11,7 @@ from typing import Any
 from ..checks import InputError, check_known, choice, fail
 from ..quantizers.quantizer import KINDS
 from ..rules import RULES
+from ..rules.memory import check_momentum
 
 _LATTICE = ("bits", "range", "edge", "rounding")
 _QUANTIZER: dict[str | None, tuple[str, ...]] = dict.fromkeys(KINDS, _LATTICE)
@@ -107,6 +108,8 @@ def _checked(table: str, content: dict[str, Any]) -> dict[str, Any]:
     allowed = keys_of(table, kind) or ()
     for key in content:
         if key != "kind" and key not in allowed:
+            if table == "rule":
+                check_momentum(kind, [key], allowed)
             takes = ", ".join(allowed) or "no other key"
             raise InputError(
                 f"{table}.{key}: does not go with kind = {kind!r}, which takes {takes}; remove it."

@@ -53,8 +53,8 @@ class FixedPoint(Result, eqx.Module):
     oscillates : bool
         Whether that eigenvalue is complex, with the ``period`` (float or None) in ``tau``.
     lr_ceiling : float or None
-        Largest lr with a fixed point, ``2 / k2`` for SGD with a linear ``psi``; None if ``psi`` is bounded,
-        when no such ceiling applies.
+        Largest lr with a fixed point, ``2 / k2`` for SGD with a linear ``psi`` (with momentum that over
+        `Rule.gain`); None if ``psi`` is bounded, when no such ceiling applies.
     others : tuple of float
         Errors of further fixed points, if the equation has several; the reported one has the largest error.
     searched : Searched
@@ -215,7 +215,7 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         far = 1e7 * limit.power  # where rounding no longer matters, and a bounded rule does not grow
         slope = float(error_and_slope(limit, far)[1])
         ceiling = final / slope if np.isfinite(slope) else 2 / k2
-        ceiling = None if slope < 1e-3 * final else ceiling
+        ceiling = None if slope < 1e-3 * final else ceiling / float(problem.rule.gain)
     saturated = 0.0
     if problem.weights.n_levels:
         pull = np.asarray(a * limit.teacher)
@@ -224,7 +224,7 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         saturated = float(np.asarray(limit.share) @ beyond)
     if not found:
         raise InputError(
-            f"rule.lr: expected a rate below its ceiling {ceiling:.6g}, found {float(problem.rule.rate(jnp.inf)):g}, "
+            f"rule.lr: expected a rate below its ceiling {ceiling:.6g}, found {final / float(problem.rule.gain):g}, "
             "with which the error grows without bound and there is no fixed point; lower it."
         )
     error, slope = found[-1]

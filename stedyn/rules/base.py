@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from ..checks import check_keywords, fail, nonnegative, positive, whole
 from ..inputs.moments import InputMoments
-from .memory import Memory, Seen
+from .memory import Memory, Seen, check_momentum
 from .nodes import batch_nodes, input_atoms
 from .quadrature import FULL, FULL_STEP, LIGHT, LIGHT_STEP, Profile, Samples, profile_of, sample
 from .schedules import Schedule, as_schedule, check_schedule
@@ -128,11 +128,17 @@ class Rule(eqx.Module):
     schedule: Schedule | None = eqx.field(default=None, converter=as_schedule)
 
     def __new__(cls, *args, **given):
+        check_momentum(cls.kind, given, cls.__dataclass_fields__)
         check_keywords(cls.__name__, cls.__init__, given)
         return super().__new__(cls)
 
+    @property
+    def gain(self) -> Float[Array, ""] | float:
+        """By how much what is remembered multiplies a move in the limit."""
+        return 1.0
+
     def rate(self, tau) -> Float[Array, ""]:
-        """Learning rate at ``tau = steps / d``."""
+        """Learning rate at ``tau = steps / d``; that of the limit, the `gain` included."""
         lr = jnp.asarray(self.lr)
         return lr if self.schedule is None else lr * self.schedule(tau)
 

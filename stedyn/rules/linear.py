@@ -12,16 +12,18 @@ from jaxtyping import Array, Float
 
 from ..checks import fail, finite, is_traced, nonnegative
 from ..inputs.moments import InputMoments
-from .base import Coefficients, GradientResponse, Response, Rule
+from .base import Coefficients, GradientResponse, Response
+from .momentum import Linear, log_transform
 from .quadrature import Profile
 from .schedules import Schedule, as_schedule, check_schedule
 
 _ROOT, _ROOT_TWO = float(np.sqrt(2 / np.pi)), float(np.sqrt(2))
 
 
-class SGD(Rule):
+class SGD(Linear):
     """Stochastic gradient descent: ``U = lr r phi``, so ``a = lr k1``, ``b = lr k2``, ``D = lr^2 k2 V / B``.
 
+    With momentum the limit is that at ``lr (1 - dampening) / (1 - momentum)``.
     With quantized weights (``Problem(weights=...)``) it is BinaryConnect: latent weights are floats and
     the forward pass sees them rounded, to the nearest level or stochastically.
 
@@ -29,6 +31,8 @@ class SGD(Rule):
     ----------
     lr, weight_decay, batch, schedule
         See `Rule`.
+    momentum, dampening, nesterov
+        See `stedyn.rules.momentum.Linear`.
     """
 
     kind: ClassVar[str] = "sgd"
@@ -42,8 +46,15 @@ class SGD(Rule):
         lr = self.rate(tau)
         return Profile(jnp.full_like(s, 1.0) * lr, (lr * s) ** 2, _ROOT * lr * s)
 
+    def gradient(self, r, phi, u, tau):
+        return r * phi
+
+    def log_transform(self, t, V, inputs, tau):
+        return self.batch * log_transform(t * V / self.batch**2, inputs)
+
     def response(self, inputs):
-        return _Single(self, inputs) if self.batch == 1 else GradientResponse(self, inputs)
+        single = _Single(self, inputs) if self.batch == 1 else GradientResponse(self, inputs)
+        return self.with_memory(single, inputs)
 
 
 class _Single(Response):
@@ -66,7 +77,7 @@ def _fraction(name: str, value):
     return value
 
 
-class Shrinkage(Rule):
+class Shrinkage(Linear):
     """SGD with a shrunken gradient: ``U = lr (q r phi + s z)``, ``z ~ N(0, 1)`` (arXiv 2508.07142).
 
     ``a = lr E[q] k1``, ``b = lr E[q] k2``, ``D = lr^2 (E[q^2] k2 V / B + s^2)``. Without noise a constant
@@ -76,6 +87,8 @@ class Shrinkage(Rule):
     ----------
     lr, weight_decay, batch, schedule
         See `Rule`.
+    momentum, dampening, nesterov
+        See `stedyn.rules.momentum.Linear`; they act on the shrunken gradient.
     q : float
         Shrinkage factor in (0, 1].
     q_min : float, optional
@@ -131,11 +144,23 @@ class Shrinkage(Rule):
         high = jnp.asarray(self.q) * scale
         return (high if self.q_min is None else jnp.asarray(self.q_min) * scale), high
 
-    def move(self, r, phi, u, tau):
+    def gradient(self, r, phi, u, tau):
         low, high = self.bounds(tau)
         q = high if self.q_min is None else low + (high - low) * u[0]
         noise = self.noise_std * _ROOT_TWO * lax.erf_inv(2 * u[-1] - 1) if self.noisy else 0.0
-        return self.rate(tau) * (q * r * phi + noise)
+        return q * r * phi + noise
+
+    def move(self, r, phi, u, tau):
+        return self.rate(tau) * self.gradient(r, phi, u, tau)
+
+    def log_transform(self, t, V, inputs, tau):
+        q, weight = self._factors(tau)
+        each = t * V * (q[:, None] / self.batch) ** 2
+        log = self.batch * log_transform(each.reshape(-1), inputs).reshape(each.shape)
+        return jnp.log1p(weight @ jnp.expm1(log)) - t * self.noise_std**2
+
+    def response(self, inputs):
+        return self.with_memory(GradientResponse(self, inputs), inputs)
 
     def profile(self, s, tau):
         lr = self.rate(tau)
@@ -145,12 +170,16 @@ class Shrinkage(Rule):
 
     def _spread(self, s, tau):
         """``E[sqrt(q^2 s^2 + noise^2)]`` over the factor (Gauss-Legendre)."""
-        low, high = self.bounds(tau)
-        x, w = np.polynomial.legendre.leggauss(8)
-        q = 0.5 * (low + high) + 0.5 * (high - low) * x
+        q, weight = self._factors(tau)
         square = (q * s[..., None]) ** 2 + self.noise_std**2
         root = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
-        return root @ (w / 2)
+        return root @ weight
+
+    def _factors(self, tau):
+        """Nodes and weights of averages over the factor (Gauss-Legendre)."""
+        low, high = self.bounds(tau)
+        x, w = np.polynomial.legendre.leggauss(8)
+        return 0.5 * (low + high) + 0.5 * (high - low) * x, w / 2
 
     def check(self, problem):
         super().check(problem)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float
+
+from ..checks import fail
+
+_MOMENTUM = ("momentum", "dampening", "nesterov")
 
 
 class Memory(NamedTuple):
@@ -32,3 +37,11 @@ class Seen(NamedTuple):
     tau: Float[Array, ""]
     dim: int
     seed: Any
+
+
+def check_momentum(kind: str, given: Iterable[str], takes: Container[str]) -> None:
+    """Refuse momentum for a rule that has none, with the reason."""
+    for name in given:
+        if name in _MOMENTUM and name not in takes:
+            fail(f"rule.{name}", "a rule that is linear in the gradient ('sgd', 'shrinkage'): the limit of others with "
+                 "momentum is a sum over all that they remember, which is not derived", kind, "remove it")  # fmt: skip

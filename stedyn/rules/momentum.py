@@ -1,0 +1,162 @@
+r"""Momentum as ``torch.optim.SGD`` has it: a memory in the simulation, another rate in the limit.
+
+With the gradient ``g``, weight decay included, a step is
+
+    ``v <- momentum v + (1 - dampening) g``,  ``U = lr v``,   or   ``U = lr (g + momentum v)`` with ``nesterov``.
+
+In the limit that is the rule without momentum at ``lr (1 - dampening) / (1 - momentum)`` (``docs/optimizers.md``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from ..checks import fail, finite, is_traced
+from ..inputs.moments import InputMoments
+from .base import Response, Rule
+from .memory import Memory, Seen
+
+#: Steps back whose inputs are averaged one by one; what is left of those before is, if anything, an average of many.
+_TERMS = 256
+_NODES = 0.5 * np.arange(-72, 73)
+
+
+def _below_one(name: str):
+    def check(value):
+        value = finite(name, value)
+        if not is_traced(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) < 1)):
+            fail(name, "a number from 0 up to, but not including, 1", value, "give one in [0, 1)")
+        return value
+
+    return check
+
+
+def _momentum(value):
+    value = None if value is None else _below_one("momentum")(value)
+    return value if is_traced(value) or np.any(np.asarray(value or 0.0) != 0) else None
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        fail("nesterov", "true or false", value, "give one of these")
+    return bool(value)
+
+
+class Linear(Rule):
+    """A rule that moves by ``lr`` times a `gradient`, which is linear in ``r phi`` on average and in its mean square.
+
+    Parameters
+    ----------
+    momentum : float, optional
+        In [0, 1); None, which 0 becomes, for no momentum.
+    dampening : float
+        In [0, 1); the first step has none.
+    nesterov : bool
+        Nesterov's form, without dampening.
+    """
+
+    momentum: Float[Array, ""] | float | None = eqx.field(default=None, kw_only=True, converter=_momentum)
+    dampening: Float[Array, ""] | float = eqx.field(
+        default=0.0, kw_only=True, converter=_below_one("dampening")
+    )
+    nesterov: bool = eqx.field(default=False, static=True, kw_only=True, converter=_flag)
+
+    def __check_init__(self):
+        damped = not is_traced(self.dampening) and np.any(np.asarray(self.dampening) != 0)
+        for name, used in (("dampening", damped), ("nesterov", self.nesterov)):
+            if used and self.momentum is None:
+                fail(
+                    name,
+                    "none without momentum, where it would do nothing",
+                    getattr(self, name),
+                    "set momentum",
+                )
+        if self.nesterov and damped:
+            fail("dampening", "0 with nesterov, as in PyTorch", self.dampening, "remove one of them")
+
+    def gradient(self, r, phi, u, tau):
+        """What ``lr`` multiplies, before momentum."""
+        raise NotImplementedError
+
+    def log_transform(self, t, V, inputs: InputMoments, tau):
+        """``ln E exp(-t s^2)``, ``s^2`` the variance of the `gradient` given all but the residuals."""
+        raise NotImplementedError
+
+    @property
+    def gain(self):
+        return 1.0 if self.momentum is None else (1 - self.dampening) / (1 - self.momentum)
+
+    def rate(self, tau):
+        return super().rate(tau) if self.momentum is None else super().rate(tau) * self.gain
+
+    def decay(self, tau):
+        return super().decay(tau) if self.momentum is None else jnp.zeros(())
+
+    @property
+    def memory(self):
+        return Memory() if self.momentum is None else Memory(own=0.0)
+
+    def step(self, seen: Seen, own):
+        if self.momentum is None:
+            return super().step(seen, own)
+        lr, beta = super().rate(seen.tau), self.momentum
+        decay = self.weight_decay / jnp.sqrt(jnp.float32(seen.dim))
+        g = self.gradient(seen.r, seen.phi, seen.u, seen.tau) - decay * seen.w
+        v = beta * own + jnp.where(seen.tau > 0, 1 - self.dampening, 1.0) * g
+        return lr * (g + beta * v if self.nesterov else v), v
+
+    def with_memory(self, response: Response, inputs: InputMoments) -> Response:
+        """The response with momentum, from that without at the same `rate`."""
+        return response if self.momentum is None else _Remembering(response, self, inputs)
+
+
+class _Remembering(Response):
+    """The same drift and diffusion; of a single move ``U = sum_k c_k g_(t-k)`` only ``E|U|`` is another.
+
+    Given the inputs of all steps ``U`` is Gaussian, of variance ``S = sum_k c_k^2 s_k^2``, and ``E sqrt(S) =
+    int_0^oo (1 - E exp(-t S)) t^(-3/2) dt / (2 sqrt(pi))``, where the average is a product over the steps.
+    """
+
+    single: Response
+    rule: Linear
+    inputs: InputMoments
+
+    def __call__(self, order, tau):
+        return self.single(order, tau)._replace(mean_abs=self._mean_abs(order, tau))
+
+    def _mean_abs(self, order, tau):
+        rule, V = self.rule, jnp.maximum(order.V, 0.0)
+        lr, beta = Rule.rate(rule, tau), jnp.asarray(rule.momentum)
+        c = beta ** jnp.arange(_TERMS) * (1 - rule.dampening)
+        if rule.nesterov:
+            c = (beta * c).at[0].add(1.0)
+        square = c**2
+        left = square[-1] * beta**2 / (1 - beta**2)  # of all steps before
+        alive = V > 0
+        V = jnp.where(alive, V, 1.0)
+
+        def log_transform(t):
+            return rule.log_transform(t, V, self.inputs, tau)
+
+        tiny = 1e-9 / V
+        mean = -log_transform(jnp.reshape(tiny, (1,)))[0] / tiny  # E[s^2]
+        total = mean * (jnp.sum(square) + left)
+        t = jnp.exp(jnp.asarray(_NODES)) / total
+        start = -t * mean * left
+        log = lax.fori_loop(0, _TERMS, lambda k, log: log + log_transform(square[k] * t), start)
+        step = _NODES[1] - _NODES[0]
+        root = jnp.sum(-jnp.expm1(log) * jnp.exp(-jnp.asarray(_NODES) / 2)) * step / (2 * np.sqrt(np.pi))
+        return jnp.where(alive, np.sqrt(2 / np.pi) * lr * root * jnp.sqrt(total), 0.0)
+
+
+def log_transform(t: Float[Array, " n"], inputs: InputMoments) -> Float[Array, " n"]:
+    """``ln E exp(-t phi^2)``."""
+    if inputs.levels is None or inputs.mass is None:
+        return -0.5 * jnp.log1p(2 * t * inputs.std**2)
+    return jnp.log1p(jnp.expm1(-t[:, None] * inputs.levels**2) @ inputs.mass)
