@@ -39,13 +39,12 @@ def moved(problem: Problem, to: str, value) -> Problem:
     return eqx.tree_at(TO[to], problem, value)
 
 
-@eqx.filter_jit
-def _tangent_pass(problem, taus, keep, rtol, coarse, mesh, to):
+def _tangent_pass(problem, taus, keep, rtol, coarse, cells, mesh, to):
     """A pass of the grid law (see `grid_pass`): the error curve and its tangent, and those of the steps."""
 
     def run(value):
         curves, stats, kept, steps, bad = grid_pass(
-            moved(problem, to, value), taus, keep, rtol, coarse, mesh, True
+            moved(problem, to, value), taus, keep, rtol, coarse, cells, mesh, True
         )
         return (curves["error"], steps), (stats, kept, bad)
 

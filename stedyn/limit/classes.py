@@ -40,14 +40,16 @@ NODES, LEAST_NODES, FEWER_VARIANCES = 5, 3, 2
 _TABLE = 257
 
 
-def channel_classes(problem: Problem, n: int, coarse=False, variances=None, folded=False) -> Classes:
+def channel_classes(
+    problem: Problem, n: int, coarse=False, variances=None, folded=False, nodes=None
+) -> Classes:
     """`coordinate_classes` of all channels together, with the same arguments (``docs/channels.md``)."""
     channels = problem.channels
     if channels is None:
-        return coordinate_classes(problem, n, coarse, variances, folded)
+        return coordinate_classes(problem, n, coarse, variances, folded, nodes)
     parts = []
     for teacher, unit, start, share in zip(*channels.columns, strict=True):
-        found = coordinate_classes(problem, n, coarse, variances, folded, teacher / unit)
+        found = coordinate_classes(problem, n, coarse, variances, folded, nodes, teacher / unit)
         each = jnp.ones_like(found.share)
         parts.append(found._replace(share=share * found.share, unit=unit * each, start=start / unit * each))
     joined = Classes(*(jnp.concatenate(fields) for fields in zip(*parts, strict=True)))
@@ -55,24 +57,30 @@ def channel_classes(problem: Problem, n: int, coarse=False, variances=None, fold
 
 
 def coordinate_classes(
-    problem: Problem, n: int, coarse=False, variances: int | None = None, folded: bool = False, scale=None
+    problem: Problem,
+    n: int,
+    coarse=False,
+    variances: int | None = None,
+    folded: bool = False,
+    nodes: int | None = None,
+    scale=None,
 ) -> Classes:
     """Classes of a problem: about ``n`` teacher values for each of up to ``variances`` (even numbers).
 
-    The values are nodes of Gauss quadrature, up to `NODES` in each interval. Where there are enough intervals, their
-    ends lie on the values at which the answer has kinks: where a weight is driven to a level, ``c k1 = level k2``. The
-    variances are nodes of one rule. ``sum share v c^2`` is exactly ``E[v w*^2]``. ``coarse`` (one traced flag for
-    teacher values and variances, or one for each) takes a node from each interval, and `FEWER_VARIANCES` from the
-    variances, the shapes kept: comparing the two shows what the finite number of classes costs. With ``folded``, for
-    problems that do not change under ``w -> -w``, a class stands for the teacher values ``c`` and ``-c``. ``scale``
-    multiplies the teacher's weights.
+    The values are nodes of Gauss quadrature, ``nodes`` in each interval (`nodes_of` unless given). Where there are
+    enough intervals, their ends lie on the values at which the answer has kinks: where a weight is driven to a level,
+    ``c k1 = level k2``. The variances are nodes of one rule. ``sum share v c^2`` is exactly ``E[v w*^2]``. ``coarse``
+    (one traced flag for teacher values and variances, or one for each) takes a node from each interval, and
+    `FEWER_VARIANCES` from the variances, the shapes kept: comparing the two shows what the finite number of classes
+    costs. With ``folded``, for problems that do not change under ``w -> -w``, a class stands for the teacher values
+    ``c`` and ``-c``. ``scale`` multiplies the teacher's weights.
     """
     merge = jnp.broadcast_to(jnp.asarray(coarse), (2,))
     law = problem.teacher if scale is None else problem.teacher.scaled(scale)
     values, weights, exact = _teacher_points(law, folded)
     if variances is None:  # fewer of them where there are many teacher values
         variances = max(2, min(n // 2 if exact else n // 4, 64))
-    per = min(NODES, max(LEAST_NODES, n // (problem.weights.levels.size + 1)))
+    per = nodes_of(problem.weights.levels.size, n) if nodes is None else nodes
     if folded:
         n = n // 2
     if problem.paired:
@@ -84,7 +92,7 @@ def coordinate_classes(
     else:
         n = min(n, values.size)
         share, teacher = jax.lax.map(
-            lambda ratio: _gauss(values, weights, n, per, problem.weights.levels / ratio, merge[0]),
+            lambda ratio: _gauss(values, weights, n, per, _kinks(problem) / ratio, merge[0]),
             _ideal(problem, variance),
         )
     group = jnp.repeat(jnp.arange(variance.size), teacher.shape[1])
@@ -115,13 +123,24 @@ def _paired_classes(problem: Problem, n: int, per: int, variances: int, merge, f
     u, index, part = u[order], index[order], (values / variance[index])[order] / values.size
 
     def one(k):
-        return _gauss(u, jnp.where(index == k, part, 0.0), n, per, problem.weights.levels, merge[0])
+        return _gauss(u, jnp.where(index == k, part, 0.0), n, per, _kinks(problem), merge[0])
 
     share, node = jax.lax.map(one, jnp.arange(few))
     c, p = (node / _ideal(problem, variance)[:, None]).reshape(-1), share.reshape(-1)
     group = jnp.repeat(jnp.arange(few), node.shape[1])
     scale = jnp.sqrt(jnp.mean(values * weights**2) / (p @ (variance[group] * c**2)))
     return Classes(c * scale, p, group, variance)
+
+
+def nodes_of(levels: int, n: int) -> int:
+    """Nodes in each interval of ``n`` teacher values with kinks at these levels."""
+    return min(NODES, max(LEAST_NODES, n // (levels + 1)))
+
+
+def _kinks(problem: Problem):
+    """The levels, with infinity for those that repeat the largest."""
+    levels = problem.weights.levels
+    return jnp.where(np.arange(levels.size) < levels.size - problem.weights.spare, levels, jnp.inf)
 
 
 def _ideal(problem: Problem, variance):

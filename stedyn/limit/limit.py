@@ -19,6 +19,8 @@ This module turns a `Problem` into the numbers that every law needs, and nothing
 
 from __future__ import annotations
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -43,7 +45,8 @@ class Limit(eqx.Module):
 
     A class has a teacher value and one of ``K`` input variances (``group`` says which); ``inputs`` and
     ``response`` hold one entry for each of these. The weights of a class, with levels, range, clip and teacher value,
-    are in units of its ``unit``, the range of its channel (1 without channels; ``docs/channels.md``).
+    are in units of its ``unit``, the range of its channel (1 without channels; ``docs/channels.md``). The last
+    ``spare`` levels repeat the largest (`stedyn.quantizers.padded`).
     """
 
     teacher: Float[Array, " C"]
@@ -51,6 +54,7 @@ class Limit(eqx.Module):
     group: Int[Array, " C"]
     unit: Float[Array, "*C"] | float
     levels: Float[Array, " L"]
+    spare: Int[Array, ""] | int
     pieces: Pieces
     inputs: InputMoments
     rule: Rule
@@ -61,7 +65,33 @@ class Limit(eqx.Module):
     latent_clip: Float[Array, ""] | None
     surrogate: Surrogate
     model: Linear = eqx.field(static=True)
-    folded: bool = eqx.field(static=True)
+
+    @property
+    def breaks(self) -> Int[Array, ""] | int:
+        """How many breaks the pieces have, without those that no weight reaches."""
+        return self.pieces.breaks.size - self.spare
+
+    def widened(self, classes: int) -> Limit:
+        """The same with classes without a share, of which there are ``classes`` then, as copies of the last."""
+        if classes == self.teacher.size:
+            return self
+        number, size = np.arange(classes), self.teacher.size
+        each = np.minimum(number, size - 1)
+
+        def pick(values):
+            return values[each] if eqx.is_array(values) and values.ndim else values
+
+        start = dataclasses.replace(self.start, group=pick(self.start.group), factor=pick(self.start.factor))
+        return dataclasses.replace(
+            self, teacher=self.teacher[each], share=jnp.where(number < size, self.share[each], 0.0),
+            group=self.group[each], unit=pick(self.unit), start=start,
+        )  # fmt: skip
+
+    def without_levels(self) -> Limit:
+        """What the steps of the grid law need: classes, rule, model; not levels and start, which its cells know."""
+        inputs = self.inputs._replace(levels=None, mass=None, overlap=None)
+        none = dict.fromkeys(("pieces", "start", "range", "latent_clip", "surrogate"))
+        return dataclasses.replace(self, levels=jnp.zeros(0), spare=0, inputs=inputs, **none)
 
     @property
     def k1(self) -> Float[Array, " C"]:
@@ -152,15 +182,20 @@ class Limit(eqx.Module):
 
 
 def derive(
-    problem: Problem, classes: int = 64, coarse=False, variances: int | None = None, folded: bool = False
+    problem: Problem,
+    classes: int = 64,
+    coarse=False,
+    variances: int | None = None,
+    folded: bool = False,
+    nodes: int | None = None,
 ) -> Limit:
     """The limit of a problem with about ``classes`` teacher classes for each of ``variances`` (even numbers).
 
-    ``coarse`` and ``folded`` as in `coordinate_classes`; a problem is ``folded`` only if it `is_symmetric`.
+    ``coarse``, ``folded`` and ``nodes`` as in `coordinate_classes`; a problem is ``folded`` only if it `is_symmetric`.
     """
     check_model(problem)
     wall = problem.latent_clip
-    found = channel_classes(problem, classes, coarse, variances, folded)
+    found = channel_classes(problem, classes, coarse, variances, folded, nodes)
     inputs = input_moments(problem.inputs, jnp.sqrt(found.variance))
     every = found.share @ inputs.mean_abs[found.group]
     inputs = inputs._replace(crowd=jnp.full_like(inputs.std, 1.0) * every)
@@ -174,6 +209,7 @@ def derive(
         found.group,
         found.unit,
         problem.weights.levels,
+        problem.weights.spare,
         problem.weights.pieces,
         inputs,
         problem.rule,
@@ -184,7 +220,6 @@ def derive(
         None if wall is None else jnp.asarray(wall),
         as_arrays(problem.surrogate),
         problem.labels,
-        folded,
     )
 
 

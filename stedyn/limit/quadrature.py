@@ -72,7 +72,7 @@ def intervals(values, weights, bins: int, kinks) -> Int[Array, " n"]:
     """Which of ``bins`` intervals each of the sorted values lies in.
 
     Half of the density of intervals is the cube root of that of the values, half is even between the kinks. Edges are
-    moved to the kinks nearest to them.
+    moved to the kinks nearest to them; infinite ones are none.
     """
     values, weights, kinks = jax.lax.stop_gradient((values, jnp.asarray(weights), jnp.sort(kinks)))
     # the barrier keeps XLA from summing constant weights while it compiles, which takes seconds
@@ -91,7 +91,8 @@ def intervals(values, weights, bins: int, kinks) -> Int[Array, " n"]:
     place = jnp.interp(x, quantile, passed)
     if kinks.size:
         ends = jnp.concatenate([low[None], inside, high[None]])
-        panel = jnp.interp(x, ends, jnp.arange(ends.size) * 1.0)
+        number = jnp.minimum(jnp.arange(ends.size), jnp.sum(jnp.isfinite(kinks)) + 1) * 1.0
+        panel = jnp.interp(x, ends, number)
         place = 0.5 * (place + (panel - panel[0]) / jnp.maximum(panel[-1] - panel[0], 1.0))
     even = jnp.linspace(0.0, 1.0, bins + 1)
     at = jnp.interp(kinks, x, place)

@@ -6,18 +6,21 @@ import functools
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from ..problem.problem import Problem
-from .classes import NODES
+from ..quantizers.padded import PaddedQuantizer
+from .classes import NODES, nodes_of
 from .integrate import failed, integrate, steps
 from .laws.grid import GridFlow
 from .limit import derive, is_symmetric
 from .solution import INACCURATE, MAX_STEPS, REACHED
 
 #: Cells of a first pass of the grid law, over all intervals, and with many variances; the largest number of unknowns.
-FIRST_CELLS, FEWER_CELLS, MOST_UNKNOWNS = 800, 560, 1_500_000
+FIRST_CELLS, FEWER_CELLS, MOST_UNKNOWNS = 800, 600, 1_500_000
 PASSES = 5
 #: A change of at most this multiple of what the second order promises confirms it.
 ORDER_MARGIN = 1.6
@@ -26,15 +29,34 @@ FIRST_CLASSES, MOST_CLASSES = 40, 512
 FIRST_VARIANCES, FIRST_PAIRED, MOST_VARIANCES = 12, 16, 64
 #: Errors below this part of the variance of the label count as this much where accuracy is relative.
 LEAST = 1e-9
+#: Options of programs that are run few times.
+QUICKLY = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):  # which has no other way to compile loops
+    QUICKLY["xla_cpu_use_fusion_emitters"] = False
 
 
 class Mesh(NamedTuple):
-    """Resolution of the grid law: cells between features, teacher classes, variance classes, and ``folded``."""
+    """Resolution of the grid law: cells between features, teacher classes with their nodes, variance classes.
+
+    Programs are compiled for the number of all cells in the place of ``cells``. ``folded`` and ``nodes`` as in
+    `coordinate_classes`.
+    """
 
     cells: int
     classes: int
     variances: int
     folded: bool
+    nodes: int
+
+
+def filled(number: int) -> int:
+    """The next of 50, 75, 100, 150, 200, 300, ...: programs for meshes of few sizes."""
+    size = 50
+    while size < number:
+        if number <= size * 3 // 2:
+            return size * 3 // 2
+        size *= 2
+    return size
 
 
 def least_error(problem: Problem):
@@ -42,48 +64,82 @@ def least_error(problem: Problem):
     return LEAST * problem.label_variance + 1e-300
 
 
-@eqx.filter_jit
-def grid_pass(problem, taus, keep, rtol, coarse, mesh: Mesh, forward=False):
+class Made(NamedTuple):
+    """The grid law of a problem on one mesh, with the classes that have a share."""
+
+    law: GridFlow
+    teacher: Float[Array, " C"]
+    share: Float[Array, " C"]
+
+
+def make(problem, horizon, coarse, cells, mesh: Mesh) -> Made:
+    """The law with ``cells`` (traced) between features, filled up to the cells of ``mesh``; ``coarse`` as below."""
+    limit = derive(problem, mesh.classes, coarse[1:], mesh.variances, mesh.folded, mesh.nodes)
+    grain = 2 ** max(0, (limit.teacher.size - 1).bit_length() - 4)  # at most an eighth more classes
+    classes = limit.teacher.size + -limit.teacher.size % grain
+    law = GridFlow(limit, cells, horizon, coarse[0], (mesh.cells, classes))
+    return Made(law, limit.teacher, limit.share)
+
+
+def follow(law, taus, keep, rtol, forward=False):
+    """Curves, counts, states at the times ``keep``, steps and failure; ``forward`` as in `integrate`."""
+    solution = integrate(law, taus, keep, rtol, forward)
+    states = solution.ys[1] if keep.size else None
+    return solution.ys[0], solution.stats, states, steps(solution), failed(solution)
+
+
+#: What is made once needs no optimized program, which takes XLA four times as long.
+_make = eqx.filter_jit(make, compiler_options=QUICKLY)
+_follow = eqx.filter_jit(follow)
+
+
+def grid_pass(problem, taus, keep, rtol, coarse, cells, mesh: Mesh, forward=False, programs=(_make, _follow)):
     """Curves, counts, densities, steps and failure of the grid law on one mesh; ``forward`` as in `integrate`.
 
-    ``coarse`` are three flags: whether to halve cells, teacher classes, classes of variances.
+    ``coarse`` are three flags: whether to halve cells, teacher classes, classes of variances. One program makes the
+    law of a problem; a second one follows it, the same for all quantizers, teachers and starts.
     """
-    limit = derive(problem, mesh.classes, coarse[1:], mesh.variances, mesh.folded)
-    law = GridFlow(limit, mesh.cells, taus[-1], coarse[0])
-    solution = integrate(law, taus, keep, rtol, forward)
-    kept = (law.faces, solution.ys[1] if keep.size else None, limit.teacher, limit.share)
-    return solution.ys[0], solution.stats, kept, steps(solution), failed(solution)
+    make, follow = programs
+    law, teacher, share = make(problem, taus[-1], coarse, cells, mesh)
+    curves, stats, states, path, bad = follow(law, taus, keep, rtol, forward)
+    return curves, stats, (law.faces, states, teacher, share), path, bad
 
 
-@eqx.filter_jit
-def _extrapolate(runs, least):
-    """Combine a solution with those of half the cells and of fewer classes, all at four times the time tolerance.
+#: The same where JAX transforms it, which takes no options of programs.
+_traced_pass = eqx.filter_jit(functools.partial(grid_pass, programs=(make, follow)))
 
-    Of each of the ``runs`` curves and failure, the finest first.
+
+def _extrapolate(curves, coarse, least, xp):
+    """Combine curves with those of half the cells and of fewer classes, all at four times the time tolerance.
 
     The scheme is of second order in the cells: a third of the first difference is left in the fine solution and is
     removed. Returns the curves and the largest size of what each refinement changes in the error, relative to the
-    error or to ``least`` where that is more.
+    error or to ``least`` where that is more. ``xp`` is NumPy or JAX.
     """
-    curves, *coarse = (run[0] for run in runs)
     changes = [{name: curve - other[name] for name, curve in curves.items()} for other in coarse]
-    correction = {name: change / 3 for name, change in changes[0].items()}
     parts = []
     for change in changes:
-        part = jnp.max(jnp.abs(change["error"]) / jnp.maximum(curves["error"], least))
+        part = xp.max(xp.abs(change["error"]) / xp.maximum(curves["error"], least))
         if "tangent" in curves:  # of the error with respect to a parameter, relative to its largest value
-            largest = jnp.max(jnp.abs(curves["tangent"]))
-            part = jnp.maximum(
-                part, jnp.max(jnp.abs(change["tangent"])) / jnp.where(largest > 0, largest, 1.0)
-            )
+            largest = xp.max(xp.abs(curves["tangent"]))
+            part = xp.maximum(part, xp.max(xp.abs(change["tangent"])) / xp.where(largest > 0, largest, 1.0))
         parts.append(part)
-    better = {name: curve + correction[name] for name, curve in curves.items()}
+    better = {name: curve + changes[0][name] / 3 for name, curve in curves.items()}
     for name, curve in curves.items():
         if name in ("occupancy", "saturated", "classification_error"):
-            better[name] = jnp.clip(better[name], 0.0, 1.0)
+            better[name] = xp.clip(better[name], 0.0, 1.0)
         elif name in ("error", "q", "norm", "flip_rate"):
-            better[name] = jnp.where(better[name] > 0, better[name], curve)
-    return better, jnp.stack(parts), functools.reduce(jnp.logical_or, [bad for _, bad in runs])
+            better[name] = xp.where(better[name] > 0, better[name], curve)
+    return better, xp.stack(parts)
+
+
+def _occupied(curves, levels: int, folded: bool, xp):
+    """The curves as arrays of ``xp``, with the levels that a quantizer has; of both signs if ``folded``."""
+    curves = {name: xp.asarray(curve) for name, curve in curves.items()}
+    if "occupancy" in curves:
+        each = curves["occupancy"][..., :levels]
+        curves["occupancy"] = 0.5 * (each + each[..., ::-1]) if folded else each
+    return curves
 
 
 def _first_mesh(problem, cells, classes, foldable: bool) -> tuple[Mesh, int, list[tuple[bool, bool, bool]]]:
@@ -92,51 +148,68 @@ def _first_mesh(problem, cells, classes, foldable: bool) -> tuple[Mesh, int, lis
     edges = problem.surrogate.ends + (problem.latent_clip is not None)
     intervals = features + 1 + 2 * edges
     alike = problem.covariance.kind == "identity"
-    cells = max(16, (FIRST_CELLS if alike else FEWER_CELLS) // intervals) if cells is None else cells
-    if classes is None:  # an interval of the teacher values on either side of every kink
-        classes = max(FIRST_CLASSES, min(MOST_CLASSES // 2, NODES * (features + 2)))
+    if cells is None:
+        cells = max(16, (FIRST_CELLS if alike else FEWER_CELLS) // intervals // 2 * 2)
     single = problem.teacher.kind in ("constant", "rademacher")
     atoms = problem.teacher.data is not None and problem.teacher.data.atoms is not None and not problem.paired
+    if classes is None:  # an interval of the teacher values on either side of every kink
+        kinks = 0 if single or atoms else features
+        classes = max(FIRST_CLASSES, min(MOST_CLASSES // 2, NODES * (kinks + 2)))
     coarser = [(True, False, False)]
     coarser += [] if single or atoms else [(False, True, False)]
     coarser += [] if alike else [(False, False, True)]
     folded = foldable and is_symmetric(problem)
+    classes += -classes % 8
+    nodes = nodes_of(0 if single or atoms else problem.weights.n_levels, classes)
+    classes -= classes % (nodes * (1 + folded))
     variances = 1 if alike else FIRST_PAIRED if problem.paired else FIRST_VARIANCES
-    mesh = Mesh(cells + cells % 2, classes + -classes % 8, variances, folded)
+    mesh = Mesh(cells + cells % 2, max(classes, 2), variances, folded, nodes)
     return mesh, intervals, coarser
 
 
 def grid_curves(problem, taus, keep, tol, cells, classes, traced=False, one_pass=grid_pass):
     """Passes of the grid law until ``tol`` is met: curves, counts, densities, steps, estimate, code."""
     mesh, intervals, coarser = _first_mesh(problem, cells, classes, foldable=keep.size == 0)
+    levels, xp = problem.weights.n_levels, jnp if traced else np
+    least = least_error(problem)
+    if traced:
+        one_pass = _traced_pass
+    elif levels:
+        problem = eqx.tree_at(lambda problem: problem.weights, problem, PaddedQuantizer(problem.weights))
     rtol = min(0.05 * tol, 5e-4)
     confirmed, expected = np.zeros(len(coarser), bool), np.zeros(len(coarser))
     for count in range(1, PASSES + 1):
+        size = mesh.cells * intervals
+        shape = mesh._replace(cells=filled(size))
         # all have the same shapes and share one compilation
         runs = [
-            one_pass(
-                problem, taus, keep, jnp.asarray(4 * rtol if any(flags) else rtol), jnp.asarray(flags), mesh
-            )
-            for flags in [(False, False, False), *coarser]
+            one_pass(problem, taus, keep, np.asarray(step), np.asarray(flags), np.asarray(mesh.cells), shape)
+            for flags, step in [((False, False, False), rtol), *((flags, 4 * rtol) for flags in coarser)]
         ]
-        curves, changes, bad = _extrapolate([run[::4] for run in runs], least_error(problem))
+        first, *rest = (_occupied(run[0], levels, mesh.folded, xp) for run in runs)
+        curves, changes = _extrapolate(first, rest, least, xp)
+        bad = functools.reduce(xp.logical_or, [run[4] for run in runs])
         # a third of what halving changes, where an earlier pass confirms second order; else all of it
         if count > 1:
-            confirmed = np.where(expected < 0, confirmed, np.asarray(changes) <= expected)
+            confirmed = np.where(expected < 0, confirmed, changes <= expected)
         parts = changes / np.where(confirmed, 3.0, 1.0)
-        estimate = jnp.sum(parts)
-        code = jnp.where(bad, MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
+        estimate = xp.sum(parts)
+        code = xp.where(bad, MAX_STEPS, xp.where(estimate <= tol, REACHED, INACCURATE))
         stats, kept, path = runs[0][1:4]
-        size = kept[2].shape[-1]
-        counts = dict(stats, cells=mesh.cells * intervals, classes=size, passes=count)
-        unknowns = mesh.cells * intervals * size
+        many = kept[2].size
+        counts = dict(stats, cells=size, classes=many, passes=count)
+        unknowns = size * many
         if traced or int(code) != INACCURATE or count == PASSES or unknowns >= MOST_UNKNOWNS:
             break
-        finer = _refined(mesh, coarser, np.asarray(parts), tol, MOST_UNKNOWNS / unknowns)
+        finer = _refined(mesh, coarser, parts, tol, MOST_UNKNOWNS / unknowns)
         growth = np.array([finer[flags.index(True)] / mesh[flags.index(True)] for flags in coarser])
-        expected = np.where(growth > 1, ORDER_MARGIN * np.asarray(changes) / growth**2, -1.0)
+        expected = np.where(growth > 1, ORDER_MARGIN * changes / growth**2, -1.0)
         mesh = finer
-    return curves, counts, None if kept[1] is None else kept, (path, runs[1][3]), estimate, code
+    faces, states, teacher, share = kept
+    if states is not None:
+        states = xp.asarray(states)[:, :size, :many].swapaxes(1, 2)
+        kept = xp.asarray(faces)[: size + 1], states, teacher, share
+    return curves, counts, None if states is None else kept, (path, runs[1][3]), estimate, code
 
 
 def _refined(mesh: Mesh, coarser, parts, tol: float, room: float) -> Mesh:

@@ -30,6 +30,34 @@ class Pieces(NamedTuple):
     second: Float[Array, "K 3"]
 
 
+#: Distance, in ranges, of a break that no weight reaches.
+FAR = 1e6
+
+
+def pieces_of(levels: Float[Array, " L"], rounding: str, spare=0) -> Pieces:
+    """Pieces of a quantizer; the last ``spare`` of its levels repeat the largest, behind breaks that are far away."""
+    zero, number = jnp.zeros_like(levels), np.arange(levels.size)
+    nearest = rounding == "nearest"
+    breaks = 0.5 * (levels[1:] + levels[:-1]) if nearest else levels
+    far = levels[-1] + FAR * (levels[-1] - levels[0]) * (1 + number[: breaks.size])
+    breaks = jnp.where(number[: breaks.size] < breaks.size - spare, breaks, far)
+    if nearest:
+        return Pieces(breaks, jnp.stack([levels, zero], 1), jnp.stack([levels**2, zero, zero], 1))
+    low, high = levels[:-1], levels[1:]
+    ends = levels[jnp.array([0, -1])]
+    flat1, flat2 = jnp.stack([ends, 0 * ends], 1), jnp.stack([ends**2, 0 * ends, 0 * ends], 1)
+    inside = zero[1:]
+    first = jnp.stack([inside, inside + 1.0], 1)
+    second = jnp.stack([-low * high, low + high, inside], 1)
+    rises = number[1:, None] < levels.size - spare
+    first, second = jnp.where(rises, first, flat1[1]), jnp.where(rises, second, flat2[1])
+    return Pieces(
+        breaks,
+        jnp.concatenate([flat1[:1], first, flat1[1:]]),
+        jnp.concatenate([flat2[:1], second, flat2[1:]]),
+    )
+
+
 class PartialMoments(NamedTuple):
     """``E[w^n ; w in piece k]`` for ``n = 0, 1, 2`` and ``w ~ N(mean, std^2)``; and pdf at breaks."""
 

@@ -24,6 +24,8 @@ Rounding is to the nearest level (a tie goes up) or stochastic between the two n
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -31,7 +33,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..checks import InputError, checked, choice, fail, finite, is_traced, positive, several, whole
-from .pieces import Pieces
+from .pieces import Pieces, pieces_of
 
 KINDS = ("mid-rise", "mid-tread", "twos-complement", "unsigned", "sign", "ternary", "levels", "none")
 EDGES = ("level", "bin")
@@ -70,6 +72,7 @@ class Quantizer(eqx.Module):
     rounding: str = eqx.field(static=True)
     explicit: tuple[float, ...] | None
     zero_point: int | None = eqx.field(static=True)
+    spare: ClassVar[int] = 0
 
     @checked()
     def __init__(
@@ -228,26 +231,9 @@ class Quantizer(eqx.Module):
     @property
     def pieces(self) -> Pieces:
         """Conditional mean and mean square of the rounded value (see `Pieces`)."""
-        levels = self.levels
-        zero = jnp.zeros_like(levels)
         if self.is_none:
             return Pieces(jnp.zeros(0), jnp.array([[0.0, 1.0]]), jnp.array([[0.0, 0.0, 1.0]]))
-        if self.rounding == "nearest":
-            return Pieces(
-                self.thresholds, jnp.stack([levels, zero], 1), jnp.stack([levels**2, zero, zero], 1)
-            )
-        low, high = levels[:-1], levels[1:]
-        inside = jnp.zeros_like(low)
-        ends = levels[jnp.array([0, -1])]
-        first = jnp.stack([inside, inside + 1.0], 1)
-        second = jnp.stack([-low * high, low + high, inside], 1)
-        flat1 = jnp.stack([ends, 0 * ends], 1)
-        flat2 = jnp.stack([ends**2, 0 * ends, 0 * ends], 1)
-        return Pieces(
-            levels,
-            jnp.concatenate([flat1[:1], first, flat1[1:]]),
-            jnp.concatenate([flat2[:1], second, flat2[1:]]),
-        )
+        return pieces_of(self.levels, self.rounding)
 
 
 def _checked_levels(levels) -> tuple[float, ...]:

@@ -53,8 +53,11 @@ class SGD(Linear):
         return self.batch * log_transform(t * V / self.batch**2, inputs)
 
     def response(self, inputs):
-        single = _Single(self, inputs) if self.batch == 1 else GradientResponse(self, inputs)
-        return self.with_memory(single, inputs)
+        if self.batch == 1:
+            alone: Response = _Single(self, inputs._replace(levels=None, mass=None, overlap=None))
+        else:
+            alone = GradientResponse(self, inputs)
+        return self.with_memory(alone, inputs)
 
 
 class _Single(Response):

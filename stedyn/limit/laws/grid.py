@@ -1,6 +1,6 @@
 r"""The ``grid`` law: cell masses of the latent-weight density, by finite volumes.
 
-State: ``mass (C, N)``, the probability of each of ``N`` cells given each of ``C`` teacher classes. The
+State: ``mass (N, C)``, the probability of each of ``N`` cells given each of ``C`` teacher classes. The
 flux between neighbours is exponentially fitted (Scharfetter and Gummel 1969), which conserves mass,
 keeps it positive and has the exact piecewise-exponential stationary densities. Thresholds, the ends of
 the range and walls lie on cell edges and the cells shrink towards them down to a fraction of the
@@ -12,8 +12,9 @@ from __future__ import annotations
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.stats import norm
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ...rules import Order
 from ..limit import Limit
@@ -23,37 +24,101 @@ from .mesh import faces_of
 class GridFlow(eqx.Module):
     """The semi-discrete equation ``d mass / d tau = A(tau, order) mass``; ``A`` is tridiagonal.
 
-    ``faces (N+1,)``, ``first, second (N,)`` the cell averages of ``E[psi|w]`` and ``E[psi^2|w]``,
-    ``square (N,)`` those of ``h^2``; ``below, above (N,)`` the integrals of ``1/h`` over the lower and upper half of a
-    cell. ``frozen (N,)`` marks cells where ``h`` vanishes; nothing crosses ``wall``. For a smooth ``h`` the flux is
+    ``faces (N+1,)``, ``first, second (N,)`` the cell averages of ``E[psi|w]`` and ``E[psi^2|w]``. The potential
+    difference between two centres is ``force span - b pull - decay shrink``, ``force = a c``, with the four (N-1,)
+    integrated over the way, ``1/h`` in them; ``rise, fall (N-1,)`` are geometry, ``h^2`` in them, and 0 for faces that
+    nothing crosses: walls and what lies behind them, and where ``h`` vanishes. For a smooth ``h`` the flux is
     that of ``u = h^2 p``, ``J = (v/h) u - D u'/2`` with the drift ``h v`` (``docs/surrogates.md``).
+
+    What the steps need is the same for all quantizers and estimators, so that these share a program: ``level, part
+    (N,)`` are a cell's level and its part in the next one, ``flips (N,)`` gives the rate of flips from the mean moves,
+    ``saturated (N,)`` the part of a cell beyond the range, and ``limit`` has neither levels nor start.
     """
 
     limit: Limit
+    initial: Float[Array, "N C"]
     faces: Float[Array, " N+1"]
     first: Float[Array, " N"]
     second: Float[Array, " N"]
-    square: Float[Array, " N"]
-    below: Float[Array, " N"]
-    above: Float[Array, " N"]
-    frozen: Float[Array, " N"]
-    wall: Float[Array, ""]
+    span: Float[Array, " N-1"]
+    pull: Float[Array, " N-1"]
+    shrink: Float[Array, " N-1"]
+    rise: Float[Array, " N-1"]
+    fall: Float[Array, " N-1"]
+    level: Int[Array, " N"] | None
+    part: Float[Array, " N"] | None
+    flips: Float[Array, " N"] | None
+    saturated: Float[Array, " N"] | None
+    levels: int = eqx.field(static=True)
 
-    def __init__(self, limit: Limit, cells: int, horizon, coarse=False):
-        self.limit = limit
-        self.faces, self.wall = faces_of(limit, cells, horizon, coarse)
+    def __init__(self, limit: Limit, cells, horizon, coarse=False, shape: tuple[int, int] | None = None):
+        """``cells`` and ``coarse`` as in `faces_of`; ``shape`` (cells, classes) if these are filled up."""
+        size, classes = (None, limit.teacher.size) if shape is None else shape
+        self.faces, wall = faces_of(limit, cells, horizon, coarse, size)
+        limit = limit.widened(classes)
         w, h = self.centers, self.widths
         piece = jnp.searchsorted(limit.pieces.breaks, w, side="right")
         p1, p2 = limit.pieces.first[piece], limit.pieces.second[piece]
         self.first = p1[:, 0] + p1[:, 1] * w
         self.second = p2[:, 0] + p2[:, 1] * w + p2[:, 2] * (w**2 + h**2 / 12)
-        surrogate = limit.surrogate
-        self.frozen = jnp.zeros_like(w, bool) if surrogate.end is None else jnp.abs(w) > surrogate.end
-        self.square, self.below, self.above = jnp.ones_like(w), 0.5 * h, 0.5 * h
+        self._set_ways(limit, wall)
+        self.initial = jnp.broadcast_to(start_masses(limit, self.faces[1:-1], wall), (w.size, classes))
+        self._set_observables(limit)
+        self.limit = limit.without_levels()
+
+    def _set_ways(self, limit: Limit, wall) -> None:
+        """The ways from centre to centre, through half of either cell, and the geometry of the faces."""
+        w, h, surrogate = self.centers, self.widths, limit.surrogate
+        frozen = jnp.zeros_like(w, bool) if surrogate.end is None else jnp.abs(w) > surrogate.end
+        lower, upper = frozen[:-1], frozen[1:]
+        square, below, above = jnp.ones_like(w), 0.5 * h, 0.5 * h
         if surrogate.smooth:
             edge, middle = surrogate.passage(self.faces), surrogate.passage(w)
-            self.square = surrogate.square(self.faces)
-            self.below, self.above = middle - edge[:-1], edge[1:] - middle
+            square = surrogate.square(self.faces)
+            below, above = middle - edge[:-1], edge[1:] - middle
+        ways, gap = (above[:-1], below[1:]), 0.5 * (h[:-1] + h[1:])
+        crossed = jnp.isfinite(behind_walls(limit, self.faces[1:-1])) & (self.faces[1:-1] < wall)
+        rises = falls = crossed
+        if surrogate.smooth:  # no weight reaches an end of the range, and none comes back from beyond
+            rises = falls = crossed & ~lower & ~upper
+        elif surrogate.ends:  # there the density vanishes and nothing comes back
+            out_up, out_down = upper & ~lower, lower & ~upper
+            ways = (jnp.where(out_down, 0.0, ways[0]), jnp.where(out_up, 0.0, ways[1]))
+            gap = jnp.where(out_up, 0.5 * h[:-1], jnp.where(out_down, 0.5 * h[1:], gap))
+            rises, falls = crossed & ~lower, crossed & ~upper
+        self.span = ways[0] + ways[1]
+        self.pull = ways[0] * self.first[:-1] + ways[1] * self.first[1:]
+        self.shrink = ways[0] * w[:-1] + ways[1] * w[1:]
+        self.rise = jnp.where(rises, square[:-1] / (gap * h[:-1]), 0.0)
+        self.fall = jnp.where(falls, square[1:] / (gap * h[1:]), 0.0)
+
+    def _set_observables(self, limit: Limit) -> None:
+        """What the curves of levels, flips and saturation take from every cell."""
+        w, h, levels, theta = self.centers, self.widths, limit.levels, limit.pieces.breaks
+        self.level = self.part = self.flips = self.saturated = None
+        self.levels = levels.size
+        if levels.size:
+            nearest = limit.pieces.first.shape[0] == levels.size
+            if nearest:
+                self.level, self.part = jnp.searchsorted(theta, w, side="right"), jnp.zeros_like(w)
+            else:  # stochastic rounding splits a cell between its two neighbours
+                most = levels.size - limit.spare - 2
+                self.level = jnp.clip(jnp.searchsorted(levels, self.first, side="right") - 1, 0, most)
+                low, high = levels[self.level], levels[self.level + 1]
+                self.part = (self.first - low) / (high - low)
+            if nearest and limit.model.gaussian:
+                face = jnp.searchsorted(w, theta)  # that on a threshold, whatever its last digit
+                # linear interpolation between the two neighbouring centres
+                left = h[face] / (h[face] + h[face - 1])
+                # h is 1 at the thresholds of the others
+                each = limit.surrogate(theta) if limit.surrogate.smooth else jnp.ones_like(theta)
+                each = jnp.where(np.arange(theta.size) < limit.breaks, each, 0.0)
+                below, above = each * left / h[face - 1], each * (1 - left) / h[face]
+                self.flips = jnp.zeros_like(w).at[face - 1].add(below).at[face].add(above)
+        if limit.range is not None:
+            lower = jnp.clip((-limit.range - self.faces[:-1]) / h, 0, 1)
+            upper = jnp.clip((self.faces[1:] - limit.range) / h, 0, 1)
+            self.saturated = lower + upper
 
     @property
     def centers(self) -> Float[Array, " N"]:
@@ -63,39 +128,17 @@ class GridFlow(eqx.Module):
     def widths(self) -> Float[Array, " N"]:
         return jnp.diff(self.faces)
 
-    def start(self) -> Float[Array, "C N"]:
-        """Cell masses at ``tau = 0``; what lies beyond the domain sits in its outermost cells."""
-        mass = jax.vmap(self._masses)(jnp.atleast_1d(self.limit.start.factor))
-        mass = mass.reshape(-1, mass.shape[-1])
-        return jnp.broadcast_to(mass, (self.limit.teacher.size, mass.shape[-1]))
-
-    def _masses(self, factor):
-        """The same for ``factor`` times the start of the problem."""
-        start, inner = self.limit.start.law, self._inside(self.faces[1:-1]) / factor
-        if start.kind == "gaussian":
-            z = (inner - start.mean) / start.std
-            below, above = norm.cdf(z), norm.cdf(-z)
-            lower = jnp.concatenate([jnp.zeros(1), below, jnp.ones(1)])
-            upper = jnp.concatenate([jnp.ones(1), above, jnp.zeros(1)])
-            in_tail = jnp.concatenate([z > 0, jnp.ones(1, bool)])
-            return jnp.where(in_tail, upper[:-1] - upper[1:], jnp.diff(lower))
-        return self.limit.start.masses(inner)
-
-    def _inside(self, faces):
-        """The faces, with those on or behind the walls of a latent clip put at infinity."""
-        if self.limit.latent_clip is None:
-            return faces
-        edge = self.limit.latent_clip * (1 - 1e-12)
-        return jnp.where(faces >= edge, jnp.inf, jnp.where(faces <= -edge, -jnp.inf, faces))
+    def start(self) -> Float[Array, "N C"]:
+        """Cell masses at ``tau = 0``."""
+        return self.initial
 
     @property
-    def error_weights(self) -> Float[Array, "C N"]:
+    def error_weights(self) -> Float[Array, "N C"]:
         """``weight_c (v c^2 - 2 k1 c psi + k2 psi^2)`` of every cell, as the model has it, for a sum."""
         limit = self.limit
         own = limit.model.power((limit.inputs.std[limit.group] * limit.teacher) ** 2, limit.rho)
         cross, square = 2 * limit.k1 * limit.teacher, limit.k2
-        each = own[:, None] - cross[:, None] * self.first + square[:, None] * self.second
-        return limit.weight[:, None] * each
+        return limit.weight * (own - cross * self.first[:, None] + square * self.second[:, None])
 
     def error(self, mass) -> Float[Array, ""]:
         """Generalization error of the cell masses."""
@@ -109,98 +152,82 @@ class GridFlow(eqx.Module):
         """Values whose relative accuracy the step controller keeps, and their errors."""
         miss, limit = best - other, self.limit
         weight = limit.weight * limit.k2
-        variation = weight @ jnp.sum(jnp.abs(miss), axis=-1) / jnp.sum(weight)
+        variation = jnp.sum(jnp.abs(miss), axis=0) @ weight / jnp.sum(weight)
         return jnp.stack([self.error(best), 1.0]), jnp.stack([jnp.abs(self.error(miss)), variation])
 
-    def rates(self, order: Order, tau) -> tuple[Float[Array, "C N-1"], Float[Array, "C N-1"]]:
+    def rates(self, order: Order, tau) -> tuple[Float[Array, "N-1 C"], Float[Array, "N-1 C"]]:
         """Rates of crossing every inner face upwards and downwards, per unit mass and ``tau``."""
         limit = self.limit
         a, b, D, _ = limit.coefficients(order, tau)
-        half = jnp.maximum(0.5 * D, 1e-30)[:, None]
-        drift = (a * limit.teacher)[:, None] - b[:, None] * self.first - limit.decay(tau) * self.centers
-        h = self.widths
-        # the potential difference between two centres, through half of either cell
-        work = drift[:, :-1] * self.above[:-1] + drift[:, 1:] * self.below[1:]
-        gap = 0.5 * (h[:-1] + h[1:])
-        inside = jnp.zeros((), bool)
-        absorbs = limit.surrogate.ends and not limit.surrogate.smooth
-        if absorbs:  # at the ends of the range the density vanishes and nothing comes back
-            out_up = self.frozen[1:] & ~self.frozen[:-1]
-            out_down = self.frozen[:-1] & ~self.frozen[1:]
-            inside = self.frozen[1:] & self.frozen[:-1]
-            work = jnp.where(out_up, 0.5 * drift[:, :-1] * h[:-1], work)
-            work = jnp.where(out_down, 0.5 * drift[:, 1:] * h[1:], work)
-            gap = jnp.where(out_up, 0.5 * h[:-1], jnp.where(out_down, 0.5 * h[1:], gap))
-        peclet = work / half
-        up, down = _bernoulli(peclet)
-        up = half * up * (self.square[:-1] / (gap * h[:-1]))
-        down = half * down * (self.square[1:] / (gap * h[1:]))
-        if absorbs:
-            up = jnp.where(inside | out_down, 0.0, up)
-            down = jnp.where(inside | out_up, 0.0, down)
-        open_ = jnp.isfinite(self._inside(self.faces[1:-1])) & (self.faces[1:-1] < self.wall)
-        if limit.surrogate.smooth:  # no weight reaches an end of the range, and none comes back from beyond
-            open_ &= ~(self.frozen[1:] | self.frozen[:-1])
-        return jnp.where(open_, up, 0.0), jnp.where(open_, down, 0.0)
+        half = jnp.maximum(0.5 * D, 1e-30)
+        work = a * limit.teacher * self.span[:, None] - b * self.pull[:, None]
+        up, down = _bernoulli((work - (limit.decay(tau) * self.shrink)[:, None]) / half)
+        return half * up * self.rise[:, None], half * down * self.fall[:, None]
 
-    def __call__(self, tau, mass, args=None) -> Float[Array, "C N"]:
-        """``d mass / d tau`` (N cells, total zero)."""
+    def __call__(self, tau, mass, args=None) -> Float[Array, "N C"]:
+        """``d mass / d tau`` (total zero)."""
         up, down = self.rates(self.order(mass), tau)
-        flux = up * mass[:, :-1] - down * mass[:, 1:]
-        zero = jnp.zeros((mass.shape[0], 1))
-        return jnp.concatenate([zero, flux], 1) - jnp.concatenate([flux, zero], 1)
+        flux = up * mass[:-1] - down * mass[1:]
+        zero = jnp.zeros((1, mass.shape[1]))
+        return jnp.concatenate([zero, flux]) - jnp.concatenate([flux, zero])
 
-    def advance(self, tau, step, mass) -> Float[Array, "C N"]:
+    def advance(self, tau, step, mass) -> Float[Array, "N C"]:
         """One linearly implicit Euler step: ``(1 - step A(tau + step, order(mass))) new = mass``."""
         up, down = self.rates(self.order(mass), tau + step)
-        return _implicit(step * up.T, step * down.T, mass.T).T
+        return _implicit(step * up, step * down, mass)
 
     def observe(self, tau, mass) -> dict[str, Array]:
         """Order parameters and observables (``docs/theory.md``, section 8)."""
         limit, h, w = self.limit, self.widths, self.centers
-        total, power = limit.share @ mass, limit.weight @ mass
-        weighted = (limit.weight * limit.teacher) @ mass
+        total, power = mass @ limit.share, mass @ limit.weight
+        psi, square = self.first @ mass, self.second @ mass
+        weighted = limit.weight * limit.teacher
         out = dict(
             error=self.error(mass),
-            m=weighted @ self.first,
-            q=power @ self.second,
-            overlap=weighted @ w,
-            norm=power @ (w**2 + h**2 / 12),
+            m=psi @ weighted,
+            q=self.second @ power,
+            overlap=w @ (mass @ weighted),
+            norm=(w**2 + h**2 / 12) @ power,
         )
         order = self.order(mass)
-        out |= limit.observables(mass @ self.first, mass @ self.second)
+        out |= limit.observables(psi, square)
         out["effective_step"] = limit.effective_step(order, tau)
-        levels, theta = limit.levels, limit.pieces.breaks
-        if levels.size:
-            each = _occupancy(limit, total, self.first, theta, w)
-            out["occupancy"] = 0.5 * (each + each[::-1]) if limit.folded else each
-            nearest = limit.pieces.first.shape[0] == levels.size
-            if nearest and limit.model.gaussian:
-                face = jnp.searchsorted(self.centers, theta)  # that on a threshold, whatever its last digit
-                mean_abs = limit.coefficients(order, tau).mean_abs
-                moving = (limit.share * mean_abs) @ mass / h
-                # linear interpolation between the two neighbouring centres
-                left = h[face] / (h[face] + h[face - 1])
-                crossing = left * moving[face - 1] + (1 - left) * moving[face]
-                if limit.surrogate.smooth:  # the others are 1 at thresholds
-                    crossing = limit.surrogate(theta) * crossing
-                out["flip_rate"] = jnp.sum(crossing)
-        if limit.range is not None:
-            lower = jnp.clip((-limit.range - self.faces[:-1]) / h, 0, 1)
-            upper = jnp.clip((self.faces[1:] - limit.range) / h, 0, 1)
-            out["saturated"] = total @ (lower + upper)
+        if self.level is not None:
+            lower, upper = total * (1 - self.part), total * self.part
+            out["occupancy"] = jnp.zeros(self.levels).at[self.level].add(lower).at[self.level + 1].add(upper)
+        if self.flips is not None:
+            mean_abs = limit.coefficients(order, tau).mean_abs
+            out["flip_rate"] = self.flips @ (mass @ (limit.share * mean_abs))
+        if self.saturated is not None:
+            out["saturated"] = self.saturated @ total
         return out
 
 
-def _occupancy(limit: Limit, total, first, theta, w) -> Float[Array, " L"]:
-    """Probability of every level; stochastic rounding splits a cell between its two neighbours."""
-    levels = limit.levels
-    if limit.pieces.first.shape[0] == levels.size:
-        index = jnp.searchsorted(theta, w, side="right")
-        return jnp.zeros(levels.size).at[index].add(total)
-    low = jnp.clip(jnp.searchsorted(levels, first, side="right") - 1, 0, levels.size - 2)
-    up = (first - levels[low]) / (levels[low + 1] - levels[low])
-    return jnp.zeros(levels.size).at[low].add(total * (1 - up)).at[low + 1].add(total * up)
+def start_masses(limit: Limit, inner, wall) -> Float[Array, "N *C"]:
+    """Cell masses at ``tau = 0`` between inner faces; what lies beyond the domain sits in its outermost cells."""
+    inner = jnp.where(inner < wall, behind_walls(limit, inner), jnp.inf)
+
+    def masses(factor):
+        start, faces = limit.start.law, inner / factor
+        if start.kind == "gaussian":
+            z = (faces - start.mean) / start.std
+            below, above = norm.cdf(z), norm.cdf(-z)
+            lower = jnp.concatenate([jnp.zeros(1), below, jnp.ones(1)])
+            upper = jnp.concatenate([jnp.ones(1), above, jnp.zeros(1)])
+            in_tail = jnp.concatenate([z > 0, jnp.ones(1, bool)])
+            return jnp.where(in_tail, upper[:-1] - upper[1:], jnp.diff(lower))
+        return limit.start.masses(faces)
+
+    mass = jax.vmap(masses)(jnp.atleast_1d(limit.start.factor))
+    return mass.reshape(-1, mass.shape[-1]).T
+
+
+def behind_walls(limit: Limit, faces):
+    """The faces, with those on or behind the walls of a latent clip put at infinity."""
+    if limit.latent_clip is None:
+        return faces
+    edge = limit.latent_clip * (1 - 1e-12)
+    return jnp.where(faces >= edge, jnp.inf, jnp.where(faces <= -edge, -jnp.inf, faces))
 
 
 def _implicit(up, down, mass):

@@ -16,16 +16,21 @@ EXTENT = 6.5
 MOVES = 1e-3
 _BISECTIONS = 60
 #: Shares of the four coordinates of `faces_of` among the cells of an interval.
-SHARES = np.array([0.2, 0.2, 0.4, 0.2])[:, None, None]
+SHARES = np.array([0.2, 0.2, 0.4, 0.2])[:, None]
+
+
+def intervals_of(limit: Limit):
+    """Number of intervals of the mesh: between thresholds, ends of the range, and walls."""
+    return limit.breaks + 1 + 2 * (limit.surrogate.ends + (limit.latent_clip is not None))
 
 
 def faces_of(
-    limit: Limit, cells: int, horizon, coarse=False
+    limit: Limit, cells, horizon, coarse=False, size: int | None = None
 ) -> tuple[Float[Array, " N+1"], Float[Array, ""]]:
-    """Cell edges with ``cells`` cells in every interval between two features, and the upper wall.
+    """Edges of ``size`` cells, with ``cells`` (even) in every interval between two features, and the upper wall.
 
-    With ``coarse`` (a traced flag) every other edge is dropped, and as many empty cells are put
-    behind the wall: both meshes have one shape, so that one compilation serves for both.
+    As many empty cells as are left are put behind the wall, so that meshes of different problems have one shape
+    and share a compilation; with ``coarse`` (traced, as ``cells``) every other edge is dropped.
 
     Features are thresholds, the ends of the range where the surrogate derivative vanishes, and the
     walls of a latent clip; the two ends of the domain are none. Cells are equally spaced in a sum
@@ -44,19 +49,26 @@ def faces_of(
     spread = jnp.maximum(spread, layer)
     low, high = _domain(limit, at_start, at_floor, horizon, gap)
     hard = limit.pieces.breaks
+    real = np.arange(hard.size) < limit.breaks
     for edge in (limit.surrogate.end, limit.latent_clip):
         if edge is not None:
-            hard = jnp.concatenate([_pushed_out(hard, edge, gap), jnp.stack([-edge, edge])])
-    ends = jnp.concatenate([low[None], jnp.sort(hard), high[None]])
-    below, above = ends[:-1, None], ends[1:, None]
+            pushed = _pushed_out(hard, edge, gap, jnp.sum(real))
+            hard = jnp.concatenate([pushed, jnp.stack([-edge, edge])])
+            real = jnp.concatenate([real, np.ones(2, bool)])
+    hard = jnp.sort(jnp.where(real, hard, jnp.inf))
+    last = intervals_of(limit) - 1
+    ends = jnp.concatenate([low[None], hard, high[None]])
+    ends = jnp.where(np.arange(ends.size) > last, high, ends)
+    number = jnp.arange((cells * (last + 1) if size is None else size) + 1)
+    each = jnp.where(coarse, cells // 2, cells)
+    interval = jnp.minimum(number // each, last)
+    below, above = ends[interval], ends[interval + 1]
     # for each coordinate: whether distances are taken from the upper end, and their unit
-    n = hard.size + 1
-    from_above = np.zeros((3, n, 1), bool)
-    from_above[1] = True
-    unit = jnp.stack([jnp.full((n, 1), layer), jnp.full((n, 1), layer), 1e6 * (above - below)])
-    from_above[:, 0], from_above[:, -1] = True, False
-    unit = unit.at[1:, jnp.array([0, n - 1])].set(bulk)
-    sign = np.where(from_above, -1.0, 1.0)
+    lowest, highest = interval == 0, interval == last
+    from_above = jnp.stack([lowest & ~highest, ~highest, lowest & ~highest])
+    near, outer = jnp.full(number.shape, layer), lowest | highest
+    unit = jnp.stack([near, jnp.where(outer, bulk, near), jnp.where(outer, bulk, 1e6 * (above - below))])
+    sign = jnp.where(from_above, -1.0, 1.0)
 
     def coordinates(w):
         distance = jnp.where(from_above, above - w, w - below)
@@ -64,12 +76,12 @@ def faces_of(
         # log(1 + x) and arcsinh(x), spelled out in one logarithm: it compiles three times faster
         start = jnp.abs(offset) + jnp.sqrt(1 + offset**2)
         logs = jnp.log(jnp.concatenate([1 + distance / unit, start[None]]))
-        return logs * jnp.concatenate([jnp.broadcast_to(sign, distance.shape), jnp.sign(offset)[None]])
+        return logs * jnp.concatenate([sign, jnp.sign(offset)[None]])
 
-    outer = coordinates(jnp.concatenate([below, above], axis=1))
-    first, last = outer[..., :1], outer[..., 1:]
-    weight = SHARES / (last - first)
-    target = jnp.linspace(0.0, 1.0, cells + 1)
+    first, final = coordinates(below), coordinates(above)
+    weight = SHARES / (final - first)
+    place = number - interval * each
+    target = place / each
 
     def halve(_, bracket):
         left, right = bracket
@@ -77,24 +89,19 @@ def faces_of(
         under = jnp.sum(weight * (coordinates(middle) - first), axis=0) < target
         return jnp.where(under, middle, left), jnp.where(under, right, middle)
 
-    shape = (n, cells + 1)
-    bracket = jnp.broadcast_to(below, shape), jnp.broadcast_to(above, shape)
-    left, right = jax.lax.fori_loop(0, _BISECTIONS, halve, bracket)
-    inner = (0.5 * (left + right)).at[:, :1].set(below)
-    faces = jnp.append(inner[:, :-1].reshape(-1), high)
-    kept = faces[::2]
-    behind = high + (high - low) * jnp.arange(1, faces.size - kept.size + 1)
-    return jnp.where(coarse, jnp.concatenate([kept, behind]), faces), high
+    left, right = jax.lax.fori_loop(0, _BISECTIONS, halve, (below, above))
+    faces = jnp.where(place == 0, below, 0.5 * (left + right))
+    return jnp.where(place >= each, high + (high - low) * (place - each), faces), high
 
 
-def _pushed_out(features, edge, gap):
-    """Features at or beyond ``-edge`` and ``edge`` put well behind them, where nothing happens.
+def _pushed_out(features, edge, gap, number):
+    """The first ``number`` features, those at or beyond ``-edge`` and ``edge`` put well behind them.
 
-    Two features on one place would leave cells without width between them.
+    Nothing happens there; and two features on one place would leave cells without width between them.
     """
     rank = jnp.arange(1, features.size + 1)
     above, below = features >= edge * (1 - 1e-9), features <= -edge * (1 - 1e-9)
-    return jnp.where(above, edge + gap * rank, jnp.where(below, -edge - gap * rank[::-1], features))
+    return jnp.where(above, edge + gap * rank, jnp.where(below, -edge - gap * (number + 1 - rank), features))
 
 
 def _start_scale(limit: Limit):
@@ -135,7 +142,11 @@ def _extremes(limit: Limit, centre, spread, fast, slow):
 def _layer(limit: Limit, at_end):
     """Width of the thinnest boundary layer, and the distance between levels (or the teacher's size)."""
     levels = limit.levels
-    gap = jnp.sqrt(limit.power) if levels.size < 2 else (levels[-1] - levels[0]) / (levels.size - 1)
+    gap = (
+        jnp.sqrt(limit.power)
+        if levels.size < 2
+        else (levels[-1] - levels[0]) / (levels.size - 1 - limit.spare)
+    )
     tiny = 1e-200  # rules that round may stand still at the floor
     layer = jnp.min((at_end.D + tiny) / (2 * (at_end.b + tiny) * gap))
     return jnp.clip(layer, 1e-7 * gap, gap), gap
@@ -144,7 +155,7 @@ def _layer(limit: Limit, at_end):
 def _domain(limit: Limit, at_start, at_floor, horizon, gap):
     """Ends of the domain: the start and the reach of drift and diffusion, or a little behind the walls."""
     if limit.latent_clip is not None:
-        behind = limit.latent_clip + gap * (limit.pieces.breaks.size + 4)
+        behind = limit.latent_clip + gap * (limit.breaks + 4)
         return -behind, behind
     start = limit.start.law
     if start.data is not None:
@@ -157,7 +168,7 @@ def _domain(limit: Limit, at_start, at_floor, horizon, gap):
     D = 2 * jnp.maximum(at_start.D, at_floor.D)
     pull = a * limit.teacher
     if limit.surrogate.ends:
-        edge = limit.range + gap * (limit.pieces.breaks.size + 2)
+        edge = limit.range + gap * (limit.breaks + 2)
         drift_low, drift_high, spread = 0.0, 0.0, 0.0
     elif limit.levels.size == 0:
         edge, spread = gap, EXTENT * jnp.sqrt(D * jnp.minimum(horizon, 1 / b))
