@@ -53,15 +53,15 @@ def grid_law():
     )
 
     flow = GridFlow(derive(as_arrays(problem)), counts["cells"] // 4, 100.0)
-    mass = np.asarray(flow.start())[0]
-    field = jax.jit(lambda t, y: flow(t, y[None])[0])
+    mass = np.asarray(flow.start())[:, 0]
+    field = jax.jit(lambda t, y: flow(t, y[:, None])[:, 0])
     start = time.perf_counter()
     peer = solve_ivp(
         lambda t, y: np.asarray(field(t, y)), (0, 100), mass, method="LSODA", t_eval=problem.taus, rtol=1e-4,
         atol=1e-9, lband=1, uband=1,
     )  # fmt: skip
     seconds = time.perf_counter() - start
-    ends = float(flow.error(jnp.asarray(peer.y[:, -1])[None]))
+    ends = float(flow.error(jnp.asarray(peer.y[:, -1:])))
     print(
         f"  SciPy LSODA, banded, one grid of {counts['cells']} cells, no error estimate: {seconds:.2f} s "
         f"({seconds / again:.0f} times), final error {ends:.5f} against {solution.final_error:.5f}"

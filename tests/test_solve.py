@@ -162,28 +162,37 @@ def test_only_one_module_imports_diffrax():
     assert users == ["integrate.py"]
 
 
-@pytest.mark.parametrize("law", ["mixture", "grid"])
-def test_problems_that_differ_in_numbers_and_times_share_a_program(law):
-    """Counted by JAX: no compilation for another range, lr, noise, horizon, and number of saved times."""
+#: Quantizers that share the programs of the grid law with `TWO_BIT`.
+SAME = [
+    Quantizer(3, 1.3, kind="mid-tread"),
+    Quantizer(4, 1.3, edge="bin"),
+    Quantizer(5, 1.3, kind="twos-complement"),
+    Quantizer(kind="levels", levels=[-1.0, 0.2, 1.3]),
+]
+
+
+@pytest.mark.parametrize(("law", "others"), [("mixture", [Quantizer(2, 1.3)]), ("grid", SAME)])
+def test_problems_that_differ_in_numbers_and_times_share_a_program(law, others):
+    """Counted by JAX: none for another range, lr, noise, horizon, number of saved times; bits and kind with "grid"."""
     compiled = []
 
     def count(event, *_, **__):
         if "backend_compile" in event:
             compiled.append(event)
 
-    def solved(range_, lr, noise, run):
-        return solve(
-            Problem(weights=Quantizer(2, range_), noise_std=noise, rule=SGD(lr), run=run), law=law, tol=0.5
-        )
+    def solved(weights, lr, noise, run):
+        return solve(Problem(weights=weights, noise_std=noise, rule=SGD(lr), run=run), law=law, tol=0.5)
 
-    solved(1.5, 0.2, 0.1, Run(2.0, 5))
+    solved(Quantizer(2, 1.5), 0.2, 0.1, Run(2.0, 5))
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
-        other = solved(1.3, 0.1, 0.2, Run(4.0, 9))
+        answers = [solved(weights, 0.1, 0.2, Run(4.0, 9)) for weights in others]
     finally:
         jax.monitoring.unregister_event_duration_listener(count)
     assert not compiled
-    assert other.tau.size == other.error.size == 9
+    for weights, answer in zip(others, answers, strict=True):
+        assert answer.tau.size == answer.error.size == 9
+        assert answer.occupancy is None or answer.occupancy.shape == (9, weights.n_levels)
 
 
 def test_modules_stay_short_and_no_name_is_eta():

@@ -27,10 +27,10 @@ def dense_eigenvalue(problem, error, cells):
     law = eqx.filter_jit(GridFlow)(limit, cells, 20.0)
     up, down = (np.asarray(x) for x in law.rates(limit.order(error), 1.0))
     with np.errstate(divide="ignore", invalid="ignore"):
-        log = np.cumsum(np.nan_to_num(np.log(up) - np.log(down), nan=-700, posinf=700, neginf=-700), axis=1)
-    log = np.concatenate([np.zeros((log.shape[0], 1)), log], axis=1)
-    mass = np.exp(log - log.max(axis=1, keepdims=True))
-    mass /= mass.sum(axis=1, keepdims=True)
+        log = np.cumsum(np.nan_to_num(np.log(up) - np.log(down), nan=-700, posinf=700, neginf=-700), axis=0)
+    log = np.concatenate([np.zeros((1, log.shape[1])), log])
+    mass = np.exp(log - log.max(axis=0))
+    mass /= mass.sum(axis=0)
     assert float(law.error(jnp.asarray(mass))) == pytest.approx(error, rel=1e-2)
     jacobian = jax.jacfwd(lambda m: law(1.0, m.reshape(mass.shape)).reshape(-1))(
         jnp.asarray(mass.reshape(-1))
@@ -39,7 +39,7 @@ def dense_eigenvalue(problem, error, cells):
     root = np.sqrt(mass.reshape(-1)[held])
     values, vectors = np.linalg.eig(np.asarray(jacobian)[np.ix_(held, held)] / root[:, None] * root)
     weights = np.asarray(law.error_weights)
-    weights = (weights - np.sum(weights * mass, axis=1, keepdims=True)).reshape(-1)[held] * root
+    weights = (weights - np.sum(weights * mass, axis=0)).reshape(-1)[held] * root
     seen = np.abs(weights @ vectors) / (np.linalg.norm(weights) * np.linalg.norm(vectors, axis=0))
     moving = (np.abs(values) > 1e-9) & (seen > 5 * VISIBLE)
     return max(values[moving], key=lambda value: value.real)

@@ -62,7 +62,7 @@ def test_steps_conserve_mass_and_meet_a_simulation():
         for k in range(count):
             mass = advance(*map(jnp.asarray, (2.0 * k / count, 2.0 / count)), mass)
         assert float(jnp.min(mass)) >= 0
-        np.testing.assert_allclose(jnp.sum(mass, axis=1), 1.0, atol=1e-12)
+        np.testing.assert_allclose(jnp.sum(mass, axis=0), 1.0, atol=1e-12)
         ends.append(float(flow.error(mass)))
     errors = _numpy_errors()
     assert abs(np.mean(errors) - (2 * ends[1] - ends[0])) < 3.5 * stats.sem(errors)

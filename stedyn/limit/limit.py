@@ -224,10 +224,14 @@ def derive(
 
 
 def is_symmetric(problem: Problem) -> bool:
-    """Whether a problem is known to stay the same when weights and teacher change their signs."""
+    """Whether the laws of a problem are known to stay the same when weights and teacher change their signs."""
     start, weights = problem.start, problem.weights
     centred = start.data is None and not is_traced(start.mean) and np.all(np.asarray(start.mean) == 0)
-    return bool(centred) and weights.kind not in ("twos-complement", "unsigned", "levels")
+    return (
+        bool(centred)
+        and problem.teacher.kind in ("gaussian", "rademacher")
+        and weights.kind not in ("twos-complement", "unsigned", "levels")
+    )
 
 
 def check_model(problem: Problem) -> None:

@@ -89,7 +89,7 @@ def follow(law, taus, keep, rtol, forward=False):
 
 
 #: What is made once needs no optimized program, which takes XLA four times as long.
-_make = eqx.filter_jit(make, compiler_options=QUICKLY)
+_make = eqx.filter_jit(make, compiler_options=QUICKLY)  # type: ignore[call-overload]
 _follow = eqx.filter_jit(follow)
 
 

@@ -36,7 +36,7 @@ class PaddedQuantizer(eqx.Module):
             size *= GROWTH
         self.range, self.rounding = jnp.asarray(quantizer.range), quantizer.rounding
         if quantizer.lattice is None:
-            unit = np.asarray(quantizer.levels) / np.asarray(quantizer.range)
+            unit = np.asarray(quantizer.explicit) / np.asarray(quantizer.range)
         else:
             step, lowest, offset = quantizer.lattice
             unit = step * (np.arange(number) + lowest + offset)

@@ -39,7 +39,7 @@ def pieces_of(levels: Float[Array, " L"], rounding: str, spare=0) -> Pieces:
     zero, number = jnp.zeros_like(levels), np.arange(levels.size)
     nearest = rounding == "nearest"
     breaks = 0.5 * (levels[1:] + levels[:-1]) if nearest else levels
-    far = levels[-1] + FAR * (levels[-1] - levels[0]) * (1 + number[: breaks.size])
+    far = levels[-1] + FAR * (levels[-1] - levels[0]) * jnp.arange(1, breaks.size + 1, dtype=levels.dtype)
     breaks = jnp.where(number[: breaks.size] < breaks.size - spare, breaks, far)
     if nearest:
         return Pieces(breaks, jnp.stack([levels, zero], 1), jnp.stack([levels**2, zero, zero], 1))
