@@ -57,6 +57,7 @@ _OTHER_NAMES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("sigma", "noise_std"), ("std", "noise_std")),
     **dict.fromkeys(("d", "n", "dimension"), ("dim",)),
     **dict.fromkeys(("of", "quantity"), ("objective",)),
+    **dict.fromkeys(("beta2", "betas"), ("memory",)),
 }
 #: Types of the name of a file or a folder.
 PATH = (str, os.PathLike)
@@ -221,6 +222,13 @@ def positive(name: str, value):
     if not is_traced(value) and not np.all(np.asarray(value) > 0):
         fail(name, "a positive number", value, "give one above 0")
     return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or false, and nothing that merely counts as such."""
+    if not isinstance(value, (bool, np.bool_)):
+        fail(name, "true or false", value, "give one of these")
+    return bool(value)
 
 
 def nonnegative(name: str, value):

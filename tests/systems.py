@@ -62,7 +62,7 @@ class Remembering(Rule):
     kind = "remembering"
 
     @property
-    def memory(self):
+    def state(self):
         return Memory({"mean": 0.0}, {"square": 1.0})
 
     def remember(self, seed, r, tau, dim):

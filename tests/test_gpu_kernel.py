@@ -16,6 +16,7 @@ from stedyn.problem.problem import Problem
 from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import (
     SGD,
+    Adam,
     DeterministicRounding,
     Inverse,
     Multinomial,
@@ -58,6 +59,8 @@ OTHERS = {
         rule=QuantizedGradient(0.3, quantizer=Quantizer(3, 1.5, rounding="stochastic")), **NOISY
     ),
     "deterministic rounding": Problem(rule=DeterministicRounding(0.6, delta=0.3), latent_clip=1.0, **NOISY),
+    "momentum": Problem(weights=TWO_BIT, rule=SGD(0.1, momentum=0.8, weight_decay=1.0), **NOISY),
+    "adam": Problem(weights=TWO_BIT, inputs=TWO_BIT, rule=Adam(0.3, memory=0.5, eps=0.1), **NOISY),
     "mini-batch": Problem(weights=TWO_BIT, inputs=TWO_BIT, rule=SGD(0.5, batch=3), **NOISY),
 }
 

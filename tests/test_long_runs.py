@@ -17,7 +17,7 @@ from stedyn.cli import app as cli
 from stedyn.problem.populations import Covariance, Teacher
 from stedyn.problem.problem import Problem
 from stedyn.quantizers.quantizer import Quantizer
-from stedyn.rules import SGD, Rule, StochasticRounding
+from stedyn.rules import SGD, Adam, Rule, StochasticRounding
 from stedyn.simulation import Interrupted, checkpoint, run, simulate
 
 R1 = Problem(weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(0.1))
@@ -80,6 +80,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, interrupt_after, 
 
 STATES = {
     "memory": Problem(weights=R1.weights, noise_std=0.1, rule=Remembering(0.3)),
+    "momentum": Problem(weights=R1.weights, noise_std=0.1, rule=SGD(0.3, momentum=0.9)),
+    "adam": Problem(weights=R1.weights, noise_std=0.1, rule=Adam(0.3, weight_decay=0.1)),
     "lattice": Problem(rule=StochasticRounding(lr=0.3, delta=0.5), noise_std=0.1),
     "variances": Problem(covariance=Covariance.power_law(0.5), weights=R1.weights, rule=SGD(0.1)),
 }

@@ -13,7 +13,8 @@ from stedyn import SGD, Problem, Quantizer, Run, Teacher, fixed_point, solve
 from stedyn.inputs.moments import input_moments
 from stedyn.limit.laws.grid import GridFlow
 from stedyn.limit.limit import derive
-from stedyn.limit.stability import VISIBLE, Spectrum, spectrum
+from stedyn.limit.modes import VISIBLE
+from stedyn.limit.stability import Spectrum, spectrum
 from stedyn.quantizers.quantizer import as_arrays
 from stedyn.rules import DeterministicRounding
 

@@ -50,6 +50,9 @@ _FLAGS = {
     "c": ("rule", "c"),
     "weight_decay": ("rule", "weight_decay"),
     "momentum": ("rule", "momentum"),
+    "beta1": ("rule", "beta1"),
+    "memory": ("rule", "memory"),
+    "eps": ("rule", "eps"),
     "model": ("teacher", "model"),
     "noise_std": ("noise", "std"),
     "tau": ("run", "tau"),
@@ -115,6 +118,11 @@ def _problem_flags(
     c: Annotated[float | None, _problem_flag("Constant c of the multinomial rule.")] = None,
     weight_decay: Annotated[float | None, _problem_flag("Weight decay.")] = None,
     momentum: Annotated[float | None, _problem_flag("Momentum.")] = None,
+    beta1: Annotated[float | None, _problem_flag("Momentum of Adam.")] = None,
+    memory: Annotated[
+        float | None, _problem_flag("Time tau of Adam's mean squares, 1 / (d (1 - beta2)).")
+    ] = None,
+    eps: Annotated[float | None, _problem_flag("The eps of Adam, times sqrt(d).")] = None,
     model: Annotated[
         str | None, _problem_flag("What the teacher's output becomes.", metavar="linear|sign")
     ] = None,

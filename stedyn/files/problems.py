@@ -204,7 +204,7 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
                 plain[table][key] = _plain(f"{table}.{key}", value)
     if problem.model != "linear":
         plain["teacher"]["model"] = problem.model
-    defaults: dict[str, Any] = {"batch": 1, "dampening": 0, "nesterov": False}
+    defaults: dict[str, Any] = {"batch": 1, "dampening": 0, "nesterov": False, "bias_correction": True}
     for name in [name for name, default in defaults.items() if plain["rule"].get(name) == default]:
         del plain["rule"][name]
     if plain["weights"] == {"kind": "none", "ste": "identity"}:

@@ -185,6 +185,7 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
     problem.alike("a fixed point")
     whole("classes", classes, 2, 4096)
     check_centred(problem)
+    problem.rule.check_limit(problem)
     if problem.absorbs:
         raise InputError(
             f"weights.ste: expected 'identity' for a fixed point, found {problem.ste!r}, beyond whose range nothing "

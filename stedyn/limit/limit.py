@@ -133,9 +133,21 @@ class Limit(eqx.Module):
 
     def coefficients(self, order: Order, tau) -> Coefficients:
         """``a, b, D, E|U|`` (C,) of every class, in its units."""
-        each = eqx.filter_vmap(lambda response: response(order, tau))(self.response)
+        each = eqx.filter_vmap(lambda response, memory: response(order._replace(memory=memory), tau))(
+            self.response, order.memory
+        )
         a, b, D, mean_abs = (jnp.asarray(value)[self.group] for value in each)
         return Coefficients(a, b, D / self.unit**2, mean_abs / self.unit)
+
+    def memory(self, order: Order):
+        """What the rule remembers at ``tau = 0``, of every input variance; None for nothing (`Response.start`)."""
+        return eqx.filter_vmap(lambda response: response.start(order))(self.response)
+
+    def remembered(self, memory, order: Order, tau, step):
+        """The same after an implicit Euler step."""
+        return eqx.filter_vmap(lambda response, own: response.advance(own, order, tau, step))(
+            self.response, memory
+        )
 
     def effective_step(self, order: Order, tau) -> Float[Array, ""]:
         """``b / (lr k2)``: 1 for SGD, the part of the step that is left by rounding (0 once lr is 0)."""
@@ -240,7 +252,7 @@ def check_model(problem: Problem) -> None:
     And a rule that remembers something and leaves its response to a quadrature of single moves.
     """
     rule = problem.rule
-    if type(rule).response is Rule.response and jax.tree.leaves(rule.memory):
+    if type(rule).response is Rule.response and jax.tree.leaves(rule.state):
         fail("rule", "a response (stedyn.rules.Response) beside the step of a rule that remembers, as its limit is not "
              "that of single moves", rule.kind, "write it, or simulate")  # fmt: skip
     mover = next(cls for cls in type(rule).__mro__ if "move" in vars(cls))
@@ -260,6 +272,7 @@ def check_closes(problem: Problem) -> None:
         a problem. Or for a rule of your own whose move has a mean.
     """
     check_centred(problem)
+    problem.rule.check_limit(problem)
     decay = problem.rule.weight_decay
     surrogate = problem.surrogate
     if surrogate.ends and not is_traced(decay) and np.any(np.asarray(decay) != 0):

@@ -16,6 +16,7 @@ from ..quantizers.padded import PaddedQuantizer
 from .classes import NODES, nodes_of
 from .integrate import failed, integrate, steps
 from .laws.grid import GridFlow
+from .laws.remembering import flow_of
 from .limit import derive, is_symmetric
 from .solution import INACCURATE, MAX_STEPS, REACHED
 
@@ -83,8 +84,9 @@ def make(problem, horizon, coarse, cells, mesh: Mesh) -> Made:
 
 def follow(law, taus, keep, rtol, forward=False):
     """Curves, counts, states at the times ``keep``, steps and failure; ``forward`` as in `integrate`."""
-    solution = integrate(law, taus, keep, rtol, forward)
-    states = solution.ys[1] if keep.size else None
+    flow, weights_of = flow_of(law)
+    solution = integrate(flow, taus, keep, rtol, forward)
+    states = weights_of(solution.ys[1]) if keep.size else None
     return solution.ys[0], solution.stats, states, steps(solution), failed(solution)
 
 

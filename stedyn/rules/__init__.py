@@ -4,6 +4,7 @@
 problem file can name. BinaryConnect is `SGD` with quantized weights.
 """
 
+from .adam import Adam
 from .base import Coefficients, Order, Response, Rule
 from .linear import SGD, Shrinkage
 from .memory import Memory, Seen
@@ -16,6 +17,7 @@ __all__ = [
     "RULES",
     "SCHEDULES",
     "SGD",
+    "Adam",
     "Coefficients",
     "Constant",
     "Cosine",
@@ -47,5 +49,6 @@ RULES: dict[str, type[Rule]] = {
         StochasticRounding,
         Sign,
         Multinomial,
+        Adam,
     )
 }

@@ -13,7 +13,7 @@ response and nothing else, which takes the order parameters as a record, `Order`
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -26,6 +26,7 @@ from ..inputs.moments import InputMoments
 from .memory import Memory, Seen, check_momentum
 from .nodes import batch_nodes, input_atoms
 from .quadrature import FULL, FULL_STEP, LIGHT, LIGHT_STEP, Profile, Samples, profile_of, sample
+from .response import Coefficients, Order, Response
 from .schedules import Schedule, as_schedule, check_schedule
 from .symmetry import check_product
 from .tables import Table
@@ -36,32 +37,6 @@ MAX_BATCH = 2**11
 LOWEST, HIGHEST = 1e-5, 1e4
 #: With more input levels than these, errors of the quadrature average out and it is made coarser.
 FEW_ATOMS = 16
-
-
-class Coefficients(NamedTuple):
-    """Coefficients of the limit at one time: drift ``a c - b psi``, diffusion ``D``, ``E|U|``."""
-
-    a: Float[Array, ""]
-    b: Float[Array, ""]
-    D: Float[Array, ""]
-    mean_abs: Float[Array, ""]
-
-
-class Order(NamedTuple):
-    """Order parameters as rules see them: the residual ``r``, by the model of the problem (`stedyn.problem.models`).
-
-    ``V = E[r^2]``; ``gain = E[dr/d out]``, ``out`` the teacher's output, which is 1 where ``r`` is Gaussian.
-    """
-
-    V: Float[Array, ""]
-    gain: Float[Array, ""] | float = 1.0
-
-
-class Response(eqx.Module):
-    """What the limit needs of a rule for given inputs: its coefficients as a function of `Order` and ``tau``."""
-
-    def __call__(self, order: Order, tau) -> Coefficients:
-        raise NotImplementedError
 
 
 class Rule(eqx.Module):
@@ -137,6 +112,11 @@ class Rule(eqx.Module):
         """By how much what is remembered multiplies a move in the limit."""
         return 1.0
 
+    @property
+    def fading(self) -> Float[Array, ""] | float | None:
+        """Rate in ``tau`` at which what the limit remembers is forgotten; None if it remembers nothing."""
+        return None
+
     def rate(self, tau) -> Float[Array, ""]:
         """Learning rate at ``tau = steps / d``; that of the limit, the `gain` included."""
         lr = jnp.asarray(self.lr)
@@ -147,7 +127,7 @@ class Rule(eqx.Module):
         raise NotImplementedError
 
     @property
-    def memory(self) -> Memory:
+    def state(self) -> Memory:
         """What the rule remembers from one step to the next, with its values at the start: nothing by default."""
         return Memory()
 
@@ -219,6 +199,9 @@ class Rule(eqx.Module):
             if old is not Rule and new is not old and issubclass(new, old):
                 fail("rule", f"a {name} beside the move of {new.__name__}", f"that of {old.__name__}, another move",
                      f"write its own ({name} = Rule.{name} integrates the move), or derive from Rule")  # fmt: skip
+
+    def check_limit(self, problem) -> None:
+        """Refuse a problem whose limit with this rule is not known."""
 
     def check_dim(self, dim: int) -> None:
         """Refuse a dimension in which the rule cannot be simulated."""

@@ -9,15 +9,13 @@ In the limit that is the rule without momentum at ``lr (1 - dampening) / (1 - mo
 
 from __future__ import annotations
 
-from typing import Any
-
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from ..checks import fail, finite, is_traced
+from ..checks import fail, finite, flag, is_traced
 from ..inputs.moments import InputMoments
 from .base import Response, Rule
 from .memory import Memory, Seen
@@ -27,7 +25,7 @@ _TERMS = 256
 _NODES = 0.5 * np.arange(-72, 73)
 
 
-def _below_one(name: str):
+def below_one(name: str):
     def check(value):
         value = finite(name, value)
         if not is_traced(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) < 1)):
@@ -38,14 +36,8 @@ def _below_one(name: str):
 
 
 def _momentum(value):
-    value = None if value is None else _below_one("momentum")(value)
+    value = None if value is None else below_one("momentum")(value)
     return value if is_traced(value) or np.any(np.asarray(value or 0.0) != 0) else None
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        fail("nesterov", "true or false", value, "give one of these")
-    return bool(value)
 
 
 class Linear(Rule):
@@ -63,9 +55,11 @@ class Linear(Rule):
 
     momentum: Float[Array, ""] | float | None = eqx.field(default=None, kw_only=True, converter=_momentum)
     dampening: Float[Array, ""] | float = eqx.field(
-        default=0.0, kw_only=True, converter=_below_one("dampening")
+        default=0.0, kw_only=True, converter=below_one("dampening")
     )
-    nesterov: bool = eqx.field(default=False, static=True, kw_only=True, converter=_flag)
+    nesterov: bool = eqx.field(
+        default=False, static=True, kw_only=True, converter=lambda v: flag("nesterov", v)
+    )
 
     def __check_init__(self):
         damped = not is_traced(self.dampening) and np.any(np.asarray(self.dampening) != 0)
@@ -99,7 +93,7 @@ class Linear(Rule):
         return super().decay(tau) if self.momentum is None else jnp.zeros(())
 
     @property
-    def memory(self):
+    def state(self):
         return Memory() if self.momentum is None else Memory(own=0.0)
 
     def step(self, seen: Seen, own):
@@ -128,31 +122,38 @@ class _Remembering(Response):
     inputs: InputMoments
 
     def __call__(self, order, tau):
-        return self.single(order, tau)._replace(mean_abs=self._mean_abs(order, tau))
+        rule = self.rule
 
-    def _mean_abs(self, order, tau):
-        rule, V = self.rule, jnp.maximum(order.V, 0.0)
-        lr, beta = Rule.rate(rule, tau), jnp.asarray(rule.momentum)
-        c = beta ** jnp.arange(_TERMS) * (1 - rule.dampening)
-        if rule.nesterov:
-            c = (beta * c).at[0].add(1.0)
-        square = c**2
-        left = square[-1] * beta**2 / (1 - beta**2)  # of all steps before
-        alive = V > 0
-        V = jnp.where(alive, V, 1.0)
-
-        def log_transform(t):
+        def transform(t, V):
             return rule.log_transform(t, V, self.inputs, tau)
 
-        tiny = 1e-9 / V
-        mean = -log_transform(jnp.reshape(tiny, (1,)))[0] / tiny  # E[s^2]
-        total = mean * (jnp.sum(square) + left)
-        t = jnp.exp(jnp.asarray(_NODES)) / total
-        start = -t * mean * left
-        log = lax.fori_loop(0, _TERMS, lambda k, log: log + log_transform(square[k] * t), start)
-        step = _NODES[1] - _NODES[0]
-        root = jnp.sum(-jnp.expm1(log) * jnp.exp(-jnp.asarray(_NODES) / 2)) * step / (2 * np.sqrt(np.pi))
-        return jnp.where(alive, np.sqrt(2 / np.pi) * lr * root * jnp.sqrt(total), 0.0)
+        size = mean_size(rule.momentum, rule.nesterov, order.V, transform)
+        lr = Rule.rate(rule, tau) * (1 - rule.dampening)
+        return self.single(order, tau)._replace(mean_abs=lr * size)
+
+
+def mean_size(beta, nesterov: bool, V, log_transform) -> Float[Array, ""]:
+    """``E|v|`` of ``v <- beta v + g``, or of ``g + beta v``; ``log_transform(t, V)`` as in `Linear`."""
+    V = jnp.maximum(V, 0.0)
+    c = beta ** jnp.arange(_TERMS)
+    if nesterov:
+        c = (beta * c).at[0].add(1.0)
+    square = c**2
+    left = square[-1] * beta**2 / (1 - beta**2)  # of all steps before
+    alive = V > 0
+    V = jnp.where(alive, V, 1.0)
+    tiny = 1e-9 / V
+    mean = -log_transform(jnp.reshape(tiny, (1,)), V)[0] / tiny  # E[s^2]
+    total = mean * (jnp.sum(square) + left)
+    t = jnp.exp(jnp.asarray(_NODES)) / total
+
+    def add(k, log):
+        return log + log_transform(square[k] * t, V)
+
+    log = lax.fori_loop(0, _TERMS, add, -t * mean * left)
+    step = _NODES[1] - _NODES[0]
+    root = jnp.sum(-jnp.expm1(log) * jnp.exp(-jnp.asarray(_NODES) / 2)) * step / (2 * np.sqrt(np.pi))
+    return jnp.where(alive, np.sqrt(2 / np.pi) * root * jnp.sqrt(total), 0.0)
 
 
 def log_transform(t: Float[Array, " n"], inputs: InputMoments) -> Float[Array, " n"]:

@@ -28,7 +28,7 @@ class Cost(NamedTuple):
 def memory_of(problem: Problem, dim: int, seeds: int, times: int, threads: int) -> float:
     """Bytes that the arrays of a simulation take: about those of `Task`, and of the numbers of a step in a thread."""
     # per coordinate: state 8 and what the rule remembers, teacher twice and last weights 12, weights at two times 8
-    memory = len(jax.tree.leaves(problem.rule.memory.own))
+    memory = len(jax.tree.leaves(problem.rule.state.own))
     coordinate = 28.0 + 4.0 * memory + 16.0 * (problem.covariance.kind != "identity")
     saved = 8.0 * (8 + problem.weights.n_levels)
     return seeds * (dim * coordinate + times * saved) + 64.0 * dim * min(threads, seeds)

@@ -36,7 +36,7 @@ class State(NamedTuple):
 
 def encode(model: Model, w: Halves) -> State:
     """The state at the start of a run from latent weights, which have no rest yet."""
-    memory = model.rule.memory
+    memory = model.rule.state
 
     def coordinate(w):
         own = jax.tree.map(lambda first: jnp.full_like(w, first), memory.own)

@@ -144,9 +144,9 @@ class GridFlow(eqx.Module):
         """Generalization error of the cell masses."""
         return jnp.sum(self.error_weights * mass)
 
-    def order(self, mass) -> Order:
-        """What rules see of the cell masses."""
-        return self.limit.order(self.error(mass))
+    def order(self, mass, memory=None) -> Order:
+        """What rules see of the cell masses, and remember."""
+        return self.limit.order(self.error(mass))._replace(memory=memory)
 
     def watch(self, best, other):
         """Values whose relative accuracy the step controller keeps, and their errors."""
@@ -164,19 +164,19 @@ class GridFlow(eqx.Module):
         up, down = _bernoulli((work - (limit.decay(tau) * self.shrink)[:, None]) / half)
         return half * up * self.rise[:, None], half * down * self.fall[:, None]
 
-    def __call__(self, tau, mass, args=None) -> Float[Array, "N C"]:
+    def __call__(self, tau, mass, memory=None) -> Float[Array, "N C"]:
         """``d mass / d tau`` (total zero)."""
-        up, down = self.rates(self.order(mass), tau)
+        up, down = self.rates(self.order(mass, memory), tau)
         flux = up * mass[:-1] - down * mass[1:]
         zero = jnp.zeros((1, mass.shape[1]))
         return jnp.concatenate([zero, flux]) - jnp.concatenate([flux, zero])
 
-    def advance(self, tau, step, mass) -> Float[Array, "N C"]:
+    def advance(self, tau, step, mass, memory=None) -> Float[Array, "N C"]:
         """One linearly implicit Euler step: ``(1 - step A(tau + step, order(mass))) new = mass``."""
-        up, down = self.rates(self.order(mass), tau + step)
+        up, down = self.rates(self.order(mass, memory), tau + step)
         return _implicit(step * up, step * down, mass)
 
-    def observe(self, tau, mass) -> dict[str, Array]:
+    def observe(self, tau, mass, memory=None) -> dict[str, Array]:
         """Order parameters and observables (``docs/theory.md``, section 8)."""
         limit, h, w = self.limit, self.widths, self.centers
         total, power = mass @ limit.share, mass @ limit.weight
@@ -189,7 +189,7 @@ class GridFlow(eqx.Module):
             overlap=w @ (mass @ weighted),
             norm=(w**2 + h**2 / 12) @ power,
         )
-        order = self.order(mass)
+        order = self.order(mass, memory)
         out |= limit.observables(psi, square)
         out["effective_step"] = limit.effective_step(order, tau)
         if self.level is not None:

@@ -22,11 +22,13 @@ from jaxtyping import Array, Float
 from ...inputs.moments import split_between
 from ...problem.problem import Problem
 from ...quantizers.pieces import PartialMoments, partial_moments
+from ...rules import Order
 from ..integrate import failed, integrate, steps
 from ..limit import Limit, derive
 from ..refinement import least_error
 from ..solution import INACCURATE, MAX_STEPS, REACHED, UNESTIMATED
 from .law import Asked, Solved
+from .remembering import flow_of
 
 #: Start and teacher classes.
 STARTS, CLASSES = 16, 32
@@ -84,14 +86,17 @@ class MixtureFlow(eqx.Module):
         """Generalization error of the classes."""
         return self.limit.error(*self.moments(state))
 
-    def velocity(self, tau, state):
+    def order(self, state, memory=None) -> Order:
+        """What rules see of the classes, and remember."""
+        return self.limit.order(self.error(state))._replace(memory=memory)
+
+    def velocity(self, tau, state, memory=None):
         """Velocities of mean and variance, and their (diagonal) relaxation rates."""
         limit = self.limit
         mean, var = state
         p = self._partial(state)
-        psi, square = self._averages(p)
-        error = limit.error(jnp.sum(psi * self.share, axis=1), jnp.sum(square * self.share, axis=1))
-        a, b, D, _ = (x[:, None] for x in limit.coefficients(limit.order(error), tau))
+        psi, _ = self._averages(p)
+        a, b, D, _ = (x[:, None] for x in limit.coefficients(self.order(state, memory), tau))
         decay = limit.decay(tau)
         first = limit.pieces.first
         both = p.first @ first[:, 0] + p.second @ first[:, 1]
@@ -100,13 +105,13 @@ class MixtureFlow(eqx.Module):
         up = a * limit.teacher[:, None] - b * psi - decay * mean
         return (up, D - 2 * b * covariance - 2 * decay * var), (rate, 2 * rate)
 
-    def __call__(self, tau, state, args=None):
+    def __call__(self, tau, state, memory=None):
         """``d (mean, var) / d tau``."""
-        return self.velocity(tau, state)[0]
+        return self.velocity(tau, state, memory)[0]
 
-    def advance(self, tau, step, state):
+    def advance(self, tau, step, state, memory=None):
         """One linearly implicit Euler step with the relaxation rates as its Jacobian."""
-        velocity, rate = self.velocity(tau, state)
+        velocity, rate = self.velocity(tau, state, memory)
         mean, var = (y + step * dy / (1 + step * k) for y, dy, k in zip(state, velocity, rate, strict=True))
         return mean, jnp.maximum(var, 0.0)
 
@@ -119,7 +124,7 @@ class MixtureFlow(eqx.Module):
         errors = [here - there, jnp.max(jnp.abs(best[0] - other[0])) / scale, spread]
         return values, jnp.abs(jnp.stack(errors))
 
-    def observe(self, tau, state) -> dict[str, Array]:
+    def observe(self, tau, state, memory=None) -> dict[str, Array]:
         """Order parameters and observables (``docs/theory.md``, section 8)."""
         limit = self.limit
         mean, var = state
@@ -132,7 +137,7 @@ class MixtureFlow(eqx.Module):
             overlap=jnp.sum(weight * limit.teacher[:, None] * mean),
             norm=jnp.sum(weight * (mean**2 + var)),
         )
-        order = limit.order(out["error"])
+        order = limit.order(out["error"])._replace(memory=memory)
         out |= limit.observables(psi, square)
         out["effective_step"] = limit.effective_step(order, tau)
         std = jnp.sqrt(jnp.maximum(var, 1e-14 * limit.scale))
@@ -192,8 +197,9 @@ def _laplace_moments(breaks, mean, std) -> PartialMoments:
 def _pass(problem, taus, keep, rtol, blend, coarse, classes, variances):
     limit = derive(problem, classes, coarse, variances)
     law = MixtureFlow(limit, STARTS, blend, coarse)
-    solution = integrate(law, taus, keep, rtol)
-    kept = law.masses(*solution.ys[1]) if keep.size else None
+    flow, state_of = flow_of(law)
+    solution = integrate(flow, taus, keep, rtol)
+    kept = law.masses(*state_of(solution.ys[1])) if keep.size else None
     return solution.ys[0], solution.stats, kept, steps(solution), failed(solution)
 
 
