@@ -44,7 +44,7 @@ def _tangent_pass(problem, taus, keep, rtol, coarse, cells, mesh, to):
 
     def run(value):
         curves, stats, kept, steps, bad = grid_pass(
-            moved(problem, to, value), taus, keep, rtol, coarse, cells, mesh, True
+            moved(problem, to, value), taus, keep, rtol, coarse, cells, mesh
         )
         return (curves["error"], steps), (stats, kept, bad)
 

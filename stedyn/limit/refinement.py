@@ -87,27 +87,41 @@ def follow(law, taus, keep, rtol, forward=False):
     flow, weights_of = flow_of(law)
     solution = integrate(flow, taus, keep, rtol, forward)
     states = weights_of(solution.ys[1]) if keep.size else None
-    return solution.ys[0], solution.stats, states, steps(solution), failed(solution)
+    # one time after the other: XLA takes seconds to compile the products of all of them
+    curves = jax.lax.map(lambda saved: law.curves(*saved), (taus, solution.ys[0]))
+    return curves, solution.stats, states, steps(solution), failed(solution)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _followed(arrays, leaves, tree):
+    law, taus, keep, rtol = eqx.combine(arrays, jax.tree.unflatten(tree, leaves))
+    return follow(law, taus, keep, rtol, forward=True)
+
+
+def _follow(*arguments):
+    """`follow`, compiled, without waiting for its end as `eqx.filter_jit` does: passes run side by side."""
+    arrays, static = eqx.partition(arguments, lambda leaf: eqx.is_array(leaf) or isinstance(leaf, np.ndarray))
+    leaves, tree = jax.tree.flatten(static)
+    return _followed(arrays, tuple(leaves), tree)
 
 
 #: What is made once needs no optimized program, which takes XLA four times as long.
 _make = eqx.filter_jit(make, compiler_options=QUICKLY)  # type: ignore[call-overload]
-_follow = eqx.filter_jit(follow)
 
 
-def grid_pass(problem, taus, keep, rtol, coarse, cells, mesh: Mesh, forward=False, programs=(_make, _follow)):
-    """Curves, counts, densities, steps and failure of the grid law on one mesh; ``forward`` as in `integrate`.
+def grid_pass(problem, taus, keep, rtol, coarse, cells, mesh: Mesh, programs=(_make, _follow)):
+    """Curves, counts, densities, steps and failure of the grid law on one mesh; jvp is the only derivative.
 
     ``coarse`` are three flags: whether to halve cells, teacher classes, classes of variances. One program makes the
     law of a problem; a second one follows it, the same for all quantizers, teachers and starts.
     """
     make, follow = programs
     law, teacher, share = make(problem, taus[-1], coarse, cells, mesh)
-    curves, stats, states, path, bad = follow(law, taus, keep, rtol, forward)
+    curves, stats, states, path, bad = follow(law, taus, keep, rtol)
     return curves, stats, (law.faces, states, teacher, share), path, bad
 
 
-#: The same where JAX transforms it, which takes no options of programs.
+#: The same where JAX transforms it, in reverse mode too; it takes no options of programs.
 _traced_pass = eqx.filter_jit(functools.partial(grid_pass, programs=(make, follow)))
 
 

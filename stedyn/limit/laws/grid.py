@@ -9,6 +9,8 @@ boundary layer ``D / (2 |drift|)`` (``docs/theory.md``, section 5).
 
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -152,7 +154,7 @@ class GridFlow(eqx.Module):
         """Values whose relative accuracy the step controller keeps, and their errors."""
         miss, limit = best - other, self.limit
         weight = limit.weight * limit.k2
-        variation = jnp.sum(jnp.abs(miss), axis=0) @ weight / jnp.sum(weight)
+        variation = jnp.sum(jnp.abs(miss) * weight) / jnp.sum(weight)
         return jnp.stack([self.error(best), 1.0]), jnp.stack([jnp.abs(self.error(miss)), variation])
 
     def rates(self, order: Order, tau) -> tuple[Float[Array, "N-1 C"], Float[Array, "N-1 C"]]:
@@ -176,30 +178,42 @@ class GridFlow(eqx.Module):
         up, down = self.rates(self.order(mass, memory), tau + step)
         return _implicit(step * up, step * down, mass)
 
-    def observe(self, tau, mass, memory=None) -> dict[str, Array]:
-        """Order parameters and observables (``docs/theory.md``, section 8)."""
-        limit, h, w = self.limit, self.widths, self.centers
-        total, power = mass @ limit.share, mass @ limit.weight
-        psi, square = self.first @ mass, self.second @ mass
-        weighted = limit.weight * limit.teacher
-        out = dict(
-            error=self.error(mass),
-            m=psi @ weighted,
-            q=self.second @ power,
-            overlap=w @ (mass @ weighted),
-            norm=(w**2 + h**2 / 12) @ power,
-        )
-        order = self.order(mass, memory)
-        out |= limit.observables(psi, square)
-        out["effective_step"] = limit.effective_step(order, tau)
+    def observe(self, tau, mass, memory=None) -> dict[str, Any]:
+        """What `curves` needs of the masses; little, as it is compiled into the loop more than once."""
+        h, w = self.widths, self.centers
+        rows = [
+            self.first,
+            self.second,
+            w,
+            w**2 + h**2 / 12,
+            *filter(eqx.is_array, (self.saturated, self.flips)),
+        ]
+        sums = jnp.sum(jnp.stack(rows)[:, :, None] * mass, axis=1)
+        out = dict(error=self.error(mass), sums=sums, memory=memory)
         if self.level is not None:
+            total = jnp.sum(mass * self.limit.share, axis=1)
             lower, upper = total * (1 - self.part), total * self.part
             out["occupancy"] = jnp.zeros(self.levels).at[self.level].add(lower).at[self.level + 1].add(upper)
-        if self.flips is not None:
-            mean_abs = limit.coefficients(order, tau).mean_abs
-            out["flip_rate"] = self.flips @ (mass @ (limit.share * mean_abs))
+        return out
+
+    def curves(self, tau, seen) -> dict[str, Array]:
+        """Order parameters and observables from what was observed (``docs/theory.md``, section 8)."""
+        limit = self.limit
+        psi, square, weights, norms, *others = seen["sums"]
+        out = {name: value for name, value in seen.items() if name not in ("sums", "memory")}
+        out |= dict(
+            m=psi @ (limit.weight * limit.teacher),
+            q=square @ limit.weight,
+            overlap=weights @ (limit.weight * limit.teacher),
+            norm=norms @ limit.weight,
+        )
+        order = limit.order(seen["error"])._replace(memory=seen["memory"])
+        out |= limit.observables(psi, square)
+        out["effective_step"] = limit.effective_step(order, tau)
         if self.saturated is not None:
-            out["saturated"] = self.saturated @ total
+            out["saturated"] = others[0] @ limit.share
+        if self.flips is not None:
+            out["flip_rate"] = others[-1] @ (limit.share * limit.coefficients(order, tau).mean_abs)
         return out
 
 

@@ -65,7 +65,7 @@ class Flow(Protocol):
         ...
 
     def watch(self, best, other) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-        """Values whose relative accuracy the step controller keeps, and how far two states lie apart in them."""
+        """Values whose relative accuracy the step controller keeps, the error first, and how far two states differ."""
         ...
 
     def error(self, state) -> Float[Array, ""]:
@@ -73,5 +73,5 @@ class Flow(Protocol):
         ...
 
     def observe(self, tau, state) -> dict[str, Array]:
-        """Order parameters and observables, which become curves."""
+        """Order parameters and observables, or what they are computed from."""
         ...
