@@ -3,6 +3,7 @@
 import errno
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,8 +22,12 @@ from stedyn.cli.environment import show_warning
 from stedyn.files import whole as _io
 from stedyn.files.problems import load_problem
 from stedyn.files.tensors import read_tensors
+from stedyn.limit.fixed_points import fixed_point
+from stedyn.limit.solver import solve
 from stedyn.problem.populations import Covariance
 from stedyn.problem.problem import Problem, Run
+from stedyn.quantizers.quantizer import Quantizer
+from stedyn.rules import SGD, DeterministicRounding
 from stedyn.simulation import checkpoint, simulate
 from stedyn.sweeps.workers import compute_all
 
@@ -237,12 +242,72 @@ def test_a_damaged_program_of_the_cache_is_removed(tmp_path, monkeypatch, capsys
 
 
 @pytest.mark.parametrize(
-    "build",
+    ("build", "bound"),
     [
-        lambda: Problem(covariance=Covariance.power_law(0.5, 1e38)),
-        lambda: Problem(noise_std=1e300),
+        (lambda: Problem(covariance=Covariance.power_law(0.5, 1e38)), "at most 1e+15"),
+        (lambda: Problem(noise_std=1e300), "at most 1e+15"),
+        (lambda: Problem(inputs=Quantizer(2, 1e-300)), "inputs.range: expected numbers of at least 1e-30"),
+        (lambda: Problem(latent_clip=1e-40), "at least 1e-30"),
+        (lambda: Run(1e-300, 3), "from 1e-30 to 1e+15"),
+        (lambda: Run(taus=[0, 1e300]), "from 1e-30 to 1e+15"),
     ],
 )
-def test_magnitudes_beyond_double_precision_are_refused(build):
-    with pytest.raises(InputError, match="at most 1e\\+15"):
+def test_magnitudes_beyond_double_precision_are_refused(build, bound):
+    with pytest.raises(InputError, match=re.escape(bound)):
         build()
+
+
+def extreme(inputs=2.0, weights=2.0, lr=0.1, weight_decay=0.0):
+    """Setting R1 up to tau = 20, with other magnitudes."""
+    rule = SGD(lr, weight_decay=weight_decay)
+    return Problem(
+        weights=Quantizer(2, weights),
+        inputs=Quantizer(2, inputs),
+        rule=rule,
+        run=Run(20.0, 11),
+        noise_std=0.1,
+    )
+
+
+K2 = 1.0930576  # of the inputs of setting R1
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"inputs": 1e14}, 4e28 / 9),  # inputs of R/3, all weights on the outer levels
+        ({"weights": 1e14}, K2 * 1e28 / 9),  # no weight leaves the inner levels
+        ({"weights": 1e-14}, 1.0),  # the student is 0
+        ({"weight_decay": 1e10}, 1 + K2 * 4 / 9),  # half of the weights on either inner level
+    ],
+)
+def test_extreme_magnitudes_are_answered(given, error):
+    solution = solve(extreme(**given))
+    assert solution.final_error == pytest.approx(error, rel=2e-4)
+    assert solution.statistics["num_steps"] < 2000
+
+
+@pytest.mark.parametrize("weight_decay", [1e2, 1e4, 1e10, 1e15])
+def test_curve_and_fixed_point_meet_at_any_weight_decay(weight_decay):
+    problem = extreme(weight_decay=weight_decay)
+    end, claim = solve(problem), 5e-3
+    assert fixed_point(problem).error == pytest.approx(end.final_error, rel=max(1e-6, end.error_estimate))
+    assert end.error_estimate < claim
+
+
+def test_the_fixed_point_of_a_small_rate():
+    """Densities at thresholds are thinner than the last digit of the threshold."""
+    assert fixed_point(extreme(lr=1e-14)).error == pytest.approx(
+        fixed_point(extreme(lr=1e-6)).error, rel=1e-9
+    )
+
+
+@pytest.mark.slow
+def test_numbers_that_become_infinite_end_an_integration_soon():
+    diverging = solve(Problem(rule=SGD(1e6), run=Run(20.0, 3)), throw=False)
+    assert "grows without bound" in str(diverging.status)
+
+
+def test_rules_that_move_nothing_have_no_fixed_point():
+    with pytest.raises(InputError, match="expected one that moves weights"):
+        fixed_point(Problem(weights=Quantizer(2, 2.0), rule=DeterministicRounding(0.3, delta=1e6)))

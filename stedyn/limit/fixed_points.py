@@ -9,7 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from ..checks import InputError, checked, in_float64, whole
+from ..checks import Failure, InputError, checked, in_float64, whole
 from ..files.results import Result
 from ..problem.problem import Problem
 from ..rules.symmetry import check_centred
@@ -223,6 +223,15 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         ends = [np.asarray(b * limit.levels[k]) * (1 - 1e-12) for k in (0, -1)]
         beyond = (pull <= ends[0]) | (pull >= ends[1])
         saturated = float(np.asarray(limit.share) @ beyond)
+    if freezes and found[0][0] >= searched.high * (1 - 1e-9):
+        raise InputError(
+            f"rule: expected one that moves weights at some error for a fixed point, found {problem.rule.kind!r}, with "
+            "which they all stay at the start; raise lr or lower delta."
+        )
+    if not found and ceiling is None:
+        raise Failure(
+            "No fixed point was found: the numbers of the problem lie too far apart for double precision."
+        )
     if not found:
         raise InputError(
             f"rule.lr: expected a rate below its ceiling {ceiling:.6g}, found {final / float(problem.rule.gain):g}, "
@@ -245,15 +254,15 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         searched=searched,
         minimum=None,
         horizon=None,
-        **_verdict(error < 1e-12 * float(limit.power), back),
+        **_verdict(error < 1e-12 * float(limit.power), back, slope),
     )
 
 
-def _verdict(vanishes: bool, back: Spectrum) -> dict:
-    """``stable, relaxation_time, oscillates, period, outcome`` from the leading eigenvalue."""
+def _verdict(vanishes: bool, back: Spectrum, slope: float) -> dict:
+    """``stable, relaxation_time, oscillates, period, outcome`` of the leading eigenvalue, or without one the slope."""
     value = back.leading
     rate = None if value is None else value.real
-    stable = rate is None or rate < 0
+    stable = slope < 1 if rate is None else rate < 0
     oscillates = value is not None and abs(value.imag) > 1e-6 * abs(value)
     if value is None:
         end = back.reason

@@ -17,7 +17,8 @@ from .laws.law import Flow
 #: Substeps of the extrapolated step: one of size 1, two of 1/2, three of 1/3.
 _FRACTIONS = (1.0, 1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3)
 _STARTS = (0.0, 0.0, 1 / 2, 0.0, 1 / 3, 2 / 3)
-MAX_STEPS = 200_000
+#: Largest number of steps, and the smallest step, where the integration stops: numbers no longer become finite.
+MAX_STEPS, DTMIN = 200_000, 1e-250
 
 
 class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
@@ -57,6 +58,7 @@ class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
         finer = jax.tree.map(lambda y: 3 * y[5] - 2 * y[2], out)
         best = jax.tree.map(lambda y, fine: 1.5 * fine - 0.5 * (2 * y[2] - y[0]), out, finer)
         values, error = args.watch(best, finer)
+        error = jnp.where(jnp.isnan(error), jnp.inf, error)  # rejected, and tried again with a smaller step
         y1 = (best, values)
         unseen = jax.tree.map(jnp.zeros_like, best)
         return y1, (unseen, error), dict(y0=y0, y1=y1), None, RESULTS.successful
@@ -105,7 +107,8 @@ def integrate(
     """
     times = jnp.sort(jnp.concatenate([taus, keep]))
     controller = diffrax.ClipStepSizeController(
-        diffrax.PIDController(rtol=rtol, atol=1e-12, norm=_largest), step_ts=times
+        diffrax.PIDController(rtol=rtol, atol=1e-12, norm=_largest, dtmin=DTMIN, force_dtmin=False),
+        step_ts=times,
     )
     saves = [diffrax.SubSaveAt(ts=taus, fn=lambda t, y, args: args.observe(t, y[0]))]
     if keep.size:

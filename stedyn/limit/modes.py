@@ -9,6 +9,8 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 
 from .limit import Limit
 
+#: A class with this part of its weights in one cell is not resolved.
+CROWDED = 0.25
 #: Cells for every factor e of the distance to a threshold, in a width of a smooth density; most in an interval.
 FOLD, WIDTH, MOST = 16, 8, 2000
 #: Densities are kept down to exp(-DEPTH) of their maximum.
@@ -72,12 +74,13 @@ def _faces(limit: Limit, a, b, D, teacher, decay) -> np.ndarray:
     return np.append(np.concatenate(found), edges[-1])
 
 
-def modes_of_densities(limit: Limit, values, slopes, decay, inside, fading: Fading | None) -> list[complex]:
-    """Eigenvalues of the slowest modes of the classes ``inside``, which have stationary densities.
+def modes_of_densities(limit: Limit, values, slopes, decay, inside, fading: Fading | None) -> list[complex] | None:
+    """Eigenvalues of the slowest modes of the classes ``inside``, which are stationary; None if they are too narrow.
 
     Of a rule that remembers, ``u`` is one variable more: with ``G`` the part of ``dA/dV p`` that comes by ``u``,
     the inverse of a source ``(r, s)`` is ``x = L^-1 (r + G s / rate)``, ``u = e . x - s / rate``.
     """
+    inside = inside & (np.asarray(limit.share) > 0)
     a, b, D = values[:, inside, None]
     teacher, share = (np.asarray(x)[inside, None] for x in (limit.teacher, limit.share))
     k1, k2 = (np.asarray(x)[inside, None] for x in (limit.k1, limit.k2))
@@ -105,6 +108,8 @@ def modes_of_densities(limit: Limit, values, slopes, decay, inside, fading: Fadi
     density = np.exp(np.maximum(log, -2 * DEPTH))
     total = np.sum(density * h, axis=1, keepdims=True)
     p = density * h / total
+    if not np.max(p) < CROWDED:
+        return None
     live = np.minimum(log[:, 1:], log[:, :-1]) > -DEPTH
     log_crossing = 0.5 * (log[:, 1:] + log[:, :-1]) - _log_sinhc(ratio / 2)
     resistance = np.where(live, between / half * total * np.exp(np.minimum(-log_crossing, 600.0)), 0.0)

@@ -35,7 +35,7 @@ _SENTENCES = (
     "The solution reached the horizon within the requested tolerance.",
     "The solution reached the horizon, but its error estimate is above the requested tolerance.",
     "The solution reached the horizon; no error estimate was made.",
-    "The integration stopped before the horizon: the largest number of steps was reached.",
+    "The integration stopped before the horizon: its steps became too many or too small.",
     "The integration stopped before the horizon: the error grows without bound (lower lr).",
 )
 REACHED, INACCURATE, UNESTIMATED, MAX_STEPS, DIVERGED = range(5)

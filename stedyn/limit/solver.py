@@ -90,7 +90,7 @@ def solve(
     curves, counts, kept, path, estimate, code = LAWS[law].solve(problem.timeless, asked)
     curves = {n: (c if traced else np.asarray(c))[: taus.size] for n, c in curves.items()}
     if not traced:
-        curves, taus, code = _finite_part(curves, taus, int(code), problem)
+        curves, taus, code = _finite_part(curves, taus, int(code), problem, path)
         if throw and not Status(code).ok:
             raise SolveError(str(Status(code)))
         estimate = None if estimate is None or not Status(code).ok else float(estimate)
@@ -128,16 +128,16 @@ def _kept_times(densities, horizon) -> np.ndarray:
     return times
 
 
-def _finite_part(curves, taus, code: int, problem: Problem):
-    """The saved times before a failure; the whole curve without one."""
-    error = np.asarray(curves["error"])
+def _finite_part(curves, taus, code: int, problem: Problem, path):
+    """The saved times before a failure; the whole curve without one. The steps tell whether the error has grown."""
+    error, steps = np.asarray(curves["error"]), np.concatenate([np.zeros(1), *(one.error for one in path)])
     scale = max(error[0], float(problem.label_variance))
     good = np.all([np.isfinite(np.asarray(curves[name])) for name in ("error", "m", "q", "norm")], axis=0)
     bounded = good & ~problem.diverges(error)
     if np.all(bounded):
         return curves, taus, code
     size = int(np.argmin(bounded))
-    growing = not np.all(bounded[good]) or (size > 1 and error[size - 1] > 1e3 * scale)
+    growing = not np.all(bounded[good]) or np.max(steps[np.isfinite(steps)]) > 1e3 * scale
     return (
         {name: curve[:size] for name, curve in curves.items()},
         taus[:size],

@@ -29,6 +29,7 @@ from .modes import Fading, leading, modes_of_densities
 
 #: Rates of a weight below which it does not move.
 STILL = 1e-30
+NARROW = "its densities are too narrow to be followed, so that its slowest mode is not known"
 FROZEN = "no weight moves there in any time (rates are below 1e-30)"
 #: Classes with a share of at most FEW are left out, if together they change the error by less than SMALL of it.
 FEW, SMALL = 0.05, 0.01
@@ -86,13 +87,18 @@ def spectrum(limit: Limit, few: Limit, V: float) -> Spectrum:
         )
     found = [complex(-rate) for rate in rates[leaves]]
     outward, edge = _edge(few, values)
-    inside = (outward < 0) & ((edge >= np.min(rates[kept])) | (np.asarray(few.share) > FEW))
+    inside = (outward < 0) & ((edge >= np.min(rates[kept], initial=np.inf)) | (np.asarray(few.share) > FEW))
     if np.any(inside):
-        found += modes_of_densities(few, values, slopes, decay, inside, fading)
+        slow = modes_of_densities(few, values, slopes, decay, inside, fading)
+        if slow is None:
+            return _slowest(None)
+        found += slow
     return _slowest(found)
 
 
-def _slowest(values: list[complex]) -> Spectrum:
+def _slowest(values: list[complex] | None) -> Spectrum:
+    if values is None:
+        return Spectrum(None, NARROW)
     if not values:
         return Spectrum(None, "none of its slowest modes changes the error")
     return Spectrum(max(values, key=lambda value: value.real))

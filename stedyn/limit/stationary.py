@@ -50,34 +50,38 @@ def stationary_error(limit: Limit, V) -> Float[Array, ""]:
 
 def _class_moments(pieces, force, b, decay, beta, low, high):
     """``E[psi], E[psi^2]`` of ``exp(beta * potential)``, piece by piece with Gauss-Legendre nodes."""
-    intercept, slope = force - b * pieces.first[:, 0], b * pieces.first[:, 1] + decay
-    # the potential at the breaks, and where each piece has its maximum
+    intercept, bend = force - b * pieces.first[:, 0], b * pieces.first[:, 1]
+    slope = bend + decay
+    # the potential at the breaks but for that of the decay, which is far larger, and where each piece has its maximum
     finite_low, finite_high = jnp.where(jnp.isfinite(low), low, 0.0), jnp.where(jnp.isfinite(high), high, 0.0)
-    inner = intercept * (finite_high - finite_low) - 0.5 * slope * (finite_high**2 - finite_low**2)
-    if low.size > 1:
-        at_low = jnp.concatenate([jnp.zeros(2), jnp.cumsum(inner[1:-1])])
-        anchor, height = finite_low.at[0].set(finite_high[0]), at_low
-    else:
-        anchor, height = jnp.zeros(1), jnp.zeros(1)
+    inner = intercept * (finite_high - finite_low) - 0.5 * bend * (finite_high**2 - finite_low**2)
+    at_low = jnp.concatenate([-inner[:1], jnp.zeros(1), jnp.cumsum(inner[1:-1])])[: low.size]
+    at_high = jnp.append(at_low[1:], at_low[-1] + inner[-1])
     curved = slope > 0
     top = jnp.where(curved, intercept / jnp.where(curved, slope, 1.0), jnp.sign(intercept) * jnp.inf)
     flat = ~curved & (jnp.abs(intercept) <= 1e-12 * (jnp.abs(force) + jnp.abs(b * pieces.first[:, 0])))
-    top = jnp.where(flat, anchor, top)
+    top = jnp.where(flat, jnp.where(jnp.isfinite(low), low, finite_high), top)
     # on an unbounded outermost piece that does not pull back the weights leave for good
     endless = ~(jnp.isfinite(low) & jnp.isfinite(high))
     escapes = ~jnp.isfinite(jnp.clip(top, low, high)) | (flat & endless)
-    at = jnp.where(escapes, anchor, jnp.clip(top, low, high))
+    at = jnp.where(escapes, 0.0, jnp.clip(top, low, high))
+    # positions are taken from the nearer end: a density can be thinner than the digits of a threshold
+    upper = high - at < at - low
+    anchor, height = jnp.where(upper, finite_high, finite_low), jnp.where(upper, at_high, at_low)
+    if low.size == 1:
+        anchor, height = jnp.zeros(1), jnp.zeros(1)
     force_at = intercept - slope * at
     # beyond the reach is nothing, so that its own change does not count (and has no derivative on a flat piece)
     reach = jax.lax.stop_gradient(_reach(beta * jnp.abs(force_at), beta * slope))
-    start, stop = jnp.maximum(low, at - reach), jnp.minimum(high, at + reach)
-    half = jnp.where(escapes, 0.0, 0.5 * jnp.clip(stop - start, 0.0, None))
-    w = jnp.where(escapes, anchor, 0.5 * (start + stop))[:, None] + half[:, None] * _X
-    away = w - anchor[:, None]
-    potential = (
-        height[:, None] + away * (intercept - slope * anchor)[:, None] - 0.5 * slope[:, None] * away**2
+    start, stop = (
+        jnp.maximum(low - anchor, at - anchor - reach),
+        jnp.minimum(high - anchor, at - anchor + reach),
     )
-    log = beta * potential
+    half = jnp.where(escapes, 0.0, 0.5 * jnp.clip(stop - start, 0.0, None))
+    away = jnp.where(escapes, 0.0, 0.5 * (start + stop))[:, None] + half[:, None] * _X
+    w = anchor[:, None] + away
+    free = height[:, None] + away * (intercept - bend * anchor)[:, None] - 0.5 * bend[:, None] * away**2
+    log = beta * (free - 0.5 * decay * w**2)
     live = half > 0
     shift = jax.lax.stop_gradient(jnp.max(jnp.where(live[:, None], log, -jnp.inf)))
     weight = jnp.where(live[:, None], jnp.exp(jnp.where(live[:, None], log - shift, 0.0)), 0.0)

@@ -17,7 +17,7 @@ from ..quantizers.surrogates import SURROGATES, Surrogate
 from ..rules import SGD, Rule
 from .models import MODELS, Linear
 from .populations import Channels, Covariance, Start, Teacher
-from .run import LARGEST, Run
+from .run import LARGEST, SMALLEST, Run
 
 #: Largest |E[phi]| / sqrt(E[phi^2]) accepted: below it the neglected drift stays small up to d = 1e8.
 MEAN_TOLERANCE = 1e-6
@@ -140,9 +140,11 @@ class Problem(eqx.Module):
             numbers = isinstance(leaf, (float, jax.Array, np.ndarray, np.number)) and not is_traced(leaf)
             if numbers and np.asarray(leaf).dtype.kind == "f":
                 largest = float(np.max(np.abs(np.asarray(leaf)), initial=0.0))
+                name = jax.tree_util.keystr(path, simple=True, separator=".")
                 if np.isfinite(largest) and largest > LARGEST:
-                    name = jax.tree_util.keystr(path, simple=True, separator=".")
                     fail(name, f"numbers of at most {LARGEST:g}", largest, "choose other units")
+                if name.endswith(("range", "levels", "clip")) and 0 < largest < SMALLEST:
+                    fail(name, f"numbers of at least {SMALLEST:g}", largest, "choose other units")
 
     def _check_inputs(self):
         symmetric = self.inputs.kind not in ("twos-complement", "unsigned", "levels")

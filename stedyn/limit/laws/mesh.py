@@ -14,7 +14,7 @@ from ..limit import Limit
 EXTENT = 6.5
 #: Share of all moves, that is of the integrated rate, whose boundary layers need not be resolved.
 MOVES = 1e-3
-_BISECTIONS = 60
+_BISECTIONS = 200
 #: Shares of the four coordinates of `faces_of` among the cells of an interval.
 SHARES = np.array([0.2, 0.2, 0.4, 0.2])[:, None]
 
@@ -44,7 +44,7 @@ def faces_of(
     centre, spread = _start_scale(limit)
     fast, slow = _rate_times(limit, horizon)
     at_start, at_floor, at_end = _extremes(limit, centre, spread, fast, slow)
-    layer, gap = _layer(limit, at_end)
+    layer, gap = _layer(limit, at_end, slow)
     bulk = jnp.maximum(spread, gap)
     spread = jnp.maximum(spread, layer)
     low, high = _domain(limit, at_start, at_floor, horizon, gap)
@@ -79,9 +79,11 @@ def faces_of(
         return logs * jnp.concatenate([sign, jnp.sign(offset)[None]])
 
     first, final = coordinates(below), coordinates(above)
-    weight = SHARES / (final - first)
+    span = final - first
+    seen = span > 1e-9 * (1 + jnp.abs(first) + jnp.abs(final))  # the others have too few digits between the ends
+    weight = jnp.where(seen, SHARES / span, 0.0)
     place = number - interval * each
-    target = place / each
+    target = place / each * jnp.sum(weight * span, axis=0)
 
     def halve(_, bracket):
         left, right = bracket
@@ -139,7 +141,7 @@ def _extremes(limit: Limit, centre, spread, fast, slow):
     )
 
 
-def _layer(limit: Limit, at_end):
+def _layer(limit: Limit, at_end, slow):
     """Width of the thinnest boundary layer, and the distance between levels (or the teacher's size)."""
     levels = limit.levels
     gap = (
@@ -149,7 +151,8 @@ def _layer(limit: Limit, at_end):
     )
     tiny = 1e-200  # rules that round may stand still at the floor
     layer = jnp.min((at_end.D + tiny) / (2 * (at_end.b + tiny) * gap))
-    return jnp.clip(layer, 1e-7 * gap, gap), gap
+    held = jnp.min(jnp.sqrt((at_end.D + tiny) / (2 * limit.decay(slow) + tiny)))  # by weight decay
+    return jnp.maximum(jnp.minimum(jnp.clip(layer, 1e-7 * gap, gap), held), 1e-12 * gap), gap
 
 
 def _domain(limit: Limit, at_start, at_floor, horizon, gap):

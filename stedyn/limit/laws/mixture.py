@@ -117,11 +117,11 @@ class MixtureFlow(eqx.Module):
 
     def watch(self, best, other):
         """Values whose relative accuracy the step controller keeps, and their errors."""
-        scale = jnp.sqrt(self.limit.scale)
+        scale = jnp.sqrt(self.limit.scale) + jnp.abs(best[0])
         spread = jnp.max(jnp.abs(best[1] - other[1]) / (best[1] + 1e-4 * self.limit.scale))
         here, there = jax.vmap(self.error)(jax.tree.map(lambda *pair: jnp.stack(pair), best, other))
         values = jnp.stack([here, 1.0, 1.0])
-        errors = [here - there, jnp.max(jnp.abs(best[0] - other[0])) / scale, spread]
+        errors = [here - there, jnp.max(jnp.abs(best[0] - other[0]) / scale), spread]
         return values, jnp.abs(jnp.stack(errors))
 
     def observe(self, tau, state, memory=None) -> dict[str, Array]:
