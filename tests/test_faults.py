@@ -17,7 +17,8 @@ import pytest
 
 from stedyn.checks import InputError
 from stedyn.cli import app as cli
-from stedyn.cli.approval import agree
+from stedyn.cli import approval
+from stedyn.cli.approval import agree, approve
 from stedyn.cli.environment import show_warning
 from stedyn.files import whole as _io
 from stedyn.files.problems import load_problem
@@ -215,7 +216,7 @@ def test_another_arithmetic_is_said(tmp_path, monkeypatch):
         assert np.array_equal(run().error, first.error)
 
 
-def test_long_and_large_jobs_ask(capsys):
+def test_long_and_large_jobs_ask(capsys, tmp_path, monkeypatch):
     for flags, words in (
         (["--dim", "536870912", "--tau", "1"], "GiB of memory"),
         (["--seeds", "1000000000", "--dim", "2000"], "GiB of memory"),
@@ -225,9 +226,46 @@ def test_long_and_large_jobs_ask(capsys):
         said = capsys.readouterr().err
         assert words in said
         assert said.endswith("make it smaller, or give --yes to go on.\n")
+    (tmp_path / "t.csv").write_text("what,run.tau,dim,seeds\nsimulate,1e9,2000,1\npredict,1,,\n")
+    (tmp_path / "large.csv").write_text("what,dim,seeds\nsimulate,100000000,1\n" + "simulate,100000000,2\n")
+    monkeypatch.chdir(tmp_path)
+    for table, words in (("t.csv", "2 rows will take about"), ("large.csv", "2 rows will take about")):
+        assert cli.main(["sweep", table, "--out", "o"]) == 2
+        said = capsys.readouterr().err
+        assert words in said
+        assert said.endswith("make it smaller, or give --yes to go on.\n")
+    assert not (tmp_path / "o").exists()
     agree(1e6, 0.0, 1.0, "it", yes=True)
     assert capsys.readouterr().err == "stedyn: it will take about 278 hours.\n"
     agree(60.0, 0.0, 1.0, "it", yes=False)
+
+
+def test_many_curves_are_timed_before_they_are_computed(capsys):
+    calls = []
+
+    def one():
+        calls.append(len(calls))
+        time.sleep(0.02)
+
+    approve("few curves", False, count=approval.MANY - 1, one=one)
+    assert calls == []
+    with pytest.raises(InputError, match=r"curves will take about .* hours; make it smaller, or give --yes"):
+        approve("curves", False, count=10**7, one=one)
+    assert calls == [0, 1]
+    approve("curves", True, count=10**7, one=one)
+    assert "curves will take about" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_tables_of_many_curves_ask(monkeypatch, capsys):
+    monkeypatch.setattr(approval, "LONG", 0.0)
+    monkeypatch.setattr(approval, "MANY", 2)
+    for argv in (
+        ["choose", "--bits", "2", "--scan", "9", "--lr", "0.5"],
+        ["plateaus", "--bits", "2,3", "--tau", "1"],
+    ):
+        assert cli.main(argv) == 2
+        assert "hours; make it smaller, or give --yes" in capsys.readouterr().err
 
 
 def test_a_damaged_program_of_the_cache_is_removed(tmp_path, monkeypatch, capsys):

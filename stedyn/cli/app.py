@@ -91,7 +91,7 @@ def simulate(
 ) -> int:
     """One-pass SGD in dimension d, several seeds at once."""
     problem = _prepare(flags, out, plot)
-    approve(problem, simulation["dim"], simulation["seeds"], simulation.pop("yes"))
+    _approve(problem, simulation)
     ensemble = _simulate(problem, **simulation)
     record = ensemble.to_dict() | _about(problem)
     _print(json, problem, record, str(ensemble))
@@ -123,7 +123,7 @@ def compare(
     problem = _prepare(flags, out, plot)
     problem, runs = read_measured(context, problem, data, loss, includes_noise)
     if runs is None:
-        approve(problem, simulation["dim"], simulation["seeds"], simulation.pop("yes"))
+        _approve(problem, simulation)
     from ..comparison.comparison import compare
     from ..limit.solver import solve
 
@@ -167,6 +167,12 @@ def _prepare(flags: dict, out: Path | None, plot: Path | None):
     check_outputs(out, plot)
     os.environ["MPLBACKEND"] = "Agg"
     return problem
+
+
+def _approve(problem, simulation: dict) -> None:
+    dim, seeds = simulation["dim"], simulation["seeds"]
+    what = f"{seeds} seeds of d = {dim} to tau = {problem.run.tau:g}"
+    approve(what, simulation.pop("yes"), runs=[(problem, dim, seeds)])
 
 
 def _simulate(problem, *, checkpoint: Path | None, **given):

@@ -1,6 +1,8 @@
 """Asking before a job that takes hours, or more memory than there is."""
 
 import sys
+import time
+from collections.abc import Callable, Sequence
 
 import typer
 
@@ -8,10 +10,23 @@ from ..checks import InputError
 
 #: Seconds from which on a job is announced.
 LONG = 3600.0
+#: Curves or fixed points from which on one is timed.
+MANY = 500
 
 
-def approve(problem, dim: int, seeds: int, yes: bool, runs: int = 1) -> None:
-    """Say what a simulation will cost if that is much; go on with ``yes``, or when a terminal says so.
+def approve(
+    what: str,
+    yes: bool,
+    *,
+    runs: Sequence = (),
+    at_once: int = 1,
+    count: int = 0,
+    one: Callable | None = None,
+) -> None:
+    """Say what a job will cost if that is much; go on with ``yes``, or when a terminal says so.
+
+    It consists of simulations ``(problem, dim, seeds)`` and of ``count`` computations like ``one``, ``at_once`` of all
+    these in processes of their own. Where there are `MANY`, ``one`` is called twice and the second call is timed.
 
     Raises
     ------
@@ -20,19 +35,19 @@ def approve(problem, dim: int, seeds: int, yes: bool, runs: int = 1) -> None:
     """
     from ..checks import whole
     from ..machine import free_memory
-    from ..simulation.cost import cost
+    from ..simulation.cost import Cost, cost
 
-    whole("dim", dim, 2, 2**29)
-    whole("seeds", seeds, 1, 2**32)
-    problem.rule.check_dim(dim)
-    needed, free = cost(problem, dim=dim, seeds=seeds), free_memory()
-    agree(
-        needed.seconds * runs,
-        needed.bytes,
-        free,
-        f"{seeds} seeds of d = {dim} to tau = {problem.run.tau:g}",
-        yes,
-    )
+    for problem, dim, seeds in runs:
+        whole("dim", dim, 2, 2**29)
+        whole("seeds", seeds, 1, 2**32)
+        problem.rule.check_dim(dim)
+    needed, seconds = cost(runs, at_once) if runs else Cost(0.0, 0.0), 0.0
+    if count >= MANY and one is not None:
+        one()
+        begin = time.perf_counter()
+        one()
+        seconds = count * (time.perf_counter() - begin) / at_once
+    agree(needed.seconds + seconds, needed.bytes, free_memory(), what, yes)
 
 
 def agree(seconds: float, needed: float, free: float, what: str, yes: bool) -> None:

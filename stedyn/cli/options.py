@@ -19,6 +19,7 @@ from .lists import numbers
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write CSV, JSON, TOML and a figure here.")]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a figure: .png, .pdf or .svg.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a job of hours or of too much memory.")]
 Bits = Annotated[Any, numbers(int, "Bit widths: --bits 2,3,4.  [default: 2,3,4]", "B")]
 #: Stands for ``{plateau}`` in the help of a command.
 PLATEAU = (
@@ -155,9 +156,7 @@ def simulation_flags(
     ] = False,
     devices: Annotated[int | None, typer.Option(help="Devices that share the runs.  [default: all]")] = None,
     split: Annotated[str, typer.Option(help="What the devices divide.", metavar="seeds|weights")] = "seeds",
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Do not ask before a job of hours or of too much memory.")
-    ] = False,
+    yes: Yes = False,
 ) -> None:
     """The parameters in place of ``simulation`` in a command; never called."""
 

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from .approval import approve
 from .lists import numbers
-from .options import Bits, Json, Out, Plot, build_problem, check_outputs, takes_problem, write_outputs
+from .options import Bits, Json, Out, Plot, Yes, build_problem, check_outputs, takes_problem, write_outputs
 
 #: What the command computes without a problem file: mid-tread weights that start near 0.
 TABLES: dict[str, dict[str, Any]] = {
@@ -26,6 +27,7 @@ def plateaus(
     ranges: Annotated[Any, numbers(float, "Ranges.  [default: that of the problem]", "R")] = None,
     lrs: Annotated[Any, numbers(float, "Learning rates.  [default: that of the problem]", "LR")] = None,
     tol: Annotated[float, typer.Option(help="Relative accuracy asked of the law.")] = 5e-3,
+    yes: Yes = False,
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
@@ -41,8 +43,14 @@ def plateaus(
     from ..design.plateau_tables import plateau_table
     from ..files.problems import problem_to_dict
     from ..files.report import describe, to_json
+    from ..limit.laws.registry import REFERENCE
+    from ..limit.solver import solve
 
     widths = bits or (2, 3, 4)
+    count = len(widths) * len(ranges or [None]) * len(lrs or [None])
+    approve(
+        f"{count} curves", yes, count=count, one=lambda: solve(problem, law=REFERENCE, tol=tol, throw=False)
+    )
     if not json:
         print(
             f"{len(set(widths))} bit widths are compiled, each once (seconds; kept for the next call)",

@@ -1,5 +1,6 @@
 """The commands ``stedyn choose`` and ``stedyn layers``. No annotation is postponed: typer reads them."""
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ import typer
 from ..checks import InputError, printable
 from .approval import approve
 from .lists import numbers
-from .options import Bits, Json, build_problem, check_outputs, takes_problem, write_outputs
+from .options import Bits, Json, Yes, build_problem, check_outputs, takes_problem, write_outputs
 
 Points = Annotated[int, typer.Option(min=5, help="Ranges of the scan.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write CSV and JSON here.")]
@@ -54,7 +55,7 @@ def choose(
     dim: Annotated[int, typer.Option(min=2, help="Input dimension d of --confirm.")] = 3000,
     seeds: Annotated[int, typer.Option(min=2, help="Number of runs of --confirm.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="First seed of --confirm.")] = 0,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a --confirm of hours.")] = False,
+    yes: Yes = False,
     json: Json = False,
     out: Out = None,
 ) -> int:
@@ -65,16 +66,18 @@ def choose(
         flags = flags | {"set_": [*_teacher(layer, tensor, normalise), *(flags["set_"] or ())]}
     problem = build_problem(flags)
     check_outputs(out, None)
-    if simulated:
-        approve(
-            problem, dim, seeds, yes, runs=10 * len(bits or (2, 3, 4))
-        )  # about ten ranges of each bit width
+    widths, rates = bits or (2, 3, 4), lrs or [None]
+    runs = [(problem, dim, seeds)] * (
+        10 * len(widths) if simulated else 0
+    )  # about ten ranges of each bit width
+    what = f"{scan} ranges of {len(widths)} bit widths"
+    _approve(what, yes, problem, widths, scan * len(widths) * len(rates), objective, runs)
     from ..design.ranges import choose
 
     progress = sys.stderr.isatty()
     choices = choose(
         problem,
-        bits=bits or (2, 3, 4),
+        bits=widths,
         objective=objective,
         max_error=max_error,
         ranges=ranges,
@@ -103,27 +106,47 @@ def layers(
     axis: Annotated[int, typer.Option(help="The channel axis.")] = 0,
     normalise: Normalise = "std",
     scan: Points = 40,
+    yes: Yes = False,
     json: Json = False,
     out: Out = None,
 ) -> int:
     """The best range for every layer of a file of weights: each is the teacher of a problem of its own."""
     problem = build_problem(flags)
     check_outputs(out, None)
-    from ..design.layer_report import report_layers
+    from ..design.layer_report import entries_of, report_layers
+    from ..files.layers import Layer
 
+    options: dict[str, Any] = dict(per_channel=per_channel, axis=axis, normalise=normalise)
+    count, widths = sum(isinstance(x, Layer) for x in entries_of(file, tensor, **options)), bits or (2, 3, 4)
+    _approve(f"{count} layers in {len(widths)} bit widths", yes, problem, widths, count * len(widths) * scan)
     report = report_layers(
         file,
         problem,
         tensor=tensor,
-        bits=bits or (2, 3, 4),
-        per_channel=per_channel,
-        axis=axis,
-        normalise=normalise,
+        bits=widths,
+        **options,
         points=scan,
         progress=sys.stderr.isatty(),
     )
     _show("layers", problem, report, str(report), json, out)
     return 0
+
+
+def _approve(
+    what: str, yes: bool, problem, widths, count: int, objective: str = "final-error", runs=()
+) -> None:
+    """`approve` outcomes at ``count`` ranges and simulations."""
+    from ..curves.objectives import Objective
+    from ..design.predictor import Predictor
+    from ..design.ranges import template
+
+    places = itertools.count(1)
+
+    def one():
+        predictor = Predictor(problem, template(problem, widths[0]), Objective.parse(objective), None, 1e-2)
+        predictor.scan(1 + 0.01 * next(places), float(problem.rule.lr))
+
+    approve(what, yes, runs=runs, count=count, one=one)
 
 
 def _teacher(layer: Path, tensor: str | None, normalise: str) -> list[str]:

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from ..checks import InputError
-from .options import check_outputs
+from .approval import approve
+from .options import Yes, check_outputs
 from .stopped import Stopped
 
 Table = Annotated[Path, typer.Argument(metavar="TABLE.csv", help="One problem in each row.")]
@@ -31,6 +32,7 @@ def sweep(
     what: What = "predict",
     scheduler: Scheduler = None,
     workers: Workers = None,
+    yes: Yes = False,
 ) -> int:
     """One problem for each row of a table, in parallel; running it again computes what is missing.
 
@@ -42,15 +44,15 @@ def sweep(
     check_outputs(out, None)
     if (out / "sweep.csv").exists() and table.exists() and table.samefile(out / "sweep.csv"):
         raise InputError(f"--out: would overwrite the table {table}; name another folder.")
-    from ..sweeps.run import sweep
+    from ..sweeps.run import carried_out, planned
 
+    plan = planned(table, problem, out=out, what=what, workers=workers)
+    if scheduler is None:  # of other machines nothing is known
+        _approve(plan, yes)
     client = None if scheduler is None else _client(scheduler)
     try:
         executor = None if client is None else client.get_executor()
-        progress = sys.stderr.isatty()
-        frame = sweep(
-            table, problem, out=out, what=what, executor=executor, workers=workers, progress=progress
-        )
+        frame = carried_out(plan, executor, sys.stderr.isatty())
     except KeyboardInterrupt:
         raise Stopped(
             f"interrupted; the rows that were done are in {out}: the same command goes on."
@@ -63,6 +65,20 @@ def sweep(
     for row, failure in zip(failed["row"], failed["failure"], strict=True):
         print(f"stedyn: row {row}: " + " ".join(failure.split()), file=sys.stderr)
     return 1 if len(failed) else 0
+
+
+def _approve(plan, yes: bool) -> None:
+    from ..files.problems import problem_from_dict
+    from ..limit.solver import solve
+
+    jobs = [row.job for row in plan.missing]
+    runs = [(problem_from_dict(job["problem"]), job["dim"], job["seeds"]) for job in jobs if "dim" in job]
+    curves = [job for job in jobs if job["what"] != "simulate"]
+
+    def one():
+        solve(problem_from_dict(curves[0]["problem"]), law=curves[0].get("law", "auto"), throw=False)
+
+    approve(f"{len(jobs)} rows", yes, runs=runs, at_once=plan.workers, count=len(curves), one=one)
 
 
 def _client(address: str):

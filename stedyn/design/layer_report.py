@@ -90,12 +90,7 @@ def report_layers(
     ValueError
         If the file or a tensor cannot be used, in one sentence.
     """
-    entries: list[Layer | Skipped]
-    options: dict[str, Any] = dict(per_channel=per_channel, axis=axis, normalise=normalise)
-    if tensor is None:
-        entries = list(layers_of(path, **options))
-    else:
-        entries = list(load_weights(path, tensor, **options).values())
+    entries = entries_of(path, tensor, per_channel=per_channel, axis=axis, normalise=normalise)
     layers = [entry for entry in entries if isinstance(entry, Layer)]
     problem.alike("layers of a file")
     widths, points = checked_bits(bits, problem), whole("points", points, 5, 10_000)
@@ -120,6 +115,13 @@ def report_layers(
                 }
             )
     return LayerReport(tuple(rows), tuple(entry for entry in entries if isinstance(entry, Skipped)))
+
+
+def entries_of(path: str | PathLike, tensor: str | None, **options: Any) -> list[Layer | Skipped]:
+    """The layers of a file, or of one of its tensors, and what is left out."""
+    if tensor is None:
+        return list(layers_of(path, **options))
+    return list(load_weights(path, tensor, **options).values())
 
 
 def _condensed(weights: np.ndarray) -> np.ndarray:

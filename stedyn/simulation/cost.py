@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,8 @@ from .task import Task
 
 #: Coordinate-steps below which a run takes seconds, so that nothing is measured.
 SHORT = 1e11
+#: Bytes of a process of a sweep that has computed nothing.
+PROCESS = 4e8
 _MEASURED = 0.2  # seconds of steps that are timed
 
 
@@ -35,19 +38,27 @@ def memory_of(problem: Problem, dim: int, seeds: int, times: int, threads: int) 
 
 
 @in_float64
-def cost(problem: Problem, *, dim: int, seeds: int) -> Cost:
-    """What ``simulate`` with these arguments will need, on the first device and as many threads as there are cores.
+def cost(runs: Sequence[tuple[Problem, int, int]], at_once: int = 1) -> Cost:
+    """What ``simulate`` will need for some ``(problem, dim, seeds)``, ``at_once`` of them in processes of their own.
 
-    The seconds are those of a run of one seed that is timed for a fifth of a second, times all steps; nothing is
-    measured where that is a matter of seconds, or where the memory of this machine does not suffice.
+    The seconds are those of one seed of the longest that is timed for a fifth of a second, times all steps of all, on
+    the first device and as many threads as there are cores; nothing is measured where that is a matter of seconds, or
+    where the memory of this machine does not suffice.
     """
-    threads = min(seeds, cores())
-    taus = problem.taus
-    bytes_ = memory_of(problem, dim, seeds, taus.size, threads)
-    work = float(taus[-1]) * dim * dim * seeds + 32.0 * dim * taus.size * seeds
-    if work < SHORT or bytes_ > free_memory():
+    most = max(1, cores() // at_once)
+    each = [memory_of(problem, dim, n, problem.taus.size, min(n, most)) for problem, dim, n in runs]
+    bytes_ = sum(sorted(each)[-at_once:]) + PROCESS * (min(at_once, len(each)) if at_once > 1 else 0)
+    works = [_work(*run) for run in runs]
+    if sum(works) < SHORT or bytes_ > free_memory():
         return Cost(0.0, bytes_)
-    return Cost(work * _seconds_of_a_step(problem, dim) / (dim * threads), bytes_)
+    problem, dim, _ = runs[int(np.argmax(works))]
+    shared = [work / min(n * at_once, cores()) for work, (_, _, n) in zip(works, runs, strict=True)]
+    return Cost(sum(shared) * _seconds_of_a_step(problem, dim) / dim, bytes_)
+
+
+def _work(problem: Problem, dim: int, seeds: int) -> float:
+    """Steps of all coordinates, those of flip rates included."""
+    return float(problem.taus[-1]) * dim * dim * seeds + 32.0 * dim * problem.run.points * seeds
 
 
 def _seconds_of_a_step(problem: Problem, dim: int) -> float:

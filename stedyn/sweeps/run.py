@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -96,16 +96,40 @@ def sweep(
     >>> frame["failure"].tolist()
     [None]
     """
+    return carried_out(planned(table, problem, out=out, what=what, workers=workers), executor, progress)
+
+
+class Plan(NamedTuple):
+    """A sweep that is checked but not begun: all rows, those of which nothing is there yet, folder, processes."""
+
+    rows: list[Row]
+    missing: list[Row]
+    out: Path
+    workers: int
+
+    @property
+    def distinct(self) -> int:
+        """Number of different rows."""
+        return len({row.key for row in self.rows})
+
+
+def planned(table, problem, *, out, what: str, workers: int | None) -> Plan:
+    """The arguments of `sweep`, checked."""
     workers = whole("workers", cores() if workers is None else workers, 1)
     source, cells = _cells(table)
     rows = check_rows(source, cells, *_base(problem), what)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     distinct = {row.key: row for row in reversed(rows)}  # of equal rows the first
-    missing = [row for row in reversed(distinct.values()) if read_result(row, out) is None]
+    missing = [row for row in reversed(distinct.values()) if read_result(row, Path(out)) is None]
+    return Plan(rows, missing, Path(out), max(1, min(workers, len(missing))))
+
+
+def carried_out(plan: Plan, executor: Executor | None, progress: bool) -> pd.DataFrame:
+    """Compute the missing rows, and summarize all."""
+    rows, missing, out, workers = plan
+    out.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
-    done = len(distinct) - len(missing)
-    with tqdm(total=len(distinct), initial=done, unit="row", disable=not progress) as bar:
+    total = plan.distinct
+    with tqdm(total=total, initial=total - len(missing), unit="row", disable=not progress) as bar:
         for row, failure in _computed(missing, out, executor, workers):
             if failure is not None:
                 failures[row.key] = failure
@@ -148,7 +172,6 @@ def _computed(rows: list[Row], out: Path, executor: Executor | None, workers: in
     """Compute and write the rows; give each, with the sentence of its failure, as it is done."""
     if not rows:
         return
-    workers = min(workers, len(rows))
     if executor is not None:
         yield from _parallel(rows, out, executor, 1)
     elif workers > 1:
