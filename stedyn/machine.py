@@ -18,6 +18,15 @@ def free_memory() -> float:
     except (OSError, KeyError, ValueError):
         if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
             found.append(float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
+    try:  # what ulimit leaves
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if most != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            found.append(float(most - pages * resource.getpagesize()))
+    except (ImportError, OSError, ValueError):
+        pass
     try:  # what a container may take
         most, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text() for name in ("max", "current"))
         found.append(float(most) - float(used))

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -159,3 +160,61 @@ def test_sigterm_ends_a_sweep_and_its_workers(tmp_path):
     assert err.startswith("stedyn: interrupted; the rows that were done are in o")
     assert len(err.splitlines()) == 1
     waited(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 20)
+
+
+def test_another_instruction_set_is_noticed(tmp_path):
+    """XLA is told to do without fused products and sums, as on an older processor."""
+    argv = [*RUN, "--checkpoint", "a.ckpt", "--every", "0.1"]
+    with started(tmp_path, *argv) as process:
+        waited((tmp_path / "a.ckpt").exists)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 143
+    older = dict(os.environ, XLA_FLAGS="--xla_cpu_max_isa=AVX")
+    code, _, err = finished(tmp_path, *argv, "--exact", env=older)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert re.search(r"instruction set was .* and is .* at most AVX; go on there, or without --exact", err)
+    code, _, err = finished(tmp_path, *argv, env=older)
+    assert code == 0
+    assert re.search(r"another arithmetic: instruction set was .*; the run goes on, but not to the same bits", err)
+
+
+def limited(*numbers):
+    """Limits of a process: of its address space here, in bytes."""
+    return lambda: resource.setrlimit(resource.RLIMIT_AS, numbers)
+
+
+LARGE = ["simulate", "--dim", "20000000", "--seeds", "6", "--tau", "1e-6", "--points", "2"]
+
+
+def test_memory_that_ulimit_denies_is_said_before(tmp_path):
+    code, _, err = finished(tmp_path, *LARGE, preexec_fn=limited(5 * 10**9, 5 * 10**9))
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert re.search("will take about .* GiB of memory, of which .* are free", err)
+
+
+def test_xla_out_of_memory_is_a_sentence(tmp_path):
+    code, _, err = finished(tmp_path, *LARGE, "--yes", preexec_fn=limited(6 * 10**9, 6 * 10**9))
+    assert code == 1
+    assert err.splitlines()[-1] == "stedyn: there is not enough memory for XLA; make the problem smaller."
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")
+def test_a_full_disk(tmp_path):
+    """A file system of 64 KiB: outputs are refused and leave nothing, a checkpoint is warned about."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("this container mounts nothing")
+    try:
+        (disk / "filling").write_bytes(bytes(60 * 1024))
+        code, _, err = finished(tmp_path, *RUN, "--tau", "5", "--out", "disk/o")
+        assert (code, len(err.splitlines())) == (1, 1), err
+        assert "No space left on device" in err
+        assert [path.name for path in disk.rglob("*") if path.is_file()] == ["filling"]
+        code, _, err = finished(tmp_path, *RUN, "--tau", "5", "--checkpoint", "disk/a.ckpt")
+        assert (code, len(err.splitlines())) == (0, 1), err
+        assert "cannot write disk/a.ckpt (No space left on device); the run goes on" in err
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
