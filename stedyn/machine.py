@@ -21,10 +21,10 @@ def free_memory() -> float:
     try:  # what ulimit leaves
         import resource
 
-        most = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if most != resource.RLIM_INFINITY:
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
             pages = int(Path("/proc/self/statm").read_text().split()[0])
-            found.append(float(most - pages * resource.getpagesize()))
+            found.append(float(limit - pages * resource.getpagesize()))
     except (ImportError, OSError, ValueError):
         pass
     try:  # what a container may take

@@ -74,7 +74,9 @@ def _faces(limit: Limit, a, b, D, teacher, decay) -> np.ndarray:
     return np.append(np.concatenate(found), edges[-1])
 
 
-def modes_of_densities(limit: Limit, values, slopes, decay, inside, fading: Fading | None) -> list[complex] | None:
+def modes_of_densities(
+    limit: Limit, values, slopes, decay, inside, fading: Fading | None
+) -> list[complex] | None:
     """Eigenvalues of the slowest modes of the classes ``inside``, which are stationary; None if they are too narrow.
 
     Of a rule that remembers, ``u`` is one variable more: with ``G`` the part of ``dA/dV p`` that comes by ``u``,

@@ -28,13 +28,13 @@ class Cost(NamedTuple):
     bytes: float
 
 
-def memory_of(problem: Problem, dim: int, seeds: int, times: int, threads: int) -> float:
-    """Bytes that the arrays of a simulation take: about those of `Task`, and of the numbers of a step in a thread."""
-    # per coordinate: state 8 and what the rule remembers, teacher twice and last weights 12, weights at two times 8
+def memory_of(problem: Problem, dim: int, seeds: int, times: int) -> float:
+    """Bytes that a simulation takes beside its programs, within a third: what `benchmarks/memory.py` measures."""
     memory = len(jax.tree.leaves(problem.rule.state.own))
-    coordinate = 28.0 + 4.0 * memory + 16.0 * (problem.covariance.kind != "identity")
+    # of every seed: state, teacher on the host and the device, last weights, weights at two saved times
+    coordinate = 44.0 + 4.0 * memory + 16.0 * (problem.covariance.kind != "identity")
     saved = 8.0 * (8 + problem.weights.n_levels)
-    return seeds * (dim * coordinate + times * saved) + 64.0 * dim * min(threads, seeds)
+    return seeds * (dim * coordinate + times * saved) + 140.0 * dim  # the latter while a seed is drawn
 
 
 @in_float64
@@ -45,8 +45,7 @@ def cost(runs: Sequence[tuple[Problem, int, int]], at_once: int = 1) -> Cost:
     the first device and as many threads as there are cores; nothing is measured where that is a matter of seconds, or
     where the memory of this machine does not suffice.
     """
-    most = max(1, cores() // at_once)
-    each = [memory_of(problem, dim, n, problem.taus.size, min(n, most)) for problem, dim, n in runs]
+    each = [memory_of(problem, dim, n, problem.taus.size) for problem, dim, n in runs]
     bytes_ = sum(sorted(each)[-at_once:]) + PROCESS * (min(at_once, len(each)) if at_once > 1 else 0)
     works = [_work(*run) for run in runs]
     if sum(works) < SHORT or bytes_ > free_memory():

@@ -23,6 +23,8 @@ from cases import CASES, Case
 
 #: Seconds, bytes and lines of an answer, at most.
 SECONDS, BYTES, LINES = 10.0, 2 * 10**9, 3
+#: Seconds of an answer that has to be compiled.
+COMPILED = 60.0
 
 
 def answer(case: Case) -> list:
@@ -49,6 +51,8 @@ def fault(case: Case, code, said: str) -> str | None:
     """What is wrong with an answer, in a word or two; None if it is one sentence with its exit code."""
     if isinstance(code, str):
         return code if "\n" not in code else "traceback"
+    if code == 0 and case.answered:
+        return None
     if code not in (1, 2):
         return f"exit code {code}"
     if not said.startswith("stedyn: ") or len(said.splitlines()) > LINES or len(said) > 3000:
@@ -70,17 +74,17 @@ def attack(cases: list[Case]):
         ) as child:  # fmt: skip
             child.stdout.readline()  # it has imported what it needs
             while waiting:
-                begin = time.monotonic()
-                ready = select.select([child.stdout], [], [], 3 * SECONDS)[0]
+                begin, case = time.monotonic(), waiting[0][1]
+                ready = select.select([child.stdout], [], [], 3 * (COMPILED if case.answered else SECONDS))[0]
                 line = child.stdout.readline() if ready else ""
-                _, case = waiting.pop(0)
+                waiting.pop(0)
                 if not line:
                     child.kill()
                     yield case, "died" if ready else "hang", ""
                     break
                 code, said, memory = json.loads(line)
                 found = fault(case, code, said)
-                if found is None and time.monotonic() - begin > SECONDS:
+                if found is None and time.monotonic() - begin > (COMPILED if case.answered else SECONDS):
                     found = "slow"
                 if found is None and memory > BYTES:
                     found = "memory"

@@ -18,12 +18,16 @@ READ = ["--plot", "figure.xyz"]
 
 
 class Case(NamedTuple):
-    """A command line, what it reads, and whether its sentence has to be about that, not about ``--plot``."""
+    """A command line, what it reads, whether its sentence has to be about that, not about ``--plot``.
+
+    What may be ``answered`` need not be refused, and has a minute to be compiled.
+    """
 
     name: str
     argv: list[str]
     files: dict[str, bytes | Callable[[Path], None]] = {}  # noqa: RUF012
     refused: bool = True
+    answered: bool = False
 
     def prepare(self, folder: Path) -> None:
         """Write the files."""
@@ -244,4 +248,31 @@ def checkpoints() -> Iterator[Case]:
         )
 
 
-CASES = [*numbers(), *files(), *tensors(), *flags(), *sweeps(), *checkpoints()]
+def extremes() -> Iterator[Case]:
+    """Magnitudes at which a law has to find its scale, whatever it answers."""
+    assignments = {
+        "inputs.range": (1e-30, 1e6, 1e14), "weights.range": (1e-30, 1e-14, 1e14), "rule.lr": (1e-30, 1e6, 1e14),
+        "noise.std": (1e-300, 1e7, 1e15), "start.std": (1e-300, 1e10, 1e15), "teacher.value": (1e-300, 1e14),
+        "rule.weight_decay": (1e-30, 1e6, 1e15), "run.tau": (1e-30, 1e9, 1e15), "weights.latent_clip": (1e-30, 1e15),
+    }  # fmt: skip
+    for command in ("predict", "fixed-point"):
+        for key, values in assignments.items():
+            for value in values:
+                argv = [command, "--points", "5", "--set", f"{key}={value}"]
+                yield Case(f"extreme-{command}-{key}-{value}", argv, answered=True)
+    for words in (["--lr", "1e14"], ["--input-range", "1e6"], ["--noise-std", "1e14"], ["--tau", "1e-30"]):
+        yield Case(
+            "extreme-choose-" + "-".join(words),
+            ["choose", "--bits", "2", "--scan", "5", *words],
+            answered=True,
+        )
+        yield Case("extreme-none-" + "-".join(words), ["predict", "--kind", "none", *words], answered=True)
+    ranges = ["plateaus", "--bits", "2", "--tau", "1", "--ranges", "1e-30,1e14"]
+    yield Case("extreme-plateaus", ranges, answered=True)
+    many = {"t.csv": b"run.tau,what,dim\n" + b"".join(b"1e9,simulate,%d\n" % d for d in range(2000, 2100))}
+    yield Case("sweep-of-years", ["sweep", "t.csv", "--out", "o"], many)
+    sides = {"t.csv": b"what,dim\nsimulate,500000000\nsimulate,400000000\n"}
+    yield Case("sweep-of-memory", ["sweep", "t.csv", "--out", "o"], sides)
+
+
+CASES = [*numbers(), *files(), *tensors(), *flags(), *sweeps(), *checkpoints(), *extremes()]

@@ -176,7 +176,9 @@ def test_another_instruction_set_is_noticed(tmp_path):
     assert re.search(r"instruction set was .* and is .* at most AVX; go on there, or without --exact", err)
     code, _, err = finished(tmp_path, *argv, env=older)
     assert code == 0
-    assert re.search(r"another arithmetic: instruction set was .*; the run goes on, but not to the same bits", err)
+    assert re.search(
+        r"another arithmetic: instruction set was .*; the run goes on, but not to the same bits", err
+    )
 
 
 def limited(*numbers):
@@ -204,7 +206,9 @@ def test_a_full_disk(tmp_path):
     """A file system of 64 KiB: outputs are refused and leave nothing, a checkpoint is warned about."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True
+    )
     if mounted.returncode != 0:
         pytest.skip("this container mounts nothing")
     try:

@@ -80,7 +80,9 @@ def faces_of(
 
     first, final = coordinates(below), coordinates(above)
     span = final - first
-    seen = span > 1e-9 * (1 + jnp.abs(first) + jnp.abs(final))  # the others have too few digits between the ends
+    seen = span > 1e-9 * (
+        1 + jnp.abs(first) + jnp.abs(final)
+    )  # the others have too few digits between the ends
     weight = jnp.where(seen, SHARES / span, 0.0)
     place = number - interval * each
     target = place / each * jnp.sum(weight * span, axis=0)
