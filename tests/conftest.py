@@ -5,6 +5,7 @@ import shutil
 import tempfile
 
 import pytest
+from jaxtyping import install_import_hook
 
 #: Examples in docstrings that compile for seconds what tests of the default suite compile, too.
 SLOW_EXAMPLES = {
@@ -18,6 +19,9 @@ QUICK = [("xla_backend_optimization_level", 0), ("xla_cpu_use_fusion_emitters", 
 OPTIMIZED = {"jit_advance", "jit_flips", "jit__moments", "jit__largest", "jit_expected", "jit_wrapped"}
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 FOLDER = pytest.StashKey[str]()
+
+
+install_import_hook("stedyn", "shapes.shapes")
 
 
 @pytest.hookimpl(tryfirst=True)

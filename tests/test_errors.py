@@ -116,7 +116,7 @@ def test_an_unknown_keyword_names_the_one_that_was_meant(meant):
 
 @pytest.mark.parametrize("call", [lambda: stedyn.solve(), lambda: Problem(None, None, 0.1)])
 def test_what_python_says_well_is_left_to_it(call):
-    with pytest.raises(TypeError, match=r"missing 1 required|takes from 1 to 3 positional"):
+    with pytest.raises(TypeError, match=r"missing (1|a) required|positional arguments?"):
         call()
 
 

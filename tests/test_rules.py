@@ -232,7 +232,7 @@ def test_integer_rules_never_leave_their_lattice(rule):
     np.testing.assert_allclose(codes, np.round(codes), atol=1e-4)
     assert np.ptp(np.round(codes)) > 5
     assert np.abs(ensemble.weights).max() <= 1.01
-    assert encode(model_of(problem, 60), (jnp.ones((1, 4)), jnp.ones((1, 4)))).parts[0].w.dtype == jnp.int32
+    assert encode(model_of(problem, 60), (jnp.ones((1, 4), jnp.float32),) * 2).parts[0].w.dtype == jnp.int32
 
 
 def test_one_random_factor_shrinks_all_coordinates_of_a_step():

@@ -3,8 +3,6 @@
 import dataclasses
 import importlib
 import json
-import re
-import typing
 import zipfile
 from io import BytesIO
 
@@ -12,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import jaxtyped
+from jaxtyping import TypeCheckError
 from test_shown import CURVE, SHORT, TAU, comparison, ensemble, fixed_point, solution
 
 import stedyn
@@ -65,27 +63,6 @@ def same(one, other) -> bool:
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
     return one == other or one != one
-
-
-def wrong_shapes(record) -> list[str]:
-    """Fields of a record, and of records in it, whose arrays do not have the dtypes and shapes that it declares."""
-    hints, wrong = typing.get_type_hints(type(record)), []
-    with jaxtyped("context"):
-        for name in sorted(
-            hints, key=lambda name: bool(re.search(r"[+-]", str(hints[name])))
-        ):  # sums of sizes last
-            value = getattr(record, name, None)
-            kinds = typing.get_args(hints[name]) or (
-                hints[name],
-            )  # isinstance of a Union would ask for the class alone
-            if isinstance(value, (np.ndarray, jax.Array)) and not any(
-                isinstance(value, kind) for kind in kinds
-            ):
-                wrong.append(f"{type(record).__name__}.{name}")
-    for value in (getattr(record, name, None) for name in hints):
-        if type(value).__name__ in RECORDS:
-            wrong += wrong_shapes(value)
-    return wrong
 
 
 PROBLEM = Problem(
@@ -152,18 +129,12 @@ def test_the_helper_sees_a_last_bit():
     assert not same(one, dataclasses.replace(one, error=one.error.astype(np.float32)))
 
 
-@pytest.mark.parametrize("build", [*SHORT, full_solution, full_comparison], ids=lambda build: build.__name__)
-def test_arrays_have_the_shapes_that_the_records_declare(build):
-    result = build()
-    assert wrong_shapes(result) == []
-
-
-def test_a_wrong_shape_or_dtype_is_seen():
+@pytest.mark.parametrize("wrong", [lambda q: q[1:], lambda q: q.astype(int)])
+def test_a_wrong_shape_or_dtype_is_seen(wrong):
+    """By jaxtyping's import hook (`conftest`), which watches all of stedyn in every test."""
     one = full_solution()
-    assert wrong_shapes(dataclasses.replace(one, q=one.q[1:])) == ["Solution.q"]
-    assert wrong_shapes(dataclasses.replace(one, q=one.q.astype(int))) == ["Solution.q"]
-    shorter = dataclasses.replace(one.densities, edges=one.densities.edges[1:])
-    assert wrong_shapes(dataclasses.replace(one, densities=shorter)) == ["Densities.edges"]
+    with pytest.raises(TypeCheckError, match="parameter 'q'"):
+        dataclasses.replace(one, q=wrong(one.q))
 
 
 def test_every_record_is_where_the_table_says():
@@ -193,7 +164,7 @@ class Own(Rule):
             "no function",
         ),
         (lambda: dataclasses.replace(ensemble(), device=object()), "result.device"),
-        (lambda: dataclasses.replace(ensemble(), tau=np.array([None])), "result.tau"),
+        (lambda: dataclasses.replace(ensemble(), device=np.array([None])), "result.device"),
     ],
 )
 def test_what_no_file_can_hold_is_refused(result, words, tmp_path):
@@ -300,7 +271,6 @@ def test_computed_results_go_through_a_file(tmp_path):
         stedyn.fixed_point(problem),
     )
     for result in results:
-        assert wrong_shapes(result) == []
         loaded = stedyn.load(result.save(tmp_path / "run.npz"))
         assert same(result, loaded)
         assert str(loaded) == str(result)

@@ -203,7 +203,7 @@ def _tried(law: WeightLaw, numbers: Grid, breaks: int) -> Float[np.ndarray, " N"
 class _UnitPieces:
     """The `stedyn.quantizers.pieces.Pieces` of the quantizer with range 1, in 64 bits."""
 
-    breaks: Float[np.ndarray, "K-1"]
+    breaks: Float[np.ndarray, " B"]
     first: Float[np.ndarray, "K 2"]
     second: Float[np.ndarray, "K 3"]
 

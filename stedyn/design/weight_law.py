@@ -55,7 +55,7 @@ class WeightLaw(Protocol):
     def cdf(self, sizes: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """``P(|w| <= size)``."""
 
-    def partial(self, breaks: Float[np.ndarray, "K-1"], ranges: Float[np.ndarray, " N"]) -> Partial:
+    def partial(self, breaks: Float[np.ndarray, " B"], ranges: Float[np.ndarray, " N"]) -> Partial:
         """Moments of ``w / R`` between ``breaks``, for every range ``R``."""
 
 

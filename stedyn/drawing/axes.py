@@ -66,9 +66,9 @@ def density_panel(
     w: Float[ArrayLike, " N"] | None = None,
     density: Float[ArrayLike, " N"] | None = None,
     *,
-    edges: Float[ArrayLike, "B+1"] | None = None,
+    edges: Float[ArrayLike, " E"] | None = None,
     histogram: Float[ArrayLike, " B"] | None = None,
-    thresholds: Float[ArrayLike, "L-1"] | None = None,
+    thresholds: Float[ArrayLike, " K"] | None = None,
 ) -> Axes:
     """Density of the latent weights: predicted line, simulated histogram, thresholds of the quantizer."""
     for i, threshold in enumerate([] if thresholds is None else np.asarray(thresholds)):

@@ -70,7 +70,7 @@ class Densities(eqx.Module):
     """
 
     tau: Float[Array | np.ndarray, " K"]
-    edges: Float[Array | np.ndarray, " N+1"]
+    edges: Float[Array | np.ndarray, " E"]
     mass: Float[Array | np.ndarray, "K C N"]
     teacher: Float[Array | np.ndarray, " C"]
     share: Float[Array | np.ndarray, " C"]

@@ -229,6 +229,6 @@ class Channels(eqx.Module):
         return all(scale == 1 for scale in self.range)
 
     @property
-    def power(self) -> Float[Array, ""]:
+    def power(self) -> float:
         """``E[w*^2]`` over that of one channel of scale 1."""
         return sum(share * scale**2 for share, scale in zip(self.shares, self.teacher, strict=True))

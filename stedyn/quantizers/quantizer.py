@@ -211,7 +211,9 @@ class Quantizer(eqx.Module):
         levels = self.levels
         return 0.5 * (levels[1:] + levels[:-1])
 
-    def round(self, w: Float[Array, "*n"], u: Float[Array, "*n"] | None = None) -> Float[Array, "*n"]:
+    def round(
+        self, w: Float[Array | np.ndarray, "*n"], u: Float[Array | np.ndarray, "*n"] | None = None
+    ) -> Float[Array | np.ndarray, "*n"]:
         """The level of every entry of ``w``; ``u ~ U(0, 1)`` is needed by stochastic rounding."""
         return w if self.is_none else self.levels.astype(w.dtype)[self.index(w, u)]
 

@@ -117,7 +117,7 @@ class Rule(eqx.Module):
         """Rate in ``tau`` at which what the limit remembers is forgotten; None if it remembers nothing."""
         return None
 
-    def rate(self, tau) -> Float[Array, ""]:
+    def rate(self, tau) -> Float[Array, "*B"]:
         """Learning rate at ``tau = steps / d``; that of the limit, the `gain` included."""
         lr = jnp.asarray(self.lr)
         return lr if self.schedule is None else lr * self.schedule(tau)

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Complex64, Float32
+from jaxtyping import Array, Complex64, Float32, Shaped
 
-from .state import Halves, State
+from .state import Pair, State
 
 AXIS = "pairs"  # of the mesh over which columns are spread
 _INT32_MAX = 2**31 - 1
@@ -34,7 +34,7 @@ def pairs_of(dim: int) -> int:
 
 
 @jax.jit
-def halves(values: Float32[Array, "S d"]) -> Halves:
+def halves(values: Shaped[Array, "S d"]) -> Pair:
     """Coordinates ``[0, P)`` and ``[P, d)`` with ``P = ceil(d / 2)``, both padded with 0 to a round width."""
     dim = values.shape[1]
     first = -(-dim // 2)
@@ -45,7 +45,7 @@ def halves(values: Float32[Array, "S d"]) -> Halves:
 
 
 @functools.partial(jax.jit, static_argnames="dim")
-def whole(parts: Halves, dim: int) -> Float32[Array, "S d"]:
+def whole(parts: Pair, dim: int) -> Shaped[Array, "S d"]:
     """The coordinates in order: the inverse of `halves`."""
     first = -(-dim // 2)
     return jnp.concatenate([parts[0][:, :first], parts[1][:, : dim - first]], axis=1)
@@ -128,7 +128,7 @@ class Spread:
         self.copied = NamedSharding(mesh, PartitionSpec())
         self.index = jax.device_put(self._place, self.split)
 
-    def put(self, values: np.ndarray) -> Halves:
+    def put(self, values: np.ndarray) -> Pair:
         """Coordinates (S, d) of the host."""
         first = -(-self.dim // 2)
         wide = np.zeros((len(values), 2, pairs_of(self.dim) + 1), values.dtype)  # the last column is padding
@@ -137,7 +137,7 @@ class Spread:
         a, b = (jax.device_put(wide[:, k][:, where], self.split) for k in range(2))
         return a, b
 
-    def whole(self, parts: Halves) -> np.ndarray:
+    def whole(self, parts: Pair) -> np.ndarray:
         """The coordinates (S, d) on the host: the inverse of `put`."""
         first = -(-self.dim // 2)
         found = np.zeros((len(parts[0]), self.dim), parts[0].dtype)

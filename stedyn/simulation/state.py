@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float32, Shaped
 
 from .model import Model
 
-#: Coordinates in two halves, see `layout`.
-Halves = tuple[Float32[Array, "S P"], Float32[Array, "S P"]]
+#: Floats, or any numbers, of all coordinates in two halves, see `layout`.
+Halves = tuple[Float32[Array, "S *P"], Float32[Array, "S *P"]]
+Pair = tuple[Shaped[Array, "S *P"], Shaped[Array, "S *P"]]
 
 
 class Coordinate(NamedTuple):

@@ -15,11 +15,11 @@ from ..checks import Failure, fail, same_floats
 from ..problem.problem import Problem
 from . import kernel, programs
 from .lattice import LAST
-from .layout import Halves, Spread, halves, whole
+from .layout import Spread, halves, whole
 from .model import model_of
 from .observe import Observed, Observer
 from .population import population, ranges
-from .state import State, encode, halved, joined, latent
+from .state import Pair, State, encode, halved, joined, latent
 
 _FLIP_STEPS = 32
 _PER_SEED = ("snapshots", "weights", "teacher", "variance")  # not one value a saved step
@@ -247,12 +247,12 @@ class Task:
         words = np.uint32(at % 2**32), np.uint32(at // 2**32), np.int32(n)
         return jax.block_until_ready(program(self.model, group.keys, group.fixed, state, *words))
 
-    def _put(self, values: np.ndarray, device) -> Halves:
+    def _put(self, values: np.ndarray, device) -> Pair:
         if self.spread is not None:
             return self.spread.put(values)
         return jax.device_put(halves(jnp.asarray(values)), device)
 
-    def _whole(self, w: Halves) -> np.ndarray:
+    def _whole(self, w: Pair) -> np.ndarray:
         return np.asarray(whole(w, self.dim)) if self.spread is None else self.spread.whole(w)
 
     def _save(self, group: Group, state: State, at: int) -> None:

@@ -157,7 +157,7 @@ class GridFlow(eqx.Module):
         variation = jnp.sum(jnp.abs(miss) * weight) / jnp.sum(weight)
         return jnp.stack([self.error(best), 1.0]), jnp.stack([jnp.abs(self.error(miss)), variation])
 
-    def rates(self, order: Order, tau) -> tuple[Float[Array, "N-1 C"], Float[Array, "N-1 C"]]:
+    def rates(self, order: Order, tau) -> tuple[Float[Array, "F C"], Float[Array, "F C"]]:
         """Rates of crossing every inner face upwards and downwards, per unit mass and ``tau``."""
         limit = self.limit
         a, b, D, _ = limit.coefficients(order, tau)

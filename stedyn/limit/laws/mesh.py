@@ -26,7 +26,7 @@ def intervals_of(limit: Limit):
 
 def faces_of(
     limit: Limit, cells, horizon, coarse=False, size: int | None = None
-) -> tuple[Float[Array, " N+1"], Float[Array, ""]]:
+) -> tuple[Float[Array, " E"], Float[Array, ""]]:
     """Edges of ``size`` cells, with ``cells`` (even) in every interval between two features, and the upper wall.
 
     As many empty cells as are left are put behind the wall, so that meshes of different problems have one shape
