@@ -32,7 +32,7 @@ from scipy import optimize, stats
 
 from ..checks import checked, choice, fail, in_float64, positive, whole
 from ..problem.problem import Start, Teacher
-from ..quantizers.dialects import Grid, grid
+from ..quantizers.lattices import Grid, grid
 from ..quantizers.quantizer import Quantizer
 from .weight_law import WeightLaw, weight_law
 

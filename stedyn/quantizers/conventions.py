@@ -32,7 +32,8 @@ import inspect
 from typing import Any
 
 from ..checks import checked, choice, fail
-from .dialects import READERS, WRITERS, grid
+from .dialects import READERS, WRITERS
+from .lattices import grid
 from .quantizer import Quantizer
 
 #: What becomes of a weight half-way between two levels.

@@ -4,78 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..checks import choice, fail, finite, positive, whole
+from .lattices import Grid, flag, lattice
 from .quantizer import MAX_BITS, ROUNDINGS, Quantizer
-
-
-class Grid(NamedTuple):
-    """A quantizer with equally spaced levels, as plain numbers.
-
-    ``family`` counts sign to mid-rise and ternary to mid-tread; ``level`` and ``bin`` are the ranges of
-    the two edge conventions in units of the step; ``half = 2^(bits - 1)``; ``zero`` is the zero point of unsigned
-    integers.
-    """
-
-    kind: str
-    family: str
-    bits: int
-    half: int
-    range: float
-    step: float
-    level: float
-    bin: float
-    edge: str
-    rounding: str
-    zero: int
-
-
-def grid(quantizer: Quantizer) -> Grid:
-    """The numbers of a quantizer; ValueError for kinds ``levels`` and ``none``."""
-    if quantizer.lattice is None or quantizer.bits is None or quantizer.range is None:
-        fail("quantizer", "equally spaced levels", f"kind {quantizer.kind!r}", "choose another kind")
-    unit, lowest, offset = quantizer.lattice
-    family = {"sign": "mid-rise", "ternary": "mid-tread"}.get(quantizer.kind, quantizer.kind)
-    width, level = float(quantizer.range), max(-(lowest + offset), lowest + quantizer.n_levels - 1 + offset)
-    outside = -0.5 if family == "twos-complement" else 0.5
-    edge = "level" if family != quantizer.kind else quantizer.edge
-    return Grid(
-        quantizer.kind,
-        family,
-        quantizer.bits,
-        2 ** (quantizer.bits - 1),
-        width,
-        width * unit,
-        level,
-        level + outside,
-        edge,
-        quantizer.rounding,
-        -lowest,
-    )
-
-
-def _lattice(step: float, lowest: float, count: int, rounding: str, library: str) -> Quantizer:
-    """The quantizer with ``count`` levels from ``lowest * step`` on."""
-    bits = count.bit_length() if count % 2 else count.bit_length() - 1
-    if count == 2**bits and lowest == -(count - 1) / 2:
-        kind = "mid-rise"
-    elif count == 2**bits - 1 > 1 and lowest == -(count - 1) / 2:
-        kind = "mid-tread"
-    elif count == 2**bits and lowest == -count / 2:
-        kind = "twos-complement"
-    elif count == 2**bits > 1 and lowest % 1 == 0 and 0 <= -lowest < count:
-        top = max(-lowest, lowest + count - 1)
-        return Quantizer(bits, top * step, kind="unsigned", rounding=rounding, zero_point=int(-lowest))
-    else:
-        bounds = f"{count} from {lowest * step:g} to {(lowest + count - 1) * step:g}"
-        fix = "list the levels with Quantizer(kind='levels', levels=[...]) if there are two or more"
-        fail(library, "2^bits levels of which one is 0, or symmetric ones", bounds, fix)
-    return Quantizer(bits, -lowest * step, kind=kind, rounding=rounding)
-
-
-def _flag(name: str, value: Any) -> bool:
-    return bool(choice(name, value, (True, False)))
 
 
 def _to_brevitas(q: Grid) -> dict[str, Any] | str:
@@ -116,10 +49,10 @@ def _from_brevitas(
         fail("brevitas.threshold", "it with quant_type 'TERNARY' only", threshold, "leave it out")
     if quant_type == "INT":
         half = 2 ** (whole("brevitas.bit_width", bit_width, 1, MAX_BITS) - 1)
-        narrow = _flag("brevitas.narrow_range", narrow_range)
-        signed = _flag("brevitas.signed", signed)
+        narrow = flag("brevitas.narrow_range", narrow_range)
+        signed = flag("brevitas.signed", signed)
         low, high = (-half + narrow, half - 1) if signed else (0, 2 * half - 1 - narrow)
-        return _lattice(scale, low - zero, high - low + 1, ROUNDINGS[rounds.index(how)], "brevitas")
+        return lattice(scale, low - zero, high - low + 1, ROUNDINGS[rounds.index(how)], "brevitas")
     if (narrow_range, zero, how, signed) != (False, 0, "ROUND", True):
         expected = f"a signed scale alone for quant_type {quant_type!r}"
         fail("brevitas", expected, "more", "leave out narrow_range, zero_point, float_to_int_impl_type")
@@ -162,7 +95,7 @@ def _from_torchao(
         lowest = low - whole("torchao.zero_point", zero_point, -(2**MAX_BITS), 2**MAX_BITS)
     else:  # to the nearest half, as z / s is not exact
         lowest = round(2 * (low - (low + high + 1) / 2 + zero / scale), 9) / 2
-    return _lattice(scale, lowest, high - low + 1, "nearest", "torchao")
+    return lattice(scale, lowest, high - low + 1, "nearest", "torchao")
 
 
 def _to_aqt(q: Grid) -> dict[str, Any] | str:
@@ -184,15 +117,15 @@ def _to_aqt(q: Grid) -> dict[str, Any] | str:
 def _from_aqt(
     *, bits, bound, preserve_zero, preserve_max_val, clip=True, round=True, noise_fn=None
 ) -> Quantizer:
-    if not (_flag("AQT.clip", clip) and _flag("AQT.round", round)):
+    if not (flag("AQT.clip", clip) and flag("AQT.round", round)):
         fail("AQT", "clip and round both True", f"{clip} and {round}", "set them, or there are no levels")
-    zero = _flag("AQT.preserve_zero", preserve_zero)
+    zero = flag("AQT.preserve_zero", preserve_zero)
     noise = choice("AQT.noise_fn", noise_fn, (None, "JaxUniform", "RandomCenteredUniform"))
     return Quantizer(
         whole("AQT.bits", bits, 2 if zero else 1, MAX_BITS),
         positive("AQT.bound", bound),
         kind="mid-tread" if zero else "mid-rise",
-        edge="level" if _flag("AQT.preserve_max_val", preserve_max_val) else "bin",
+        edge="level" if flag("AQT.preserve_max_val", preserve_max_val) else "bin",
         rounding=_rounding(noise),
     )
 
@@ -246,7 +179,7 @@ def _from_qwix(*, qtype, calibration_method, absmax=None, noise_fn=None) -> Quan
         count = 2**bits
         step = (numbers[1] - numbers[0]) / (count - 1)
         # the zero point is rounded, so that the limits move with it
-        return _lattice(step, round(numbers[0] / step), count, _rounding(noise), "qwix")
+        return lattice(step, round(numbers[0] / step), count, _rounding(noise), "qwix")
     elif method == "absmax" and absmax is not None and len(numbers) <= 1:
         factor = positive("qwix.calibration_method", numbers[0] if numbers else 1.0)
         bound = positive("qwix.absmax", absmax) * factor
@@ -276,12 +209,12 @@ def _to_qpytorch(q: Grid) -> dict[str, Any] | str:
 
 
 def _from_qpytorch(*, wl, fl, clamp=True, symmetric=False, rounding="stochastic") -> Quantizer:
-    if not _flag("QPyTorch.clamp", clamp):
+    if not flag("QPyTorch.clamp", clamp):
         fail("QPyTorch.clamp", "True", clamp, "set it, or the levels have no end")
     half = 2 ** (whole("QPyTorch.wl", wl, 1, MAX_BITS) - 1)
-    low = -half + _flag("QPyTorch.symmetric", symmetric)
+    low = -half + flag("QPyTorch.symmetric", symmetric)
     step = 2.0 ** -whole("QPyTorch.fl", fl, -64, 64)
-    return _lattice(step, low, half - low, choice("QPyTorch.rounding", rounding, ROUNDINGS), "QPyTorch")
+    return lattice(step, low, half - low, choice("QPyTorch.rounding", rounding, ROUNDINGS), "QPyTorch")
 
 
 def _to_onnx(q: Grid) -> dict[str, Any] | str:
@@ -304,7 +237,7 @@ def _from_onnx(*, dtype, y_scale, y_zero_point=0) -> Quantizer:
     count = 2 ** int(dtype.removeprefix("u")[3:])
     low = 0 if dtype.startswith("u") else -count // 2
     zero = whole("ONNX.y_zero_point", y_zero_point, low, low + count - 1)
-    return _lattice(positive("ONNX.y_scale", y_scale), low - zero, count, "nearest", "ONNX")
+    return lattice(positive("ONNX.y_scale", y_scale), low - zero, count, "nearest", "ONNX")
 
 
 _ONNX_BITS = (2, 4, 8, 16)
@@ -325,11 +258,11 @@ def _to_tensorrt(q: Grid) -> dict[str, Any] | str:
 
 
 def _from_tensorrt(*, num_bits, amax, unsigned=False, narrow_range=False) -> Quantizer:
-    unsigned, narrow = _flag("TensorRT.unsigned", unsigned), _flag("TensorRT.narrow_range", narrow_range)
+    unsigned, narrow = flag("TensorRT.unsigned", unsigned), flag("TensorRT.narrow_range", narrow_range)
     bits = whole("TensorRT.num_bits", num_bits, 1 if unsigned else 2, MAX_BITS)
     top = 2 ** (bits - 1 + unsigned) - 1
     low = 0 if unsigned else -top - (not narrow)
-    return _lattice(positive("TensorRT.amax", amax) / top, low, top - low + 1, "nearest", "TensorRT")
+    return lattice(positive("TensorRT.amax", amax) / top, low, top - low + 1, "nearest", "TensorRT")
 
 
 WRITERS: dict[str, Callable[[Grid], dict[str, Any] | str]] = {
