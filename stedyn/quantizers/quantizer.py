@@ -42,6 +42,9 @@ _FIXED_BITS = {"sign": 1, "ternary": 2}
 MAX_BITS = 16
 
 
+Numbers = Float[Array | np.ndarray, "*n"]
+
+
 class Quantizer(eqx.Module):
     """A scalar quantizer ``Q``, applied elementwise.
 
@@ -211,13 +214,11 @@ class Quantizer(eqx.Module):
         levels = self.levels
         return 0.5 * (levels[1:] + levels[:-1])
 
-    def round(
-        self, w: Float[Array | np.ndarray, "*n"], u: Float[Array | np.ndarray, "*n"] | None = None
-    ) -> Float[Array | np.ndarray, "*n"]:
+    def round(self, w: Numbers, u: Numbers | None = None) -> Numbers:
         """The level of every entry of ``w``; ``u ~ U(0, 1)`` is needed by stochastic rounding."""
         return w if self.is_none else self.levels.astype(w.dtype)[self.index(w, u)]
 
-    def index(self, w: Float[Array, "*n"], u: Float[Array, "*n"] | None = None):
+    def index(self, w: Numbers, u: Numbers | None = None):
         """Index of the level of every entry of ``w``, int32 in ``[0, L)``."""
         if self.rounding == "nearest":
             return jnp.searchsorted(self.thresholds.astype(w.dtype), w, side="right").astype(jnp.int32)
