@@ -9,6 +9,7 @@ from systems import COARSE, TWO_BIT, VS, coefficients
 
 from stedyn import Problem, Quantizer, Run, Start, fixed_point, sensitivity, simulate, solve
 from stedyn.files.problems import problem_from_dict, problem_to_dict
+from stedyn.files.report import describe
 from stedyn.problem.populations import Covariance
 from stedyn.rules import SGD, Adam, Inverse, Shrinkage, Sign
 
@@ -274,6 +275,8 @@ def test_simulation_agrees_with_the_limit(dim, taus, name):
 def test_a_file_gives_the_rule_back(rule):
     tables = problem_to_dict(Problem(rule=rule))
     assert problem_to_dict(problem_from_dict(tables)) == tables
+    assert "dampening" not in describe(Problem(rule=SGD(0.1)))
+    assert ("nesterov True" in describe(Problem(rule=rule))) == getattr(rule, "nesterov", False)
     assert "nesterov" not in problem_to_dict(Problem(rule=SGD(0.1)))["rule"]
 
 

@@ -78,9 +78,8 @@ def _rule(rule: Rule) -> str:
 
     name = rule.kind if RULES.get(rule.kind) is type(rule) else f"{type(rule).__name__} (defined in Python)"
     fields = {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule)}
-    shown = {
-        key: value for key, value in fields.items() if value is not None and (key, value) != ("batch", 1)
-    }
+    silent = (("batch", 1), ("dampening", 0), ("nesterov", False))
+    shown = {key: value for key, value in fields.items() if value is not None and (key, value) not in silent}
     return ", ".join([name, *(f"{key} {_field(value)}" for key, value in shown.items())])
 
 
