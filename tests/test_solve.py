@@ -16,6 +16,7 @@ from stedyn.drawing.quantities import QUANTITIES
 from stedyn.limit.laws.law import Law, Solved
 from stedyn.limit.laws.registry import LAWS, chosen, has_densities
 from stedyn.limit.solution import CURVES, UNESTIMATED
+from stedyn.limit.stationary import final_error
 from stedyn.sweeps.rows import check_rows
 
 PACKAGE = Path(stedyn.__file__).parent
@@ -181,7 +182,9 @@ def test_problems_that_differ_in_numbers_and_times_share_a_program(law, others):
             compiled.append(event)
 
     def solved(weights, lr, noise, run):
-        return solve(Problem(weights=weights, noise_std=noise, rule=SGD(lr), run=run), law=law, tol=0.5)
+        problem = Problem(weights=weights, noise_std=noise, rule=SGD(lr), run=run)
+        assert 0 < final_error(problem) < 1
+        return solve(problem, law=law, tol=0.5)
 
     solved(Quantizer(2, 1.5), 0.2, 0.1, Run(2.0, 5))
     jax.monitoring.register_event_duration_secs_listener(count)

@@ -18,7 +18,7 @@ def set_environment() -> None:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stedyn"
     for name, value in {
         "JAX_COMPILATION_CACHE_DIR": str(folder),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "EQX_ON_ERROR": "nan",
     }.items():
         os.environ.setdefault(name, value)

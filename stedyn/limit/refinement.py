@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..problem.problem import Problem
-from ..quantizers.padded import PaddedQuantizer
+from ..quantizers.padded import padded
 from .classes import NODES, nodes_of
 from .integrate import failed, integrate, steps
 from .laws.grid import GridFlow
@@ -190,8 +190,8 @@ def grid_curves(problem, taus, keep, tol, cells, classes, traced=False, one_pass
     least = least_error(problem)
     if traced:
         one_pass = _traced_pass
-    elif levels:
-        problem = eqx.tree_at(lambda problem: problem.weights, problem, PaddedQuantizer(problem.weights))
+    else:
+        problem = padded(problem)
     rtol = min(0.05 * tol, 5e-4)
     confirmed, expected = np.zeros(len(coarser), bool), np.zeros(len(coarser))
     for count in range(1, PASSES + 1):

@@ -17,6 +17,7 @@ import optimistix as optx
 from jaxtyping import Array, Float
 
 from ..problem.problem import Problem
+from ..quantizers.padded import padded
 from .limit import Limit, derive
 
 #: Every piece of a stationary density is integrated down to exp(-DEPTH) of its maximum.
@@ -183,7 +184,7 @@ def has_fixed_point(problem: Problem, any_range: bool = False) -> bool:
 
 def final_error(problem: Problem, coarse=False) -> float:
     """`largest_error` of a problem that has a fixed point."""
-    return float(_largest(problem.timeless, jnp.asarray(coarse)))
+    return float(_largest(padded(problem.timeless), jnp.asarray(coarse)))
 
 
 @eqx.filter_jit

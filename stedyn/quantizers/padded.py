@@ -54,3 +54,10 @@ class PaddedQuantizer(eqx.Module):
     def pieces(self) -> Pieces:
         """As `Quantizer.pieces`, with pieces that no weight reaches."""
         return pieces_of(self.levels, self.rounding, self.spare)
+
+
+def padded(problem):
+    """The same problem with the levels of its weights filled up, as programs take it."""
+    if problem.weights.is_none:
+        return problem
+    return eqx.tree_at(lambda problem: problem.weights, problem, PaddedQuantizer(problem.weights))
