@@ -8,6 +8,7 @@ from .design.plateau_tables import PlateauTable, plateau_table
 from .design.ranges import choose
 from .design.sensitivities import Sensitivity, sensitivity
 from .files.results import load
+from .inputs.law import InputLaw
 from .limit.fixed_points import FixedPoint, fixed_point
 from .limit.solution import Solution, SolveError
 from .limit.solver import solve
@@ -29,6 +30,7 @@ __all__ = [
     "Ensemble",
     "FixedPoint",
     "InputError",
+    "InputLaw",
     "Measured",
     "Plateau",
     "PlateauTable",

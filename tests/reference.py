@@ -5,6 +5,7 @@ use the logarithm, sine and cosine of NumPy, the quantizers a search through the
 """
 
 import numpy as np
+from scipy import integrate, stats
 
 STREAMS = {"inputs": 0, "noise": 1, "round_weights": 2, "round_inputs": 3, "rule": 4}
 
@@ -44,6 +45,46 @@ def uniforms(key, step, stream, dim):
     return np.concatenate([((word >> np.uint32(9)) + 0.5) * 2.0**-23 for word in pair])[:dim]
 
 
+def inputs(problem, key, at, dim):
+    """The inputs of a step (d,), by the law of the problem."""
+    law, stream = problem.input_law, STREAMS["inputs"]
+    if law.kind in ("gaussian", "relu"):
+        x = normals(key, at, stream, dim)
+        x = np.maximum(x, 0) if law.kind == "relu" else x
+    elif law.kind == "file":
+        values = np.asarray(law.data.values)
+        x = np.concatenate([values[word % values.size] for word in words(key, at, stream, -(-dim // 2))])[
+            :dim
+        ]
+    else:
+        y = 2 * uniforms(key, at, stream, dim) - 1
+        x = y if law.kind == "uniform" else -np.sign(y) * np.log1p(-np.abs(y))
+    return float(law.mean) + float(law.scale) * x
+
+
+def centres(problem):
+    """``E[x]`` and ``E[phi(x)]``, from the distribution function of the law, if they are taken off."""
+    law, mean, scale = problem.input_law, float(problem.input_law.mean), float(problem.input_law.scale)
+    if not law.centre:
+        return 0.0, 0.0
+    values = None if law.data is None else np.sort(np.asarray(law.data.values))
+    base, cdf = {
+        "gaussian": lambda: (0.0, stats.norm.cdf),
+        "relu": lambda: ((2 * np.pi) ** -0.5, lambda t: np.where(t >= 0, stats.norm.cdf(t), 0.0)),
+        "uniform": lambda: (0.0, stats.uniform(-1, 2).cdf),
+        "laplace": lambda: (0.0, stats.laplace.cdf),
+        "file": lambda: (values.mean(), lambda t: np.searchsorted(values, t) / values.size),
+    }[law.kind]()
+    if problem.inputs.is_none:
+        return (mean + scale * base,) * 2
+    levels = np.asarray(problem.inputs.levels, float)
+    if problem.inputs.rounding == "nearest":
+        inner = cdf(((levels[1:] + levels[:-1]) / 2 - mean) / scale)
+        return mean + scale * base, levels @ np.diff(np.concatenate([[0.0], inner, [1.0]]))
+    t = np.linspace(levels[0], levels[-1], 100_001)  # the mean of a clipped number is an integral of 1 - cdf
+    return mean + scale * base, levels[0] + integrate.trapezoid(1 - cdf((t - mean) / scale), t)
+
+
 def quantize(quantizer, w, u):
     """The level of every entry, by searching through the levels."""
     if quantizer.is_none:
@@ -67,8 +108,10 @@ def step(problem, w, teacher, key, at, move=sgd, optimizer=None):
     An ``optimizer`` is a function of weights, gradient ``h r phi``, residual and step that remembers what it needs.
     """
     d = w.size
-    x = normals(key, at, STREAMS["inputs"], d)
+    x = inputs(problem, key, at, d)
     phi = quantize(problem.inputs, x, uniforms(key, at, STREAMS["round_inputs"], d))
+    mean_x, mean_phi = centres(problem)
+    x, phi = x - mean_x, phi - mean_phi
     psi = quantize(problem.weights, w, uniforms(key, at, STREAMS["round_weights"], d))
     xi = normals(key, at, STREAMS["noise"], 1)[0]
     label = teacher @ x / np.sqrt(d)

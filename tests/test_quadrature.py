@@ -7,7 +7,7 @@ from systems import COARSE, FLOAT, TREAD, TWO_BIT, coefficients
 
 from stedyn import Problem, Quantizer, Rule
 from stedyn.inputs.moments import input_moments
-from stedyn.limit.limit import check_closes
+from stedyn.limit.refused import check_closes
 from stedyn.rules import (
     SGD,
     DeterministicRounding,

@@ -15,7 +15,7 @@ from systems import COARSE, FLOAT, TREAD, TWO_BIT, VS, Remembering, coefficients
 from stedyn import Problem, Quantizer, Rule, Run, Start, fixed_point, simulate, solve
 from stedyn.files.problems import problem_from_dict, problem_to_dict
 from stedyn.inputs.moments import input_moments
-from stedyn.limit.limit import check_closes
+from stedyn.limit.refused import check_closes
 from stedyn.rules import (
     RULES,
     SGD,

@@ -11,6 +11,7 @@ import pytest
 import reference
 from systems import Remembering
 
+from stedyn.inputs.law import InputLaw
 from stedyn.problem.problem import Problem, Start, Teacher
 from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD, Rule
@@ -18,6 +19,7 @@ from stedyn.simulation import kernel, programs, simulate
 from stedyn.simulation.codes import coder
 from stedyn.simulation.model import bound_of, model_of, unit
 from stedyn.simulation.observe import Observer
+from stedyn.simulation.sources import centres
 from stedyn.simulation.state import encode, latent
 
 DIM = 129  # odd, and not a multiple of the widths of the kernel; one shape, so that it compiles once
@@ -63,6 +65,22 @@ PROBLEMS = {
         rule=SGD(0.3, weight_decay=2.0),
     ),
 }
+UNSIGNED = Quantizer(2, 1.5, kind="unsigned")
+PROBLEMS |= {
+    "relu, centred": Problem(
+        weights=Quantizer(2, 1.5), inputs=UNSIGNED, input_law=InputLaw.relu(0.1, 0.9, centre=True), **NOISY
+    ),
+    "relu": Problem(weights=Quantizer(2, 1.5), inputs=UNSIGNED, input_law=InputLaw.relu(), **NOISY),
+    "uniform": Problem(input_law=InputLaw.uniform(0.3, 1.7), **NOISY),
+    "laplace": Problem(
+        inputs=Quantizer(3, 2.0, rounding="stochastic", kind="twos-complement"),
+        input_law=InputLaw.laplace(0.2, 0.7, centre=True),
+        **NOISY,
+    ),
+    "file": Problem(
+        inputs=UNSIGNED, input_law=InputLaw.samples(np.linspace(0, 2, 37) ** 2, centre=True), **NOISY
+    ),
+}
 #: Whose parts are tested by others, too.
 VARIANTS = ("12 bits", "two's complement", "levels", "many levels", "stochastic levels", "latent clip")
 
@@ -102,7 +120,10 @@ def advance(problem, start, teacher, keys, steps, first=0):
     parts = [kernel.halves(jnp.asarray(x, jnp.float32)) for x in (teacher, start)]
     words = np.uint32(first % 2**32), np.uint32(first // 2**32), np.int32(steps)
     run, dim = programs.programs("cpu").advance, np.shape(start)[1]
-    model, fixed = model_of(problem, dim), kernel.Fixed(parts[0], None)
+    means = centres(problem, None)
+    if means is not None:
+        means = tuple(kernel.halves(jnp.broadcast_to(mean, parts[0][0].shape[:1] + (dim,))) for mean in means)
+    model, fixed = model_of(problem, dim), kernel.Fixed(parts[0], None, centres=means)
     moved = run(model, jnp.asarray(keys, jnp.uint32), fixed, encode(model, parts[1]), *words)
     return np.asarray(kernel.whole(latent(model, moved), dim))
 
@@ -180,7 +201,7 @@ def test_integer_path_equals_float_path(bits):
     @jax.jit
     def overlap(model):
         codes = [kernel._mask(model.inputs.code(part, None), dim // 2) for part in x]
-        products = kernel.terms(model, w, (None, None), codes)
+        products = kernel.terms(model, w, (None, None), codes, [model.inputs.value(code) for code in codes])
         return kernel.fold(products, bound_of(model)) * unit(model)
 
     exact = [

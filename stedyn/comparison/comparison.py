@@ -13,8 +13,8 @@ from scipy import stats
 from ..checks import checked, fail, in_float64
 from ..curves.plateaus import Plateau, find_plateaus
 from ..files.results import Result
+from ..inputs.samples import Samples
 from ..limit.solution import Solution
-from ..problem.populations import Samples
 from ..problem.problem import Problem
 from ..simulation import Ensemble
 from .gaps import Gaps, curve_parts, measure_gaps

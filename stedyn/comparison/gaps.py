@@ -49,6 +49,8 @@ def measure_gaps(solution: Solution, ensemble: Runs) -> Gaps:
     solved, predicted = np.asarray(solution.tau), np.asarray(solution.error)
     tau, dim, seeds = np.asarray(ensemble.tau), ensemble.dim, ensemble.seeds
     common = np.flatnonzero(np.min(np.abs(tau[:, None] - solved), axis=1) <= 1.0 / dim)
+    if solution.problem.means == "kept":  # at 0 the means of the outputs have not met yet
+        common = common[tau[common] > 0]
     tau, error = tau[common], ensemble.error[:, common]
     theory, largest = np.interp(tau, solved, predicted), float(np.max(predicted))
     size = np.maximum(theory, largest / (dim * seeds))  # one weight of one seed is the least that is resolved
@@ -109,7 +111,7 @@ def _controls(solution: Solution, ensemble: Runs):
         return None
     norms = np.mean(np.square(ensemble.teacher, dtype=float), axis=1)
     drawn = [norms - float(solution.problem.rho)]
-    if solution.tau[0] == 0 and ensemble.tau[0] == 0:
+    if solution.tau[0] == 0 and ensemble.tau[0] == 0 and solution.problem.means != "kept":
         drawn += [
             getattr(ensemble, name)[:, 0] - float(getattr(solution, name)[0]) for name in ("overlap", "norm")
         ]

@@ -15,8 +15,8 @@ from ..checks import fail
 from ..curves.dense import Steps, between, extrapolated
 from ..curves.objectives import Objective
 from ..curves.plateaus import find_plateaus
-from ..limit.limit import check_closes
 from ..limit.refinement import grid_curves, grid_pass, least_error
+from ..limit.refused import check_closes
 from ..limit.solution import Status
 from ..problem.problem import Problem, Run
 
@@ -61,6 +61,9 @@ def of_curve(
 ) -> tuple[float, float, float]:
     """Value, derivative and estimate of what is read off the error curve; ``goal`` is None for ``escape``."""
     check_closes(problem)
+    if problem.means == "kept":
+        fail("inputs", "inputs without a mean for a sensitivity (not implemented with one)", "E[phi] other than 0",
+             "set inputs.centre = true, or compare two solutions")  # fmt: skip
     if problem.weights.is_none:
         fail(
             "objective",

@@ -47,5 +47,14 @@ QUANTITIES: dict[str, Quantity] = {
         "1",
         "probability that the signs of the outputs of teacher and student differ",
     ),
+    "kappa": Quantity(
+        r"\kappa", "kappa", "1", "part of the residual by which one step changes the mean output, below 2"
+    ),
+    "mean_mode": Quantity(
+        r"\mathrm{Var}\, z",
+        "variance of the mean output",
+        "output variance",
+        "part of the error that fluctuations of the mean output cost, for inputs with a mean",
+    ),
     "occupancy": Quantity("P(psi)", "level occupancy", "1", "fraction of weights on every level"),
 }

@@ -16,8 +16,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..checks import PATH, InputError, checked, fail
-from ..problem.populations import Channels, Covariance, Samples, Start, Teacher
+from ..checks import PATH, InputError, checked, choice, fail
+from ..inputs.law import KINDS as LAWS
+from ..inputs.law import InputLaw
+from ..inputs.samples import Samples
+from ..problem.populations import Channels, Covariance, Start, Teacher
 from ..problem.problem import Problem, Run
 from ..quantizers.quantizer import Quantizer
 from ..rules import RULES, SCHEDULES, Rule, Schedule
@@ -88,6 +91,7 @@ def problem_from_dict(
             model=model,
             noise_std=checked["noise"].get("std", 0.0),
             weights=_quantizer("weights", weights) if "weights" in tables else None,
+            input_law=_input_law(checked["inputs"], folder),
             inputs=_quantizer("inputs", checked["inputs"]) if "inputs" in tables else None,
             ste=ste,
             latent_clip=latent_clip,
@@ -127,7 +131,21 @@ def _law(law: Any, table: str, content: dict[str, Any], folder: str | os.PathLik
     path = Path(os.path.abspath(Path(folder) / content["path"]))
     values = _measured(table, path, content.get("tensor"), content.get("normalise"))
     with _named(f"{table}.path: "):
-        return law.samples(values, str(path))
+        return law.samples(values, path=str(path))
+
+
+def _input_law(content: dict[str, Any], folder: str | os.PathLike) -> InputLaw:
+    """The law of the inputs; its keys are taken out of the table."""
+    law = {key: content.pop(key) for key in ("mean", "scale", "centre") if key in content}
+    kind = choice("inputs.law", content.pop("law", "gaussian"), LAWS)
+    files: dict[str, Any] = {key: content.pop(key) for key in ("path", "values") if key in content}
+    if files and kind != "file":
+        fail(
+            f"inputs.{next(iter(files))}", "it with law = 'file' only", f"law = {kind!r}", "set law = 'file'"
+        )
+    data = _law(InputLaw, "inputs", {"kind": "file", **files}, folder).data if kind == "file" else None
+    with _named("inputs."):
+        return InputLaw(kind, **law, data=data)
 
 
 def _measured(table: str, path: Path, tensor, normalise) -> np.ndarray:
@@ -189,7 +207,7 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
             "ste": problem.ste,
             "latent_clip": problem.latent_clip,
         },
-        "inputs": _quantizer_table(problem.inputs),
+        "inputs": _quantizer_table(problem.inputs) | _law_table(problem.input_law),
         "rule": _rule_table(rule),
         "covariance": _samples(covariance.data)
         or {"exponent": covariance.exponent, "scale": covariance.scale},
@@ -237,6 +255,15 @@ def _rule_value(rule: Rule, key: str) -> Any:
             fail(f"rule.{key}", known, value.kind, "a file holds no function")
         return {"kind": value.kind} | {k: getattr(value, k) for k in value.parameters()}
     return value
+
+
+def _law_table(law: InputLaw) -> dict[str, Any]:
+    """What of a law of inputs differs from N(0, 1)."""
+    table = {"law": law.kind, "mean": law.mean, "scale": law.scale, "centre": law.centre}
+    default = {"law": "gaussian", "mean": 0.0, "scale": 1.0, "centre": False}
+    return {key: value for key, value in table.items() if not np.all(value == default[key])} | _samples(
+        law.data
+    )
 
 
 def _samples(data: Samples | None) -> dict[str, Any]:
@@ -288,8 +315,8 @@ def save_problem(problem: Problem, path: str | os.PathLike) -> Path:
 
     path = Path(path)
     tables = problem_to_dict(problem)
-    for table in ("teacher", "start", "covariance"):
-        if (data := getattr(problem, table).data) is not None:
+    for table, law in problem.measured.items():
+        if (data := law.data) is not None:
             tables[table].pop("values", None)
             tables[table]["path"] = keep_samples(data, path, table)
     return write_atomic(path, "# a problem of stedyn; tau = steps / d\n" + tomli_w.dumps(tables))

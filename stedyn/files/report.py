@@ -65,7 +65,7 @@ def describe(problem: Problem, weights: Quantizer | None = None) -> str:
     lines = {
         "teacher": f"{teacher}; start {start}; label noise std {problem.noise_std:g}",
         "weights": weights_line,
-        "inputs": _quantizer(problem.inputs) + _covariance(tables),
+        "inputs": _quantizer(problem.inputs) + _input_law(problem, tables) + _covariance(tables),
         "rule": _rule(problem.rule),
         "units": CONVENTIONS,
     }
@@ -95,6 +95,17 @@ def _field(value: Any) -> str:
     if callable(value):
         return getattr(value, "__name__", type(value).__name__)
     return _number(value.tolist() if hasattr(value, "tolist") else value)
+
+
+def _input_law(problem: Problem, tables: dict[str, Any]) -> str:
+    """The law of inputs that are not standard normal, and what becomes of its mean."""
+    law = problem.input_law
+    if law.standard and not law.centre:
+        return ""
+    rest = [f"{key} {value:g}" for key, value in (("mean", law.mean), ("scale", law.scale))]
+    found = "" if law.data is None else f" {_number(tables['inputs'].get('path', list(law.data.values)))}"
+    means = {"zero": "no mean", "removed": "means taken off", "kept": "with their means"}[problem.means]
+    return f"; {law.kind}{found}, {', '.join(rest)}, {means}"
 
 
 def _covariance(tables: dict[str, Any]) -> str:

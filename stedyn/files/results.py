@@ -161,8 +161,8 @@ def _is_record(value: Any) -> bool:
 def _tables(inner, problem: Problem) -> Any:
     """The tables of a problem file, with the numbers of samples beside the names of the files they came from."""
     tables: dict[str, Any] = problem_to_dict(problem)
-    for table in ("teacher", "start", "covariance"):
-        if (data := getattr(problem, table).data) is not None:
+    for table, law in problem.measured.items():
+        if (data := law.data) is not None:
             tables[table] |= {"values": np.asarray(data.values), "path": data.path}
     return inner("tables", tables)
 
@@ -174,8 +174,7 @@ def _problem(tables: dict[str, Any]) -> Problem:
             paths[name], table["values"] = table.pop("path"), table["values"].tolist()
     problem = problem_from_dict(tables)
     for name, path in paths.items():
-        law = getattr(problem, name)
-        object.__setattr__(problem, name, type(law).samples(law.data.values, path))
+        object.__setattr__(problem.measured[name].data, "path", path)
     return problem
 
 

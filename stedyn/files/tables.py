@@ -22,6 +22,7 @@ _QUANTIZER |= {
 }
 _STE = ("ste", "latent_clip")
 _FILE = ("path", "values", "tensor", "normalise")
+_LAW = ("law", "mean", "scale", "centre", "path", "values")
 #: Keys of every table but [rule], by its kind; tables without a kind have one entry under None.
 _KEYS: dict[str, dict[str | None, tuple[str, ...]]] = {
     "teacher": {
@@ -33,7 +34,7 @@ _KEYS: dict[str, dict[str | None, tuple[str, ...]]] = {
     "start": {"gaussian": ("mean", "std"), "constant": ("value",), "file": _FILE},
     "noise": {None: ("std",)},
     "weights": {kind: keys + _STE for kind, keys in _QUANTIZER.items()},
-    "inputs": _QUANTIZER,
+    "inputs": {kind: keys + _LAW for kind, keys in _QUANTIZER.items()},
     "covariance": {"identity": (), "power-law": ("exponent", "scale"), "file": ("path", "values", "tensor")},
     "channels": {None: ("teacher", "range", "start", "shares")},
     "run": {None: ("tau", "points", "taus")},
@@ -104,7 +105,10 @@ def _checked(table: str, content: dict[str, Any]) -> dict[str, Any]:
     if table not in _DEFAULT_KIND:
         return content
     kinds: Iterable[Any] = RULES if table == "rule" else _KEYS[table]
-    kind = choice(f"{table}.kind", content.setdefault("kind", _DEFAULT_KIND[table]), tuple(kinds))
+    default = _DEFAULT_KIND[table]
+    if table == "inputs" and content and not content.keys() - {*_LAW}:  # a law alone: not quantized
+        default = "none"
+    kind = choice(f"{table}.kind", content.setdefault("kind", default), tuple(kinds))
     allowed = keys_of(table, kind) or ()
     for key in content:
         if key != "kind" and key not in allowed:

@@ -18,7 +18,7 @@ import numpy as np
 from ..checks import InputError, fail
 
 if TYPE_CHECKING:  # the command line answers faults at once
-    from ..problem.populations import Samples
+    from ..inputs.samples import Samples
 
 _LONGEST_NAME = 200  # bytes
 #: What NumPy raises for damaged files, and for headers that are no Python or promise too much.

@@ -5,45 +5,74 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
-from ..quantizers.pieces import partial_moments
 from ..quantizers.quantizer import Quantizer
+from .law import InputLaw
 
 
 class InputMoments(NamedTuple):
-    """What the limit needs of ``phi(x)`` with ``x ~ N(0, std^2)``.
+    """What the limit needs of ``x`` and ``phi(x)`` (``docs/inputs.md``).
 
-    ``k1 = E[x phi]``, ``k2 = E[phi^2]``, ``mean_abs = E|phi|``. ``levels (L,)``, ``mass = P(phi = level)`` and
-    ``overlap = E[x; phi = level]`` describe the joint law of a quantized input; all three are None for
-    unquantized inputs. An array of ``std`` leads all shapes but that of ``levels``. ``crowd`` is the average of
-    ``E|phi|`` over all inputs, those of other variances included, for rules that couple the coordinates.
+    ``std^2 = Var x``, ``k1 = Cov(x, phi)``, ``k2 = Var phi``; ``mean_x = E[x]`` and ``mean = E[phi]`` as teacher and
+    student see them, and ``mean_abs = E|phi|``. ``levels (*n, L)``, ``mass = P(phi = level)`` and ``overlap =
+    E[x; phi = level]`` describe the joint law of ``x`` and ``phi``, both with their means taken off; all three are None
+    for unquantized Gaussian inputs. An array of variances leads all shapes. ``crowd`` is the average of ``E|phi|`` over
+    all inputs, those of other variances included, for rules that couple the coordinates.
     """
 
     k1: Float[Array, "*n"]
     k2: Float[Array, "*n"]
     mean_abs: Float[Array, "*n"]
-    levels: Float[Array, " L"] | None
+    levels: Float[Array, "*n L"] | None
     mass: Float[Array, "*n L"] | None
     overlap: Float[Array, "*n L"] | None
     std: Float[Array, "*n"]
     crowd: Float[Array, "*n"]
+    mean_x: Float[Array, "*n"]
+    mean: Float[Array, "*n"]
 
 
-def input_moments(quantizer: Quantizer, std=1.0) -> InputMoments:
-    """Moments of a quantized input ``x ~ N(0, std^2)`` in closed form (``docs/theory.md``, section 0)."""
+def input_moments(
+    quantizer: Quantizer, std=1.0, law: InputLaw | None = None, means: str = "zero"
+) -> InputMoments:
+    """Moments of a quantized input of the law (N(0, 1) by default) times ``std``, in closed form.
+
+    ``means`` says whether ``E[x]`` and ``E[phi]`` are known to be ``"zero"``, are ``"removed"`` before teacher and
+    student see them, or ``"kept"``.
+    """
+    law = InputLaw() if law is None else law
     std = jnp.asarray(std) * 1.0
+    spread = std * jnp.sqrt(law.variance)
+    zero = jnp.zeros_like(std)
+    mean_x = zero if means == "zero" else jnp.asarray(law.mean) + law.base[0] * jnp.asarray(law.scale) * std
+    if quantizer.is_none and law.kind == "gaussian":
+        seen = mean_x if means == "kept" else zero
+        ratio = seen / spread
+        size = spread * np.sqrt(2 / np.pi) * jnp.exp(-(ratio**2) / 2) + seen * erf(ratio / np.sqrt(2))
+        return InputMoments(spread**2, spread**2, size, None, None, None, spread, size, seen, seen)
     if quantizer.is_none:
-        size = jnp.sqrt(2 / jnp.pi) * std
-        return InputMoments(std**2, std**2, size, None, None, None, std, size)
+        x, mass = law.nodes(std, mean_x if means == "removed" else zero)
+        size = jnp.sum(mass * jnp.abs(x), -1)
+        seen = mean_x if means == "kept" else zero
+        x = x - seen[..., None]
+        return InputMoments(spread**2, spread**2, size, x, mass, mass * x, spread, size, seen, seen)
     levels = quantizer.levels
-    p = partial_moments(quantizer.pieces.breaks, 0.0, std)
+    zeroth, first, second = law.partial(quantizer.pieces.breaks, std)
     if quantizer.rounding == "nearest":
-        mass, overlap = p.zeroth, p.first
+        mass, overlap = zeroth, first
     else:
-        mass, overlap = split_between(levels, p.zeroth, p.first), split_between(levels, p.first, p.second)
-    size = mass @ jnp.abs(levels)
-    return InputMoments(overlap @ levels, mass @ levels**2, size, levels, mass, overlap, std, size)
+        mass, overlap = split_between(levels, zeroth, first), split_between(levels, first, second)
+    mean = zero if means == "zero" else mass @ levels
+    centred = levels - mean[..., None]
+    size = jnp.sum(mass * jnp.abs(levels if means == "kept" else centred), -1)
+    overlap = overlap - mean_x[..., None] * mass
+    k1, k2 = jnp.sum(overlap * centred, -1), jnp.sum(mass * centred**2, -1)
+    if means != "kept":
+        mean_x, mean = zero, zero
+    return InputMoments(k1, k2, size, centred, mass, overlap, spread, size, mean_x, mean)
 
 
 def split_between(levels, moment, next_moment) -> Float[Array, "*n L"]:
@@ -56,11 +85,3 @@ def split_between(levels, moment, next_moment) -> Float[Array, "*n L"]:
     rise = (next_moment[..., 1:-1] - levels[:-1] * inner) / jnp.diff(levels)
     each = jnp.pad(rise, [*leading, (1, 0)]) + jnp.pad(inner - rise, [*leading, (0, 1)])
     return each.at[..., 0].add(moment[..., 0]).at[..., -1].add(moment[..., -1])
-
-
-def input_mean(quantizer: Quantizer, std=1.0) -> Float[Array, "*n"]:
-    """``E[phi(x)]``, which has to vanish for a limit to exist."""
-    moments = input_moments(quantizer, std)
-    if moments.levels is None or moments.mass is None:
-        return jnp.zeros_like(moments.std)
-    return moments.mass @ moments.levels

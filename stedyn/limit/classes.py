@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.special import ndtr, ndtri
 
-from ..inputs.moments import input_moments
 from ..problem.populations import Covariance, Teacher
 from ..problem.problem import Problem
 from .quadrature import gauss_nodes, intervals
@@ -145,7 +144,7 @@ def _kinks(problem: Problem):
 
 def _ideal(problem: Problem, variance):
     """``gain k1 / k2`` of inputs: a weight is driven towards this multiple of its teacher value."""
-    moments = input_moments(problem.inputs, jnp.sqrt(variance))
+    moments = problem.moments(variance)
     return problem.labels.gain(problem.signal) * (moments.k1 / moments.k2)
 
 

@@ -184,6 +184,11 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
     """
     problem.alike("a fixed point")
     whole("classes", classes, 2, 4096)
+    if problem.means == "kept":
+        raise InputError(
+            "inputs: expected inputs without a mean for a fixed point, found E[phi] other than 0, for which it is not "
+            "implemented; use predict with a long tau, or set inputs.centre = true."
+        )
     check_centred(problem)
     problem.rule.check_limit(problem)
     if problem.absorbs:

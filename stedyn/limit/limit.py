@@ -22,22 +22,24 @@ from __future__ import annotations
 import dataclasses
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ..checks import fail, is_traced
-from ..inputs.moments import InputMoments, input_moments
+from ..checks import is_traced
+from ..inputs.moments import InputMoments
 from ..problem.models import Linear
 from ..problem.problem import Problem
 from ..quantizers.pieces import Pieces
 from ..quantizers.quantizer import as_arrays
 from ..quantizers.surrogates import Surrogate
 from ..rules import Coefficients, Order, Response, Rule
-from ..rules.symmetry import check_centred
 from .classes import channel_classes
+from .refused import check_model
 from .starts import Starts, starts_of
+
+#: Largest kappa, near 2, at which there is a law of inputs with a mean.
+LARGEST_KAPPA = 1.95
 
 
 class Limit(eqx.Module):
@@ -65,6 +67,27 @@ class Limit(eqx.Module):
     latent_clip: Float[Array, ""] | None
     surrogate: Surrogate
     model: Linear = eqx.field(static=True)
+    has_mean: bool = eqx.field(static=True)
+
+    @property
+    def mean(self) -> Float[Array, " C"]:
+        """``E[phi(x)]`` of every class."""
+        return self.inputs.mean[self.group]
+
+    @property
+    def target(self) -> Float[Array, ""]:
+        """Mean output of the teacher, over ``sqrt(d)``."""
+        return (self.share * self.unit * self.inputs.mean_x[self.group]) @ self.teacher
+
+    def with_mean_mode(self, V, kappa) -> Float[Array, ""]:
+        """Variance of the residual with that of the mean output, ``V (1 + kappa / (B (2 - kappa)))``.
+
+        ``V`` is that of the centred outputs. Beyond `LARGEST_KAPPA`, where there is soon no law (``docs/inputs.md``),
+        it falls back to ``V``, so that a solution goes on to its end, which is then cut off.
+        """
+        held = jnp.minimum(kappa, LARGEST_KAPPA)
+        back = jnp.exp(-20 * jnp.maximum(kappa - LARGEST_KAPPA, 0.0))
+        return V * (1 + back * held / (self.rule.batch * (2 - held)))
 
     @property
     def breaks(self) -> Int[Array, ""] | int:
@@ -95,12 +118,12 @@ class Limit(eqx.Module):
 
     @property
     def k1(self) -> Float[Array, " C"]:
-        """``gain E[x phi(x)]`` of every class: what an input tells of the label, per unit of the teacher weight."""
+        """``gain Cov(x, phi)`` of every class: what an input tells of the label, per unit of the teacher weight."""
         return self.model.gain(self.rho) * self.inputs.k1[self.group]
 
     @property
     def k2(self) -> Float[Array, " C"]:
-        """``E[phi(x)^2]`` of every class."""
+        """``Var phi`` of every class."""
         return self.inputs.k2[self.group]
 
     @property
@@ -110,7 +133,7 @@ class Limit(eqx.Module):
 
     @property
     def rho(self) -> Float[Array, ""]:
-        """``E[v w*^2]``, the variance of the teacher's output."""
+        """``E[w*^2 Var x]``, the variance of the teacher's output."""
         return self.weight @ (self.inputs.std[self.group] * self.teacher) ** 2
 
     @property
@@ -208,12 +231,9 @@ def derive(
     check_model(problem)
     wall = problem.latent_clip
     found = channel_classes(problem, classes, coarse, variances, folded, nodes)
-    inputs = input_moments(problem.inputs, jnp.sqrt(found.variance))
+    inputs = problem.moments(found.variance)
     every = found.share @ inputs.mean_abs[found.group]
     inputs = inputs._replace(crowd=jnp.full_like(inputs.std, 1.0) * every)
-    each = inputs
-    if inputs.levels is not None:
-        each = inputs._replace(levels=jnp.tile(inputs.levels, (found.variance.size, 1)))
     scale = problem.weights.range
     return Limit(
         found.teacher,
@@ -225,13 +245,14 @@ def derive(
         problem.weights.pieces,
         inputs,
         problem.rule,
-        eqx.filter_vmap(problem.rule.response)(each),
+        eqx.filter_vmap(problem.rule.response)(inputs),
         starts_of(problem, found),
         jnp.asarray(problem.noise_std) ** 2,
         None if scale is None else jnp.asarray(scale),
         None if wall is None else jnp.asarray(wall),
         as_arrays(problem.surrogate),
         problem.labels,
+        problem.means == "kept",
     )
 
 
@@ -241,47 +262,7 @@ def is_symmetric(problem: Problem) -> bool:
     centred = start.data is None and not is_traced(start.mean) and np.all(np.asarray(start.mean) == 0)
     return (
         bool(centred)
+        and problem.means != "kept"
         and problem.teacher.kind in ("gaussian", "rademacher")
         and weights.kind not in ("twos-complement", "unsigned", "levels")
     )
-
-
-def check_model(problem: Problem) -> None:
-    """Refuse a rule whose coefficients are known for a Gaussian residual only, with a model that has none.
-
-    And a rule that remembers something and leaves its response to a quadrature of single moves.
-    """
-    rule = problem.rule
-    if type(rule).response is Rule.response and jax.tree.leaves(rule.state):
-        fail("rule", "a response (stedyn.rules.Response) beside the step of a rule that remembers, as its limit is not "
-             "that of single moves", rule.kind, "write it, or simulate")  # fmt: skip
-    mover = next(cls for cls in type(rule).__mro__ if "move" in vars(cls))
-    if not (problem.labels.gaussian or vars(mover).get("linear", False)):
-        fail("rule", f"'sgd' or 'shrinkage' with model = {problem.model!r} (the limit of others is known for a "
-             "Gaussian residual only)", rule.kind, "choose one of these, or simulate")  # fmt: skip
-
-
-def check_closes(problem: Problem) -> None:
-    """Refuse a problem whose limit is no equation in ``V`` alone.
-
-    Raises
-    ------
-    ValueError
-        For a surrogate derivative that vanishes beyond the range with weight decay: weights beyond the range drift
-        back; those of the clipped one stick to its ends for a time set by the overshoot of single steps. Simulate such
-        a problem. Or for a rule of your own whose move has a mean.
-    """
-    check_centred(problem)
-    problem.rule.check_limit(problem)
-    decay = problem.rule.weight_decay
-    surrogate = problem.surrogate
-    if surrogate.ends and not is_traced(decay) and np.any(np.asarray(decay) != 0):
-        why = "decayed weights stick to the ends of the range and no limit closes"
-        if surrogate.smooth:
-            why = "the limit of weights that drift back from beyond the range is not implemented"
-        fail(
-            "rule.weight_decay",
-            f"0 with weights.ste = {problem.ste!r} ({why})",
-            decay,
-            "set it to 0, use the identity estimator, or simulate",
-        )

@@ -15,6 +15,7 @@ from ..problem.problem import Problem
 from ..quantizers.padded import padded
 from .classes import NODES, nodes_of
 from .integrate import failed, integrate, steps
+from .laws.fast import FastFlow
 from .laws.grid import GridFlow
 from .laws.remembering import flow_of
 from .limit import derive, is_symmetric
@@ -78,7 +79,8 @@ def make(problem, horizon, coarse, cells, mesh: Mesh) -> Made:
     limit = derive(problem, mesh.classes, coarse[1:], mesh.variances, mesh.folded, mesh.nodes)
     grain = 2 ** max(0, (limit.teacher.size - 1).bit_length() - 4)  # at most an eighth more classes
     classes = limit.teacher.size + -limit.teacher.size % grain
-    law = GridFlow(limit, cells, horizon, coarse[0], (mesh.cells, classes))
+    flow = FastFlow if limit.has_mean else GridFlow
+    law = flow(limit, cells, horizon, coarse[0], (mesh.cells, classes))
     return Made(law, limit.teacher, limit.share)
 
 
@@ -86,7 +88,7 @@ def follow(law, taus, keep, rtol, forward=False):
     """Curves, counts, states at the times ``keep``, steps and failure; ``forward`` as in `integrate`."""
     flow, weights_of = flow_of(law)
     solution = integrate(flow, taus, keep, rtol, forward)
-    states = weights_of(solution.ys[1]) if keep.size else None
+    states = law.masses(weights_of(solution.ys[1])) if keep.size else None
     # one time after the other: XLA takes seconds to compile the products of all of them
     curves = jax.lax.map(lambda saved: law.curves(*saved), (taus, solution.ys[0]))
     return curves, solution.stats, states, steps(solution), failed(solution)

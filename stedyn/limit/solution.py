@@ -29,6 +29,8 @@ CURVES = (
     "saturated",
     "flip_rate",
     "classification_error",
+    "kappa",
+    "mean_mode",
 )
 
 _SENTENCES = (
@@ -37,8 +39,10 @@ _SENTENCES = (
     "The solution reached the horizon; no error estimate was made.",
     "The integration stopped before the horizon: its steps became too many or too small.",
     "The integration stopped before the horizon: the error grows without bound (lower lr).",
+    "The integration stopped before the horizon: kappa = lr E[phi]^2 <psi'> reached 2, beyond which the mean output of "
+    "inputs with a mean grows from step to step (lower lr, or take the mean off with inputs.centre = true).",
 )
-REACHED, INACCURATE, UNESTIMATED, MAX_STEPS, DIVERGED = range(5)
+REACHED, INACCURATE, UNESTIMATED, MAX_STEPS, DIVERGED, MEAN_MODE = range(6)
 
 
 class Status(eqx.Module):
@@ -111,6 +115,9 @@ class Solution(Result, eqx.Module):
         the model "sign".
     classification_error : (T,) or None
         ``P(sign of the student's output is not that of the teacher's)``; None for a linear teacher.
+    kappa, mean_mode : (T,) or None
+        For inputs with a mean (``docs/inputs.md``): ``lr E[phi]^2 <psi'>``, which has to stay below 2, and the part of
+        the error that fluctuations of the mean output cost.
     occupancy : (T, L) or None
         Probability of every level of the weight quantizer.
     densities : Densities or None
@@ -146,6 +153,8 @@ class Solution(Result, eqx.Module):
     problem: Problem
     steps: tuple[Steps, ...] = ()
     classification_error: Float[Array | np.ndarray, " T"] | None = None
+    kappa: Float[Array | np.ndarray, " T"] | None = None
+    mean_mode: Float[Array | np.ndarray, " T"] | None = None
 
     @property
     def final_error(self) -> float:
@@ -208,6 +217,8 @@ class Solution(Result, eqx.Module):
             "minimum": {"tau": tau, "error": error},
             "final_error": self.final_error,
             "law": self.law,
+            **({} if self.kappa is None else {"kappa": np.asarray(self.kappa).tolist()}),
+            **({} if self.mean_mode is None else {"mean_mode": np.asarray(self.mean_mode).tolist()}),
             "error_estimate": None if self.error_estimate is None else float(self.error_estimate),
             "status": str(self.status),
         }
@@ -238,4 +249,10 @@ class Solution(Result, eqx.Module):
             picked.to_string(index=False, float_format=lambda x: f"{x:.6g}"),
             f"minimum: error {error:.6g} at tau = {tau:.4g}; final error {self.final_error:.6g}",
         ]
+        if self.kappa is not None and self.mean_mode is not None:
+            part = 100 * float(self.mean_mode[-1]) / self.final_error
+            lines.append(
+                f"mean of the inputs: kappa {float(self.kappa[-1]):.4g} at the end, {np.max(self.kappa):.4g} at most "
+                f"(of 2, in proportion to lr); fluctuations of the mean output are {part:.3g} % of the final error"
+            )
         return "\n".join([*lines, *self._course().lines(), str(self.status)])

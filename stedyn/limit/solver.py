@@ -10,12 +10,13 @@ from ..checks import array, checked, fail, in_float64, is_traced, positive, whol
 from ..problem.problem import Problem
 from .laws.law import Asked
 from .laws.registry import LAWS, chosen
-from .limit import check_closes
-from .solution import DIVERGED, MAX_STEPS, Densities, Solution, SolveError, Status
+from .limit import LARGEST_KAPPA
+from .refused import check_closes
+from .solution import DIVERGED, MAX_STEPS, MEAN_MODE, Densities, Solution, SolveError, Status
 
 #: Saved times of a law that makes at least one of its 200 000 steps to each.
 MOST_TIMES = 100_000
-_OPTIONAL = ("saturated", "flip_rate", "occupancy", "classification_error")
+_OPTIONAL = ("saturated", "flip_rate", "occupancy", "classification_error", "kappa", "mean_mode")
 
 
 @checked(problem=Problem)
@@ -90,9 +91,14 @@ def solve(
     curves, counts, kept, path, estimate, code = LAWS[law].solve(problem.timeless, asked)
     curves = {n: (c if traced else np.asarray(c))[: taus.size] for n, c in curves.items()}
     if not traced:
-        curves, taus, code = _finite_part(curves, taus, int(code), problem, path)
-        if throw and not Status(code).ok:
-            raise SolveError(str(Status(code)))
+        told = ""
+        if np.any(np.asarray(curves.get("kappa", 0.0)) >= LARGEST_KAPPA):
+            curves, taus, told = _stable_part(curves, taus, problem)
+            code = MEAN_MODE
+        else:
+            curves, taus, code = _finite_part(curves, taus, int(code), problem, path)
+        if not Status(code).ok and (throw or taus.size == 0):
+            raise SolveError(str(Status(code)) + told)
         estimate = None if estimate is None or not Status(code).ok else float(estimate)
         path = tuple(one.within(taus[-1]) for one in path) if taus.size else ()
         curves, kept, counts = jax.tree.map(np.asarray, (curves, kept, counts))
@@ -126,6 +132,18 @@ def _kept_times(densities, horizon) -> np.ndarray:
     if times.size and (times[0] < 0 or times[-1] > horizon):
         fail("densities", f"times between 0 and the horizon {horizon:g}", densities, "extend run.tau")
     return times
+
+
+def _stable_part(curves, taus, problem: Problem):
+    """The saved times before kappa reached 2, and where it did."""
+    kappa = np.asarray(curves["kappa"])
+    size = int(np.argmax(kappa >= LARGEST_KAPPA))
+    rate = float(problem.rule.rate(jnp.asarray(taus[size])))
+    told = (
+        f" It did at tau = {taus[size]:.4g}, at lr = {rate:g}; at the start kappa = {kappa[0]:.3g}, which allows lr "
+        f"below {2 * float(problem.rule.rate(jnp.zeros(()))) / kappa[0]:.3g} there."
+    )
+    return {name: curve[:size] for name, curve in curves.items()}, taus[:size], told
 
 
 def _finite_part(curves, taus, code: int, problem: Problem, path):

@@ -53,6 +53,9 @@ def small_lr_stairs(problem: Problem) -> list[Stair]:
         fail(
             "covariance", "inputs of one variance", problem.covariance.kind, "use solve(problem, law='fluid')"
         )
+    if problem.means == "kept":
+        fail("inputs", "inputs without a mean (which drives all weights together)", "E[phi] other than 0",
+             "use solve(problem)")  # fmt: skip
     limit = derive(problem, 2)
     a, b = (float(x[-1]) for x in limit.coefficients(limit.order(limit.power), 0.0)[:2])
     force = a * float(limit.teacher[-1])

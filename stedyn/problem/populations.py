@@ -1,4 +1,4 @@
-"""Laws of the coordinates: teacher weights, starts, input variances; and the samples that measured ones keep."""
+"""Laws of the coordinates: teacher weights, starts, input variances."""
 
 from __future__ import annotations
 
@@ -8,38 +8,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..checks import checked, fail, finite, is_traced, nonnegative, positive, several
+from ..inputs.samples import Samples
 
-#: Samples with at most this many distinct values keep them exactly (``atoms`` and their shares).
-MAX_ATOMS = 64
 #: Most channels, each of which has classes of its own in the limit.
 MAX_CHANNELS = 16
 #: Inputs that stand for a power law of variances in the limit.
 POWER_LAW_VALUES = 2**14
-
-
-class Samples(eqx.Module):
-    """Measured values and, if they came from a file, its path (kept for writing the problem back)."""
-
-    values: Float[Array, " n"]
-    atoms: Float[Array, " U"] | None
-    weights: Float[Array, " U"] | None
-    path: str | None = eqx.field(static=True)
-
-    def __init__(self, values, path: str | None = None):
-        where = f"file {path}" if path else "samples"
-        try:
-            array = np.asarray(values)
-        except ValueError:  # rows of different lengths
-            fail(where, "a one-dimensional list of at least 2 numbers", values, "give one list")
-        if array.ndim != 1 or array.size < 2 or array.dtype.kind not in "fiu":
-            fail(where, "a one-dimensional list of at least 2 numbers", f"shape {array.shape}", "reshape it")
-        if not np.all(np.isfinite(array)):
-            fail(where, "finite numbers only", f"{np.sum(~np.isfinite(array))} nan or inf", "remove them")
-        self.values = array.astype(float)
-        self.path = path
-        atoms, counts = np.unique(self.values, return_counts=True)
-        few = atoms.size <= MAX_ATOMS
-        self.atoms, self.weights = (atoms, counts / array.size) if few else (None, None)
 
 
 class Teacher(eqx.Module):
@@ -79,6 +53,13 @@ class Teacher(eqx.Module):
         if self.data is not None:
             return jnp.mean(jnp.asarray(self.data.values) ** 2)
         return jnp.asarray(self.scale) ** 2
+
+    @property
+    def mean(self) -> Float[Array, ""]:
+        """``E[w*]``."""
+        if self.data is not None:
+            return jnp.mean(jnp.asarray(self.data.values))
+        return jnp.asarray(self.scale) * (1.0 if self.kind == "constant" else 0.0)
 
     def scaled(self, factor) -> Teacher:
         """The law of ``factor w*``."""

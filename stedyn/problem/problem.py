@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..checks import checked, choice, fail, is_traced, nonnegative, positive
-from ..inputs.moments import input_mean, input_moments
+from ..inputs.law import InputLaw
+from ..inputs.moments import InputMoments, input_moments
 from ..quantizers.quantizer import Quantizer, as_arrays
 from ..quantizers.surrogates import SURROGATES, Surrogate
 from ..rules import SGD, Rule
@@ -19,7 +20,7 @@ from .models import MODELS, Linear
 from .populations import Channels, Covariance, Start, Teacher
 from .run import LARGEST, SMALLEST, Run
 
-#: Largest |E[phi]| / sqrt(E[phi^2]) accepted: below it the neglected drift stays small up to d = 1e8.
+#: Largest |E[x]| / sqrt(Var x), of phi alike, that counts as none: the neglected drift stays small up to d = 1e8.
 MEAN_TOLERANCE = 1e-6
 #: A run whose error grows by this factor over its first value and the variance of the label diverges.
 DIVERGENCE = 1e6
@@ -30,7 +31,7 @@ class Problem(eqx.Module):
 
     ``y = w*.x / sqrt(d) + noise_std xi`` (``model = "sign"``: ``sign(w*.x / sqrt(d)) + noise_std xi``) and the student
     predicts ``psi(w).phi(x) / sqrt(d)``, with ``psi`` the weight quantizer and ``phi`` the input quantizer,
-    ``x_i ~ N(0, v_i)``. The loss is the squared difference of the two.
+    ``x_i ~ N(0, v_i)`` or another law. The loss is the squared difference of the two.
 
     Parameters
     ----------
@@ -51,6 +52,8 @@ class Problem(eqx.Module):
         The update rule; `SGD` by default.
     covariance : Covariance
         Variances ``v_i`` of the inputs; all 1 by default.
+    input_law : InputLaw
+        Law of the inputs; Gaussian by default (``docs/inputs.md``).
     channels : Channels or None
         Groups of coordinates with their own teacher scale, range and start (a range per channel).
     run : Run
@@ -59,8 +62,7 @@ class Problem(eqx.Module):
     Raises
     ------
     ValueError
-        If a field is out of bounds, or if the input quantizer has a non-zero mean: then
-        ``sum_j psi_j E[phi]`` grows like ``sqrt(d)`` and no limit exists.
+        If a field is out of bounds, or two of them do not go together.
 
     Examples
     --------
@@ -81,6 +83,8 @@ class Problem(eqx.Module):
     rule: Rule
     covariance: Covariance
     channels: Channels | None
+    input_law: InputLaw
+    means: str = eqx.field(static=True)
     run: Run
 
     @checked(
@@ -91,6 +95,7 @@ class Problem(eqx.Module):
         rule=Rule,
         covariance=Covariance,
         channels=Channels,
+        input_law=InputLaw,
         run=Run,
     )
     def __init__(
@@ -107,6 +112,7 @@ class Problem(eqx.Module):
         rule: Rule | None = None,
         covariance: Covariance | None = None,
         channels: Channels | None = None,
+        input_law: InputLaw | None = None,
         run: Run | None = None,
     ):
         self.teacher = Teacher.constant() if teacher is None else teacher
@@ -120,6 +126,7 @@ class Problem(eqx.Module):
         self.rule = SGD() if rule is None else rule
         self.covariance = Covariance.identity() if covariance is None else covariance
         self.channels = channels
+        self.input_law = InputLaw() if input_law is None else input_law
         self.run = Run() if run is None else run
         if self.surrogate.ends and self.weights.range is None:
             fail("weights.range", f"a positive number for ste = {self.ste!r}", None, "set it")
@@ -132,7 +139,7 @@ class Problem(eqx.Module):
         if self.model != "linear" and not is_traced(self.signal) and np.any(np.asarray(self.signal) == 0):
             fail("teacher", f"weights that are not all 0 for model = {self.model!r}", 0.0, "give it some")
         with jax.enable_x64(True):  # the means are compared with 1e-6 and less
-            self._check_inputs()
+            self.means = self._means()
             self.rule.check(self)
 
     def _check_magnitudes(self):
@@ -146,20 +153,33 @@ class Problem(eqx.Module):
                 if name.endswith(("range", "levels", "clip")) and 0 < largest < SMALLEST:
                     fail(name, f"numbers of at least {SMALLEST:g}", largest, "choose other units")
 
-    def _check_inputs(self):
-        symmetric = self.inputs.kind not in ("twos-complement", "unsigned", "levels")
-        if symmetric or any(is_traced(leaf) for leaf in jax.tree.leaves((self.inputs, self.covariance))):
-            return
+    def _means(self) -> str:
+        """What `input_moments` has to know of ``E[x]`` and ``E[phi]``: they are zero, removed, or kept."""
+        law = self.input_law
+        if law.symmetric and self.inputs.kind not in ("twos-complement", "unsigned", "levels"):
+            return "zero"
+        if law.centre:
+            return "removed"
+        if any(is_traced(leaf) for leaf in jax.tree.leaves((self.inputs, self.covariance, law))):
+            return "zero"
         std = np.sqrt(np.quantile(self.covariance.values(), [0, 0.5, 1]))
-        mean, spread = input_mean(self.inputs, std), jnp.sqrt(input_moments(self.inputs, std).k2)
-        worst = int(np.argmax(jnp.abs(mean) / spread))
-        if abs(mean := float(mean[worst])) > MEAN_TOLERANCE * float(spread[worst]):
-            fail(
-                "inputs",
-                "a quantizer with E[phi(x)] = 0 (otherwise the output grows like sqrt(d) and no limit exists)",
-                f"kind {self.inputs.kind!r} with mean {mean:.3g}",
-                "use mid-rise or mid-tread, or centre the levels",
-            )
+        found = input_moments(self.inputs, std, law, "kept")
+        size = jnp.maximum(jnp.abs(found.mean_x) / found.std, jnp.abs(found.mean) / jnp.sqrt(found.k2))
+        return "kept" if np.any(~(np.asarray(size) <= MEAN_TOLERANCE)) else "zero"
+
+    def moments(self, variance) -> InputMoments:
+        """Moments of inputs with the variances ``v`` (*n)."""
+        return input_moments(self.inputs, jnp.sqrt(variance), self.input_law, self.means)
+
+    @property
+    def measured(self) -> dict[str, Teacher | Start | Covariance | InputLaw]:
+        """What may hold samples, by its table in a problem file."""
+        return {
+            "teacher": self.teacher,
+            "start": self.start,
+            "covariance": self.covariance,
+            "inputs": self.input_law,
+        }
 
     def _check_channels(self):
         if self.channels is None:
@@ -228,8 +248,8 @@ class Problem(eqx.Module):
 
     @property
     def signal(self) -> Float[Array, ""]:
-        """``rho = E[v w*^2]``: the variance of the teacher's output."""
-        variance = self.covariance.values()
+        """``rho = E[w*^2 Var x]``: the variance of the teacher's output."""
+        variance = self.covariance.values() * self.input_law.variance
         if self.paired:
             return jnp.mean(variance * jnp.asarray(self.teacher.data.values) ** 2)
         return jnp.mean(variance) * self.rho
@@ -278,5 +298,6 @@ class Problem(eqx.Module):
             rule=self.rule,
             covariance=self.covariance,
             channels=self.channels and dataclasses.replace(self.channels, range=None),
+            input_law=self.input_law,
             run=self.run,
         )

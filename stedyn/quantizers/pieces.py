@@ -68,10 +68,11 @@ class PartialMoments(NamedTuple):
 
 
 @jax.jit
-def partial_moments(breaks: Float[Array, " B"], mean, std) -> PartialMoments:
+def partial_moments(breaks: Float[Array, "*n B"], mean, std) -> PartialMoments:
     """Gaussian moments restricted to the intervals between ``breaks``.
 
-    ``mean`` and ``std > 0`` broadcast against each other; the intervals are the last axis.
+    ``mean`` and ``std > 0`` broadcast against each other and the leading axes of ``breaks``; the intervals are the last
+    axis.
     """
     mean, std = jnp.broadcast_arrays(jnp.asarray(mean) * 1.0, jnp.asarray(std) * 1.0)
     mean, std = mean[..., None], std[..., None]

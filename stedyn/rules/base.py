@@ -122,6 +122,10 @@ class Rule(eqx.Module):
         lr = jnp.asarray(self.lr)
         return lr if self.schedule is None else lr * self.schedule(tau)
 
+    def shift(self, tau) -> Float[Array, ""] | None:
+        """``E[U | r] / (r E[phi])``, if it is a number: by this all weights move together (``docs/inputs.md``)."""
+        return None
+
     def move(self, r, phi, u, tau):
         """``U(r, phi)``, elementwise: ``r (S, 1)``, ``phi (S, d)``, ``u (uniforms, S, d)`` or None."""
         raise NotImplementedError

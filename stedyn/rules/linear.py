@@ -42,6 +42,9 @@ class SGD(Linear):
     def move(self, r, phi, u, tau):
         return self.rate(tau) * r * phi
 
+    def shift(self, tau):
+        return None if self.momentum is not None else self.rate(tau)  # the mean output would remember, too
+
     def profile(self, s, tau):
         lr = self.rate(tau)
         return Profile(jnp.full_like(s, 1.0) * lr, (lr * s) ** 2, _ROOT * lr * s)
@@ -164,6 +167,11 @@ class Shrinkage(Linear):
 
     def response(self, inputs):
         return self.with_memory(GradientResponse(self, inputs), inputs)
+
+    def shift(self, tau):
+        # a random factor is common to all coordinates, and would leave its own traces in the mean output
+        own = self.q_min is not None or self.momentum is not None
+        return None if own else self.rate(tau) * self.bounds(tau)[1]
 
     def profile(self, s, tau):
         lr = self.rate(tau)

@@ -94,8 +94,9 @@ class Multinomial(Rule):
 
     def check(self, problem):
         super().check(problem)
-        if self.batch > 1 and not problem.inputs.is_none and problem.covariance.kind != "identity":
-            fail("rule.batch", "1 for the multinomial rule with quantized inputs of unequal variance",
+        gaussian = problem.inputs.is_none and problem.input_law.kind == "gaussian"
+        if self.batch > 1 and not gaussian and problem.covariance.kind != "identity":
+            fail("rule.batch", "1 for the multinomial rule with inputs of unequal variance that are not Gaussian",
                  self.batch, "set it to 1")  # fmt: skip
         if self.schedule is not None and not is_traced(self.nu):
             top = max(

@@ -9,7 +9,6 @@ from jaxtyping import Array, Float
 from scipy.stats import norm
 
 from ..checks import fail, is_traced
-from ..inputs.moments import input_moments
 
 #: Residuals that are tried, of both signs, in standard deviations of the label; irrational, so that a gradient on a
 #: threshold, which has probability 0, is not one of them.
@@ -33,7 +32,8 @@ def check_centred(problem) -> None:
     ``phi`` whenever ``E[phi] = 0``. Of mini-batches those with one large residual are tried, which are single samples.
     """
     rule = problem.rule
-    if any(is_traced(leaf) for leaf in jax.tree.leaves((rule, problem.inputs, problem.covariance))):
+    laws = problem.inputs, problem.covariance, problem.input_law
+    if any(is_traced(leaf) for leaf in jax.tree.leaves((rule, *laws))):
         return
     r = _scale(problem) / rule.batch * np.concatenate([-SIZES, SIZES])
     tolerance = RANDOM_TOLERANCE if rule.uniforms else TOLERANCE
@@ -86,14 +86,15 @@ def _scale(problem) -> float:
 
 
 def _law(problem, std: float) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-    """Values of an input ``x ~ N(0, std^2)``, quantized, and their probabilities."""
+    """Values of an input, quantized, and their probabilities."""
     count = FEW_INPUTS if problem.rule.uniforms else INPUTS
-    if not problem.inputs.is_none:
-        moments = input_moments(problem.inputs, std)
+    moments = problem.moments(std**2)
+    if moments.levels is not None:
         value, share = np.asarray(moments.levels), np.asarray(moments.mass)
         symmetric = np.allclose(value, -value[::-1]) and np.allclose(share, share[::-1])
         if value.size <= count or not symmetric:
             return value, share
+    std *= float(problem.input_law.scale)
     x = np.linspace(-9, 9, count)
     return std * x, norm.pdf(x) / norm.pdf(x).sum()
 

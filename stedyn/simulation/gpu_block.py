@@ -174,7 +174,8 @@ def _see(self: Block, now: Counter, w: Tile, at) -> tuple[Array, Array, Pair]:
         ]
     teacher = _load(self.fixed.teacher, at, tile)
     rounding = _uniforms(now, sampler.ROUND_WEIGHTS, lane, model.weights.stochastic)
-    student = kernel.terms(model, [_latent(model, cell) for cell in w], rounding, codes)
+    values = [_latent(model, cell) for cell in w]
+    student = kernel.terms(model, values, rounding, codes, _values(model, (codes[0], codes[1])))
     return teacher[0] * x[0] + teacher[1] * x[1], student, (codes[0], codes[1])
 
 

@@ -38,13 +38,15 @@ class Fixed(NamedTuple):
     """What a run does not change: teacher weights, and standard deviations of the inputs if not all are 1.
 
     ``pairs`` says which pair each column is, where the columns are spread over devices (`layout`); ``ranges`` are those
-    of the weights, in units of that of the model, if not all are 1 (0 in the padding).
+    of the weights, in units of that of the model, if not all are 1 (0 in the padding); ``centres`` the means that are
+    taken off ``x`` and ``phi``.
     """
 
     teacher: Halves
     input_std: Halves | None
     pairs: UInt32[Array, "1 P"] | None = None
     ranges: Halves | None = None
+    centres: tuple[Halves, Halves] | None = None
 
 
 class Draws(NamedTuple):
@@ -85,7 +87,9 @@ def draw(model: Model, counter: sampler.Counter, pairs: int) -> Draws:
 def draw_sample(model: Model, counter: sampler.Counter, pairs: int):
     """Inputs, label noise, and uniform numbers of the input quantizer, of one sample."""
     return (
-        sampler.normals(counter, sampler.INPUTS, pairs),
+        sampler.normals(counter, sampler.INPUTS, pairs)
+        if model.source is None
+        else model.source.base(counter, pairs),
         lax.real(sampler.normals(counter._replace(pairs=None), sampler.NOISE, 1)),
         sampler.uniforms(counter, sampler.ROUND_INPUTS, pairs) if model.inputs.stochastic else None,
     )
@@ -125,17 +129,25 @@ def _sample(model: Model, fixed: Fixed, w: Halves, rounding, x, xi, uniforms):
     xs = split(x)
     if fixed.input_std is not None:
         xs = tuple(std * x for std, x in zip(fixed.input_std, xs, strict=True))
+    if model.source is not None:
+        xs = tuple(model.source.mean + x for x in xs)
     codes = [model.inputs.code(x, u) for x, u in zip(xs, split(uniforms), strict=True)]
     codes = [_mask(code, n, fixed.pairs) for code, n in zip(codes, (-(-dim // 2), dim // 2), strict=True)]
+    phis = [model.inputs.value(code) for code in codes]
+    if fixed.centres is not None:
+        xs, phis = (
+            [part - mean for part, mean in zip(parts, means, strict=True)]
+            for parts, means in zip((xs, phis), fixed.centres, strict=True)
+        )
     label = sum(t * x for t, x in zip(fixed.teacher, xs, strict=True))
-    student = terms(model, w, rounding, codes, fixed.ranges)
+    student = terms(model, w, rounding, codes, phis, fixed.ranges)
     bound = bound_of(model)
     if fixed.pairs is None:
         label, student = fold(label), fold(student, bound)
     else:
         label, student = fold_both(label, student, bound, pairs_of(dim))
     r = model.label(label * root) + model.noise_std * xi - student * unit(model) * root
-    return r, [model.inputs.value(code) for code in codes]
+    return r, phis
 
 
 def _averaged(model: Model, fixed: Fixed, w: Halves, rounding, now: sampler.Counter):
@@ -164,14 +176,14 @@ def _scaled(w, ranges):
     return w if ranges is None else w / jnp.where(ranges > 0, ranges, jnp.float32(1.0))
 
 
-def terms(model: Model, w, uniforms, codes, ranges: Halves | None = None) -> Array:
-    """The terms of ``psi(w).phi(x)``, those of the two halves added: int32 or float32."""
+def terms(model: Model, w, uniforms, codes, phis, ranges: Halves | None = None) -> Array:
+    """The terms of ``psi(w).phi(x)``, those of the two halves added: int32, of the codes of ``phi``, or float32."""
     w = [_scaled(part, own) for part, own in zip(w, ranges or (None, None), strict=True)]
     psis = [model.weights.code(part, u) for part, u in zip(w, uniforms, strict=True)]
     if integer(model):
         products = [p.astype(jnp.int32) * c.astype(jnp.int32) for p, c in zip(psis, codes, strict=True)]
     else:
-        products = [model.weights.value(p) * model.inputs.value(c) for p, c in zip(psis, codes, strict=True)]
+        products = [model.weights.value(p) * phi for p, phi in zip(psis, phis, strict=True)]
     if ranges is not None:
         products = [own * product for own, product in zip(ranges, products, strict=True)]
     return products[0] + products[1]

@@ -16,6 +16,7 @@ from ..rules import Rule
 from . import sampler
 from .codes import Coder, coder
 from .lattice import Lattice, lattice_of
+from .sources import Source, source_of
 
 #: What the teacher's output becomes, by the model of the problem.
 LABELS: dict[str, Callable[[Array], Array]] = {"linear": lambda output: output, "sign": jnp.sign}
@@ -34,6 +35,7 @@ class Model(eqx.Module):
     dim: int = eqx.field(static=True)
     label: Callable[[Array], Array] = eqx.field(static=True)
     per_channel: bool = eqx.field(static=True)
+    source: Source | None  # of inputs that are not standard normal
 
 
 def model_of(problem: Problem, dim: int) -> Model:
@@ -62,12 +64,14 @@ def model_of(problem: Problem, dim: int) -> Model:
         dim,
         LABELS[problem.model],
         problem.channels is not None and not problem.channels.one_range,
+        source_of(problem),
     )
 
 
 def integer(model: Model) -> bool:
     """Whether ``psi(w).phi(x)`` is a sum of integers, in units of `unit`."""
-    return model.weights.integer and model.inputs.integer and not model.per_channel
+    centred = model.source is not None and model.source.centred
+    return model.weights.integer and model.inputs.integer and not model.per_channel and not centred
 
 
 def unit(model: Model) -> Float32[Array, ""]:

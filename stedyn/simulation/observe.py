@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
+import equinox as eqx
 import numpy as np
 
+from ..inputs.law import InputLaw
 from ..inputs.moments import input_moments
 from ..problem.problem import Problem
-from ..quantizers.quantizer import Quantizer
+from ..quantizers.quantizer import Quantizer, as_arrays
 
 _BLOCK = 2**14  # coordinates at a time, so that the intermediate arrays stay small
 
 
-@jax.jit
-def _moments(inputs: Quantizer, std):
-    moments = input_moments(inputs, std)
-    return moments.k1, moments.k2
+@eqx.filter_jit
+def _moments(inputs: Quantizer, law: InputLaw, means: str, std):
+    moments = input_moments(inputs, std, law, means)
+    return moments.std**2, moments.k1, moments.k2, moments.mean_x, moments.mean
 
 
 class Observed(NamedTuple):
     """Order parameters of one seed at one time; see `Ensemble` for the names.
 
-    ``outputs`` are mean squares of the outputs of teacher and student, and between them the mean product.
+    ``outputs`` are variances of the outputs of teacher and student, and between them the covariance; ``offset`` is the
+    mean of the student's less that of the teacher's, over ``sqrt(d)``.
     """
 
     error: float
@@ -34,20 +36,23 @@ class Observed(NamedTuple):
     saturated: float | None
     occupancy: np.ndarray | None
     outputs: np.ndarray
+    offset: float
     classification_error: float | None = None
 
 
 class Observer:
     """Measures weights; the constants of the problem are taken once, when it is built.
 
-    ``error = mean(v w*^2 - 2 k1 w* E[psi | w] + k2 E[psi^2 | w])`` with ``k1 = E[x phi]``, ``k2 = E[phi^2]`` for
-    ``x ~ N(0, v)`` (see `_of_signs` for the model "sign"); ``m = mean(w* E[psi | w])``, ``q = mean(E[psi^2 | w])``,
-    the averages being over the randomness of stochastic rounding. ``psi`` of a weight is ``R psi(w / R)`` with the
-    range ``R`` of its channel.
+    ``error = mean(k0 w*^2 - 2 k1 w* E[psi | w] + k2 E[psi^2 | w])`` with ``k0 = Var x``, ``k1 = Cov(x, phi)``, ``k2 =
+    Var phi`` (see `_of_signs` for the model "sign"), and with means of the inputs ``sum(E[x] w* - E[phi] psi)^2 / d``
+    besides; ``m = mean(w* E[psi | w])``, ``q = mean(E[psi^2 | w])``, the averages being over the randomness of
+    stochastic rounding. ``psi`` of a weight is ``R psi(w / R)`` with the range ``R`` of its channel.
     """
 
     def __init__(self, problem: Problem):
-        self.inputs, self.model = problem.inputs, problem.model
+        inputs, law = as_arrays((problem.inputs, problem.input_law))
+        self.inputs = inputs, law, problem.means
+        self.model = problem.model
         self.alike = self._weights_of(np.ones(1))
         quantizer = problem.weights
         self.breaks, self.first, self.second = (np.asarray(piece, float) for piece in quantizer.pieces)
@@ -56,12 +61,11 @@ class Observer:
         self.stochastic = quantizer.rounding == "stochastic"
 
     def _weights_of(self, variance: np.ndarray) -> tuple[np.ndarray, ...]:
-        """``v, k1, k2`` of inputs with these variances."""
+        """``k0, k1, k2, E[x], E[phi]`` of inputs with these variances."""
         count = variance.size
         # filled up to a power of two, as every shape is compiled
         variance = np.pad(variance, (0, (1 << (count - 1).bit_length()) - count), mode="edge")
-        moments = _moments(self.inputs, np.sqrt(variance))
-        return tuple(np.asarray(part)[:count] for part in (variance, *moments))
+        return tuple(np.asarray(part)[:count] for part in _moments(*self.inputs, np.sqrt(variance)))
 
     def __call__(self, w: np.ndarray, teacher: np.ndarray, variance=None, ranges=None) -> Observed:
         """Order parameters of weights (d,) with their teacher, variances of their inputs and ranges, 1 by default."""
@@ -72,12 +76,13 @@ class Observer:
         ]
         sums: list[Any] = [None if c[0] is None else sum(c[1:], c[0]) for c in zip(*parts, strict=True)]
         means: list[Any] = [None if total is None else total / w.size for total in sums]
-        observed = Observed(*means[:-1])
+        observed = Observed(*means)
+        observed = observed._replace(error=observed.error + w.size * observed.offset**2)
         return observed if self.model == "linear" else _of_signs(observed)
 
     def _sums(self, w, teacher, variance: np.ndarray | None, ranges: np.ndarray) -> Observed:
         """The order parameters of some coordinates, times their number."""
-        v, k1, k2 = self.alike if variance is None else self._weights_of(variance)
+        v, k1, k2, mean_x, mean_phi = self.alike if variance is None else self._weights_of(variance)
         w, teacher, ranges = w.astype(float), teacher.astype(float), ranges.astype(float)
         place = w / ranges
         piece = np.searchsorted(self.breaks, place, side="right")
@@ -85,6 +90,7 @@ class Observer:
         mean = ranges * (first[:, 0] + first[:, 1] * place)
         square = ranges**2 * (second[:, 0] + second[:, 1] * place + second[:, 2] * place**2)
         error = np.sum(v * teacher**2 - 2 * k1 * teacher * mean + k2 * square)
+        error += np.sum(mean_phi**2 * (square - mean**2))  # of stochastic rounding, drawn anew at every step
         return Observed(
             float(error),
             float(np.sum(teacher * mean)),
@@ -94,6 +100,7 @@ class Observer:
             None if self.range is None else float(np.sum(np.abs(place) > self.range)),
             self._occupancy(place, piece),
             np.array([np.sum(part) for part in (v * teacher**2, k1 * teacher * mean, k2 * square)]),
+            float(np.sum(mean_phi * mean - mean_x * teacher)),
         )
 
     def _occupancy(self, w: np.ndarray, piece: np.ndarray) -> np.ndarray | None:

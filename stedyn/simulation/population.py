@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..problem.populations import Channels, Covariance, Samples, Start, Teacher
+from ..inputs.samples import Samples
+from ..problem.populations import Channels, Covariance, Start, Teacher
 from ..problem.problem import Problem
 
 #: Multiples of it, modulo 1, fill the interval evenly: the golden ratio.

@@ -108,6 +108,11 @@ def _unit(bits: UInt32[Array, "*n"]) -> Float32[Array, "*n"]:
     return (bits >> _word(9)).astype(jnp.float32) * _single(2.0**-23) + _single(2.0**-24)
 
 
+def laplace(y: Float32[Array, "*n"]) -> Float32[Array, "*n"]:
+    """A number of density ``exp(-|x|) / 2`` from one uniform on (-1, 1): ``-sign(y) ln(1 - |y|)``."""
+    return jnp.sign(y) * jnp.maximum(-_log(_single(1.0) - jnp.abs(y)), _single(0.0))
+
+
 def box_muller(radius: UInt32[Array, "*n"], angle: UInt32[Array, "*n"]):
     """``sqrt(-2 ln u) (cos pi y, sin pi y)`` with ``u`` in (0, 1], ``y`` in [-1, 1] from two words."""
     u = radius.astype(jnp.float32) * _single(2.0**-32) + _single(2.0**-33)

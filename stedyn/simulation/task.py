@@ -19,7 +19,8 @@ from .layout import Spread, halves, whole
 from .model import model_of
 from .observe import Observed, Observer
 from .population import population, ranges
-from .state import Pair, State, encode, halved, joined, latent
+from .sources import centres
+from .state import Halves, Pair, State, encode, halved, joined, latent
 
 _FLIP_STEPS = 32
 _PER_SEED = ("snapshots", "weights", "teacher", "variance")  # not one value a saved step
@@ -182,10 +183,22 @@ class Task:
             if self.ranges is not None:
                 widths = self._put(np.broadcast_to(self.ranges, (rows.stop - rows.start, self.dim)), device)
             pairs = None if self.spread is None else self.spread.index
-            fixed = kernel.Fixed(teacher, std, pairs, widths)
+            fixed = kernel.Fixed(teacher, std, pairs, widths, self._centres(rows, device))
             keys = jax.device_put(jnp.asarray(self.keys[rows]), device)
             place = Place(int(standing.done[rows.start]), int(standing.at[rows.start]), state)
             self.groups.append(Group(rows, keys, fixed, place))
+
+    def _centres(self, rows: slice, device) -> tuple[Halves, Halves] | None:
+        """The means that are taken off the inputs of some seeds, and off what the student sees of them."""
+        variances = self.record["variance"][rows] if "variance" in self.record else [None]
+        each = [centres(self.problem, variance) for variance in variances]
+        if each[0] is None:
+            return None
+        shape = rows.stop - rows.start, self.dim
+        x, phi = (
+            self._put(np.broadcast_to(np.stack(part), shape), device) for part in zip(*each, strict=True)
+        )
+        return x, phi
 
     def standing(self) -> Standing:
         """Where every seed stands now; safe while other threads go on."""

@@ -109,14 +109,9 @@ class GridFlow(eqx.Module):
                 low, high = levels[self.level], levels[self.level + 1]
                 self.part = (self.first - low) / (high - low)
             if nearest and limit.model.gaussian:
-                face = jnp.searchsorted(w, theta)  # that on a threshold, whatever its last digit
-                # linear interpolation between the two neighbouring centres
-                left = h[face] / (h[face] + h[face - 1])
                 # h is 1 at the thresholds of the others
                 each = limit.surrogate(theta) if limit.surrogate.smooth else jnp.ones_like(theta)
-                each = jnp.where(np.arange(theta.size) < limit.breaks, each, 0.0)
-                below, above = each * left / h[face - 1], each * (1 - left) / h[face]
-                self.flips = jnp.zeros_like(w).at[face - 1].add(below).at[face].add(above)
+                self.flips = self.at_breaks(limit, each)
         if limit.range is not None:
             lower = jnp.clip((-limit.range - self.faces[:-1]) / h, 0, 1)
             upper = jnp.clip((self.faces[1:] - limit.range) / h, 0, 1)
@@ -157,29 +152,50 @@ class GridFlow(eqx.Module):
         variation = jnp.sum(jnp.abs(miss) * weight) / jnp.sum(weight)
         return jnp.stack([self.error(best), 1.0]), jnp.stack([jnp.abs(self.error(miss)), variation])
 
-    def rates(self, order: Order, tau) -> tuple[Float[Array, "F C"], Float[Array, "F C"]]:
-        """Rates of crossing every inner face upwards and downwards, per unit mass and ``tau``."""
+    def rates(
+        self, order: Order, tau, push: Float[Array, " C"] | float = 0.0
+    ) -> tuple[Float[Array, "F C"], Float[Array, "F C"]]:
+        """Rates of crossing every inner face upwards and downwards, per unit mass and ``tau``.
+
+        ``push`` is a further drift of every class.
+        """
         limit = self.limit
         a, b, D, _ = limit.coefficients(order, tau)
         half = jnp.maximum(0.5 * D, 1e-30)
-        work = a * limit.teacher * self.span[:, None] - b * self.pull[:, None]
+        work = (a * limit.teacher + push) * self.span[:, None] - b * self.pull[:, None]
         up, down = _bernoulli((work - (limit.decay(tau) * self.shrink)[:, None]) / half)
         return half * up * self.rise[:, None], half * down * self.fall[:, None]
 
     def __call__(self, tau, mass, memory=None) -> Float[Array, "N C"]:
         """``d mass / d tau`` (total zero)."""
         up, down = self.rates(self.order(mass, memory), tau)
-        flux = up * mass[:-1] - down * mass[1:]
-        zero = jnp.zeros((1, mass.shape[1]))
-        return jnp.concatenate([zero, flux]) - jnp.concatenate([flux, zero])
+        return velocity(up, down, mass)
 
     def advance(self, tau, step, mass, memory=None) -> Float[Array, "N C"]:
         """One linearly implicit Euler step: ``(1 - step A(tau + step, order(mass))) new = mass``."""
         up, down = self.rates(self.order(mass, memory), tau + step)
-        return _implicit(step * up, step * down, mass)
+        return implicit(step * up, step * down, mass)
+
+    def masses(self, state) -> Float[Array, "*n N C"]:
+        """The cell masses of a state."""
+        return state
+
+    def at_breaks(self, limit: Limit, heights: Float[Array, " B"]) -> Float[Array, " N"]:
+        """What every cell adds to the density at the breaks of ``psi``, times their ``heights``."""
+        w, h, theta = self.centers, self.widths, limit.pieces.breaks
+        face = jnp.searchsorted(w, theta)  # that on a threshold, whatever its last digit
+        # linear interpolation between the two neighbouring centres
+        left = h[face] / (h[face] + h[face - 1])
+        each = jnp.where(np.arange(theta.size) < limit.breaks, heights, 0.0)
+        below, above = each * left / h[face - 1], each * (1 - left) / h[face]
+        return jnp.zeros_like(w).at[face - 1].add(below).at[face].add(above)
 
     def observe(self, tau, mass, memory=None) -> dict[str, Any]:
         """What `curves` needs of the masses; little, as it is compiled into the loop more than once."""
+        return self.sums(mass) | dict(error=self.error(mass), memory=memory)
+
+    def sums(self, mass) -> dict[str, Any]:
+        """Sums over the cells of every class, and occupancies."""
         h, w = self.widths, self.centers
         rows = [
             self.first,
@@ -189,7 +205,7 @@ class GridFlow(eqx.Module):
             *filter(eqx.is_array, (self.saturated, self.flips)),
         ]
         sums = jnp.sum(jnp.stack(rows)[:, :, None] * mass, axis=1)
-        out = dict(error=self.error(mass), sums=sums, memory=memory)
+        out = dict(sums=sums)
         if self.level is not None:
             total = jnp.sum(mass * self.limit.share, axis=1)
             lower, upper = total * (1 - self.part), total * self.part
@@ -215,6 +231,13 @@ class GridFlow(eqx.Module):
         if self.flips is not None:
             out["flip_rate"] = others[-1] @ (limit.share * limit.coefficients(order, tau).mean_abs)
         return out
+
+
+def velocity(up, down, mass) -> Float[Array, "N C"]:
+    """Change of the masses per ``tau`` from rates of crossing the faces."""
+    flux = up * mass[:-1] - down * mass[1:]
+    zero = jnp.zeros((1, mass.shape[1]))
+    return jnp.concatenate([zero, flux]) - jnp.concatenate([flux, zero])
 
 
 def start_masses(limit: Limit, inner, wall) -> Float[Array, "N *C"]:
@@ -244,7 +267,7 @@ def behind_walls(limit: Limit, faces):
     return jnp.where(faces >= edge, jnp.inf, jnp.where(faces <= -edge, -jnp.inf, faces))
 
 
-def _implicit(up, down, mass):
+def implicit(up, down, mass):
     """Masses (N, C) after an implicit Euler step in which the faces between cells are crossed at ``up, down`` (N-1, C).
 
     Elimination from below, in which nothing is subtracted: of the mass that came from below a part ``stay`` is left.

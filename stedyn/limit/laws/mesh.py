@@ -42,6 +42,7 @@ def faces_of(
     weights.
     """
     centre, spread = _start_scale(limit)
+    centre += _shift(limit, centre, spread) if limit.has_mean else 0.0
     fast, slow = _rate_times(limit, horizon)
     at_start, at_floor, at_end = _extremes(limit, centre, spread, fast, slow)
     layer, gap = _layer(limit, at_end, slow)
@@ -118,6 +119,23 @@ def _start_scale(limit: Limit):
     return jnp.asarray(start.mean) * factor, jnp.asarray(start.std) * factor
 
 
+def _shift(limit: Limit, centre, spread):
+    """By how much, about, a mean of the inputs shifts the start (`laws.fast`)."""
+    levers = limit.share * limit.unit * limit.mean
+    if limit.levels.size == 0:
+        return limit.target / jnp.sum(levers) - centre
+    reach = jnp.max(jnp.abs(limit.levels)) + 3 * spread + jnp.abs(centre)
+
+    def halve(_, bracket):
+        low, high = bracket
+        middle = 0.5 * (low + high)
+        psi = gaussian_moments(limit.pieces, centre + middle, jnp.maximum(spread, 1e-9)).mean
+        above = (jnp.sum(levers) * psi - limit.target) * jnp.sum(levers) > 0
+        return jnp.where(above, low, middle), jnp.where(above, middle, high)
+
+    return jax.lax.fori_loop(0, _BISECTIONS, halve, (-reach, reach))[0]
+
+
 def _rate_times(limit: Limit, horizon):
     """Times of the largest rate, and of the smallest with at least `MOVES` of the integrated rate on either side."""
     if limit.rule.schedule is None:
@@ -153,6 +171,7 @@ def _layer(limit: Limit, at_end, slow):
     )
     tiny = 1e-200  # rules that round may stand still at the floor
     layer = jnp.min((at_end.D + tiny) / (2 * (at_end.b + tiny) * gap))
+    layer = 0.5 * layer if limit.has_mean else layer  # the common drift may be as large as that of a class
     held = jnp.min(jnp.sqrt((at_end.D + tiny) / (2 * limit.decay(slow) + tiny)))  # by weight decay
     return jnp.maximum(jnp.minimum(jnp.clip(layer, 1e-7 * gap, gap), held), 1e-12 * gap), gap
 
@@ -172,6 +191,13 @@ def _domain(limit: Limit, at_start, at_floor, horizon, gap):
     a, b = jnp.maximum(at_start.a, at_floor.a), jnp.maximum(jnp.minimum(at_start.b, at_floor.b), 1e-200)
     D = 2 * jnp.maximum(at_start.D, at_floor.D)
     pull = a * limit.teacher
+    if limit.has_mean:  # the common drift is at most that of a class; the mean output makes V larger
+        reach = jnp.max(jnp.abs(limit.levels), initial=0.0) + jnp.sqrt(limit.power)
+        common = jnp.max(jnp.abs(pull)) + jnp.max(b) * reach
+        pull = jnp.stack([pull - common, pull + common])
+        D = 4 * D
+        shift = jnp.abs(_shift(limit, *_start_scale(limit)))
+        low, high = low - 4 * shift, high + 4 * shift  # single steps go farther
     if limit.surrogate.ends:
         edge = limit.range + gap * (limit.breaks + 2)
         drift_low, drift_high, spread = 0.0, 0.0, 0.0

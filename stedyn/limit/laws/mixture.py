@@ -57,7 +57,32 @@ class MixtureFlow(eqx.Module):
     def start(self):
         """``(mean, var)`` at ``tau = 0``, each (C, J)."""
         shape = (self.limit.teacher.size, self.share.shape[1])
-        return jnp.broadcast_to(self.mean0, shape), jnp.broadcast_to(self.var0, shape)
+        mean, var = jnp.broadcast_to(self.mean0, shape), jnp.broadcast_to(self.var0, shape)
+        if not self.limit.has_mean:
+            return mean, var
+        limit = self.limit
+        # the sum of squares of a mean output Z that falls by 1 - kappa in a step, each of which moves w by -lr Z phi
+        kappa, Z = self.kappa(0.0), self.output(mean)
+        kicks = limit.rule.shift(0.0) * Z**2 / (self.lever * jnp.maximum(2 - kappa, 1e-3))
+        return self.on_constraint(mean), var + kicks * limit.k2[:, None]
+
+    @property
+    def lever(self) -> Float[Array, ""]:
+        """``E[mean^2]`` over the classes: what moves of ``mean`` change in the mean output."""
+        return self.limit.share @ self.limit.mean**2
+
+    def kappa(self, tau) -> Float[Array, ""]:
+        """``lr E[mean^2]``, for a linear ``psi``."""
+        return self.limit.rule.shift(tau) * self.lever
+
+    def output(self, mean) -> Float[Array, ""]:
+        """Mean output of the student less that of the teacher, over ``sqrt(d)``, for a linear ``psi``."""
+        each = jnp.sum(mean * self.share, axis=1)
+        return (self.limit.share * self.limit.mean) @ each - self.limit.target
+
+    def on_constraint(self, mean):
+        """Means moved together until the mean outputs agree (``docs/inputs.md``)."""
+        return mean - self.limit.mean[:, None] * self.output(mean) / self.lever
 
     def _partial(self, state) -> PartialMoments:
         mean, var = state
@@ -84,11 +109,14 @@ class MixtureFlow(eqx.Module):
 
     def error(self, state) -> Float[Array, ""]:
         """Generalization error of the classes."""
-        return self.limit.error(*self.moments(state))
+        return self.order(state).V - self.limit.noise_var
 
-    def order(self, state, memory=None) -> Order:
+    def order(self, state, memory=None, tau=0.0) -> Order:
         """What rules see of the classes, and remember."""
-        return self.limit.order(self.error(state))._replace(memory=memory)
+        order = self.limit.order(self.limit.error(*self.moments(state)))
+        if self.limit.has_mean:
+            order = self.limit.order_at(self.limit.with_mean_mode(order.V, self.kappa(tau)))
+        return order._replace(memory=memory)
 
     def velocity(self, tau, state, memory=None):
         """Velocities of mean and variance, and their (diagonal) relaxation rates."""
@@ -96,13 +124,19 @@ class MixtureFlow(eqx.Module):
         mean, var = state
         p = self._partial(state)
         psi, _ = self._averages(p)
-        a, b, D, _ = (x[:, None] for x in limit.coefficients(self.order(state, memory), tau))
+        a, b, D, _ = (x[:, None] for x in limit.coefficients(self.order(state, memory, tau), tau))
         decay = limit.decay(tau)
         first = limit.pieces.first
         both = p.first @ first[:, 0] + p.second @ first[:, 1]
         covariance = jnp.maximum(both - mean * psi, 0.0)
         rate = b * covariance / jnp.maximum(var, 1e-14 * limit.scale) + decay
         up = a * limit.teacher[:, None] - b * psi - decay * mean
+        if limit.has_mean:
+            up -= (
+                limit.mean[:, None]
+                * ((limit.share * limit.mean) @ jnp.sum(up * self.share, axis=1))
+                / self.lever
+            )
         return (up, D - 2 * b * covariance - 2 * decay * var), (rate, 2 * rate)
 
     def __call__(self, tau, state, memory=None):
@@ -113,7 +147,7 @@ class MixtureFlow(eqx.Module):
         """One linearly implicit Euler step with the relaxation rates as its Jacobian."""
         velocity, rate = self.velocity(tau, state, memory)
         mean, var = (y + step * dy / (1 + step * k) for y, dy, k in zip(state, velocity, rate, strict=True))
-        return mean, jnp.maximum(var, 0.0)
+        return self.on_constraint(mean) if self.limit.has_mean else mean, jnp.maximum(var, 0.0)
 
     def watch(self, best, other):
         """Values whose relative accuracy the step controller keeps, and their errors."""
@@ -137,7 +171,10 @@ class MixtureFlow(eqx.Module):
             overlap=jnp.sum(weight * limit.teacher[:, None] * mean),
             norm=jnp.sum(weight * (mean**2 + var)),
         )
-        order = limit.order(out["error"])._replace(memory=memory)
+        order = self.order(state, memory, tau)
+        if limit.has_mean:
+            whole = order.V - limit.noise_var
+            out |= dict(error=whole, kappa=self.kappa(tau), mean_mode=whole - out["error"])
         out |= limit.observables(psi, square)
         out["effective_step"] = limit.effective_step(order, tau)
         std = jnp.sqrt(jnp.maximum(var, 1e-14 * limit.scale))

@@ -35,10 +35,16 @@ class Mixture(Law):
             and problem.latent_clip is None
             and not problem.surrogate.ends
             and problem.channels is None
+            and not (problem.means == "kept" and problem.rule.schedule is not None)
         )
 
     def check(self, problem, asked):
         _check_moves("mixture", problem)
+        if problem.means == "kept" and not (problem.weights.is_none and problem.rule.schedule is None):
+            raise InputError(
+                "law: expected 'grid' with inputs that have a mean and quantized weights or a schedule, found "
+                "'mixture', which does not know the density at the thresholds; choose 'grid'."
+            )
         if problem.surrogate.ends or problem.latent_clip is not None:
             raise InputError(
                 "law: expected 'grid' or 'fluid' with the clipped estimator or a latent clip, found 'mixture', whose "
@@ -58,6 +64,11 @@ class Fluid(Law):
         from .fluid import check_drift
 
         _check_moves("fluid", problem)
+        if problem.means == "kept":
+            raise InputError(
+                "law: expected 'grid' with inputs that have a mean, found 'fluid', in which the mean output does not "
+                "fluctuate; choose 'grid'."
+            )
         if asked.keep.size:
             raise InputError(
                 "densities: expected none with law = 'fluid', which has no density; choose 'grid'."

@@ -1,0 +1,82 @@
+"""What has no limit, or none that is derived, in one sentence each."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..checks import fail, is_traced
+from ..problem.problem import Problem
+from ..rules import Rule
+from ..rules.symmetry import check_centred
+
+
+def check_model(problem: Problem) -> None:
+    """Refuse a rule whose coefficients are known for a Gaussian residual only, with a model that has none.
+
+    And a rule that remembers something and leaves its response to a quadrature of single moves.
+    """
+    rule = problem.rule
+    if type(rule).response is Rule.response and jax.tree.leaves(rule.state):
+        fail("rule", "a response (stedyn.rules.Response) beside the step of a rule that remembers, as its limit is not "
+             "that of single moves", rule.kind, "write it, or simulate")  # fmt: skip
+    mover = next(cls for cls in type(rule).__mro__ if "move" in vars(cls))
+    if not (problem.labels.gaussian or vars(mover).get("linear", False)):
+        fail("rule", f"'sgd' or 'shrinkage' with model = {problem.model!r} (the limit of others is known for a "
+             "Gaussian residual only)", rule.kind, "choose one of these, or simulate")  # fmt: skip
+
+
+def check_means(problem: Problem) -> None:
+    """Refuse what has no limit, or none that is derived, together with inputs that have a mean (``docs/inputs.md``)."""
+    if problem.means != "kept":
+        return
+    fix = "set inputs.centre = true, or simulate"
+    if problem.rule.shift(0.0) is None:
+        fail("rule", "'sgd', or 'shrinkage' with a fixed q, with inputs that have a mean (the law of the mean output "
+             "under others is not derived)", problem.rule.kind, fix)  # fmt: skip
+    if problem.model != "linear":
+        fail("teacher.model", "'linear' with inputs that have a mean", problem.model, fix)
+    if problem.surrogate.ends or problem.latent_clip is not None:
+        fail("weights", "ste = 'identity' and no latent clip with inputs that have a mean (how weights at an end "
+             "follow the common shifts is not derived)", problem.ste, fix)  # fmt: skip
+    if any(is_traced(leaf) for leaf in jax.tree.leaves((problem.inputs, problem.input_law, problem.teacher))):
+        return
+    moments = problem.moments(jnp.quantile(problem.covariance.values(), jnp.array([0.0, 0.5, 1.0])))
+    if np.any(np.abs(moments.mean) <= 1e-6 * np.sqrt(moments.k2)):
+        fail("inputs", "E[phi] other than 0 where E[x] is not 0 (the mean output of the teacher, which grows like "
+             "sqrt(d), cannot be learned)", "E[phi] = 0", fix)  # fmt: skip
+    if not problem.weights.is_none and problem.covariance.kind == "identity" and problem.channels is None:
+        wanted = float(moments.mean_x[0] / moments.mean[0] * problem.teacher.mean)
+        low, high = float(problem.weights.levels[0]), float(problem.weights.levels[-1])
+        if not low < wanted < high:
+            fail("weights", f"levels around {wanted:.4g} = E[x] E[w*] / E[phi], which the weights have to have on "
+                 "average for the mean outputs to agree", f"{low:.4g} to {high:.4g}",
+                 "widen the range, or set inputs.centre = true")  # fmt: skip
+
+
+def check_closes(problem: Problem) -> None:
+    """Refuse a problem whose limit is no equation in ``V`` alone.
+
+    Raises
+    ------
+    ValueError
+        For a surrogate derivative that vanishes beyond the range with weight decay: weights beyond the range drift
+        back; those of the clipped one stick to its ends for a time set by the overshoot of single steps. Simulate such
+        a problem. Or for a rule of your own whose move has a mean.
+    """
+    check_means(problem)
+    check_centred(problem)
+    problem.rule.check_limit(problem)
+    decay = problem.rule.weight_decay
+    surrogate = problem.surrogate
+    if surrogate.ends and not is_traced(decay) and np.any(np.asarray(decay) != 0):
+        why = "decayed weights stick to the ends of the range and no limit closes"
+        if surrogate.smooth:
+            why = "the limit of weights that drift back from beyond the range is not implemented"
+        fail(
+            "rule.weight_decay",
+            f"0 with weights.ste = {problem.ste!r} ({why})",
+            decay,
+            "set it to 0, use the identity estimator, or simulate",
+        )
