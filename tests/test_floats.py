@@ -25,6 +25,7 @@ from stedyn import (
     simulate,
     solve,
 )
+from stedyn.design.layer_report import report_layers
 from stedyn.rules.multinomial import Multinomial
 
 PROBLEM = Problem(
@@ -121,3 +122,12 @@ def test_fixed_points_maps_and_choices_are_the_same_whatever_the_flag():
     wide = answers()
     with jax.enable_x64(False):
         assert answers() == wide
+
+
+def test_layers_of_a_file_are_reported_in_64_bits(tmp_path):
+    np.save(tmp_path / "a.npy", np.linspace(-1.0, 1.5, 24).reshape(4, 6))
+    given = dict(bits=[2], points=5)
+    wide = report_layers(tmp_path / "a.npy", Problem(noise_std=1e3), **given)
+    with jax.enable_x64(False):
+        narrow = report_layers(tmp_path / "a.npy", Problem(noise_std=1e3), **given)
+    assert narrow.rows == wide.rows

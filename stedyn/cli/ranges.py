@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..checks import InputError, printable
+from ..checks import InputError, in_float64, printable
 from .approval import approve
 from .lists import numbers
 from .options import Bits, Json, Yes, build_problem, check_outputs, takes_problem, write_outputs
@@ -142,6 +142,7 @@ def _approve(
 
     places = itertools.count(1)
 
+    @in_float64
     def one():
         predictor = Predictor(problem, template(problem, widths[0]), Objective.parse(objective), None, 1e-2)
         predictor.scan(1 + 0.01 * next(places), float(problem.rule.lr))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from ..checks import whole
+from ..checks import checked, in_float64, whole
 from ..curves.objectives import Objective
 from ..files.layers import Layer, Skipped, layers_of, load_weights
 from ..limit.limit import derive
@@ -57,6 +57,8 @@ class LayerReport:
         return "\n".join(lines)
 
 
+@checked(problem=Problem)
+@in_float64
 def report_layers(
     path: str | PathLike,
     problem: Problem,

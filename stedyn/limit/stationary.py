@@ -166,7 +166,7 @@ def largest_error(limit: Limit) -> Float[Array, ""]:
     grid, gap, moving = jax.lax.stop_gradient(scan(limit))
     crosses = gap[:-1] * gap[1:] <= 0
     k = SCAN - 2 - jnp.argmax(crosses[::-1])
-    found = root(limit, grid[k], grid[k + 1]) - limit.noise_var
+    found = stationary_error(limit, root(limit, grid[k], grid[k + 1]))  # V minus large noise has no digits
     stops = jnp.where(moving > grid[0], moving - limit.noise_var, 0.0)
     return jnp.where(jnp.any(crosses), found, jnp.where(gap[0] < 0, stops, jnp.inf))
 

@@ -34,7 +34,7 @@ def memory_of(problem: Problem, dim: int, seeds: int, times: int) -> float:
     # of every seed: state, teacher on the host and the device, last weights, weights at two saved times
     coordinate = 44.0 + 4.0 * memory + 16.0 * (problem.covariance.kind != "identity")
     saved = 8.0 * (8 + problem.weights.n_levels)
-    return seeds * (dim * coordinate + times * saved) + 140.0 * dim  # the latter while a seed is drawn
+    return seeds * (dim * coordinate + times * saved + 3e4) + 140.0 * dim  # the latter while a seed is drawn
 
 
 @in_float64
