@@ -84,7 +84,7 @@ class Problem(eqx.Module):
     covariance: Covariance
     channels: Channels | None
     input_law: InputLaw
-    means: str = eqx.field(static=True)
+    means: str = eqx.field(static=True, init=False)
     run: Run
 
     @checked(
