@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from stedyn import SGD, Covariance, Problem, Quantizer, Run, Start, Teacher, simulate, solve
+from stedyn.files.problems import problem_from_dict, problem_to_dict
 from stedyn.limit.limit import derive
 from stedyn.simulation.observe import Observer
 
@@ -162,3 +163,25 @@ def test_a_teacher_of_zero_has_a_limit():
     problem = Problem(Teacher.constant(0.0), noise_std=0.5, rule=SGD(0.5), run=Run(taus=[0.0, 2.0, 20.0]))
     wanted = 0.25 / 3 + (1 - 0.25 / 3) * np.exp(-0.75 * np.array([0.0, 2.0, 20.0]))
     np.testing.assert_allclose(solve(problem).error, wanted, rtol=1e-5)
+
+
+def test_a_start_around_the_teacher():
+    """The first error is that of rounding; with linear weights the grid meets the closed form."""
+    problem = Problem(
+        Teacher.gaussian(0.8), Start.teacher(1.0, 0.1), weights=Quantizer(2, 1.5), run=Run(taus=[0.0, 0.1])
+    )
+    c, z = np.linspace(-6, 6, 4001) * 0.8, np.linspace(-6, 6, 401)
+    psi = np.asarray(problem.weights.round(jnp.asarray(c[:, None] + 0.1 * z)))
+    weight = np.exp(-((c / 0.8) ** 2) / 2)[:, None] * np.exp(-(z**2) / 2)
+    rounding = np.sum(weight * (c[:, None] - psi) ** 2) / weight.sum()
+    assert solve(problem).error[0] == pytest.approx(rounding, rel=5e-3)
+    start = simulate(problem, dim=20_000, seeds=2, taus=[0.0]).error[:, 0]
+    assert start == pytest.approx(rounding, rel=0.03)
+    assert problem_from_dict(problem_to_dict(problem)).start == problem.start
+
+
+def test_a_start_around_the_teacher_with_linear_weights():
+    problem = Problem(Teacher.rademacher(0.8), Start.teacher(0.9, 0.2), rule=SGD(0.2), noise_std=0.2, run=RUN)
+    exact, grid = solve(problem), solve(problem, law="grid")
+    assert exact.error[0] == pytest.approx(0.08**2 + 0.2**2)
+    np.testing.assert_allclose(grid.error, exact.error, rtol=1e-3)

@@ -196,11 +196,11 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
     teacher, start, rule, run = problem.teacher, problem.start, problem.rule, problem.run
     covariance = problem.covariance
     name = {"constant": "value", "gaussian": "std", "rademacher": "scale"}.get(teacher.kind)
-    gaussian = start.kind == "gaussian"
+    own = {"gaussian": ("mean", "std"), "teacher": ("scale", "std")}.get(start.kind)
     tables: dict[str, dict[str, Any]] = {
         "teacher": _samples(teacher.data) if name is None else {name: teacher.scale},
         "start": _samples(start.data)
-        or ({"mean": start.mean, "std": start.std} if gaussian else {"value": start.mean}),
+        or ({key: getattr(start, key) for key in own} if own else {"value": start.mean}),
         "noise": {"std": problem.noise_std},
         "weights": {
             **_quantizer_table(problem.weights),

@@ -31,7 +31,12 @@ _KEYS: dict[str, dict[str | None, tuple[str, ...]]] = {
         "rademacher": ("scale", "model"),
         "file": (*_FILE, "model"),
     },
-    "start": {"gaussian": ("mean", "std"), "constant": ("value",), "file": _FILE},
+    "start": {
+        "gaussian": ("mean", "std"),
+        "constant": ("value",),
+        "file": _FILE,
+        "teacher": ("scale", "std"),
+    },
     "noise": {None: ("std",)},
     "weights": {kind: keys + _STE for kind, keys in _QUANTIZER.items()},
     "inputs": {kind: keys + _LAW for kind, keys in _QUANTIZER.items()},

@@ -91,7 +91,9 @@ def coordinate_classes(
     else:
         n = min(n, values.size)
         share, teacher = jax.lax.map(
-            lambda ratio: _gauss(values, weights, n, per, _kinks(problem) / ratio, merge[0]),
+            lambda ratio: _gauss(
+                values, weights, n, per, jnp.concatenate([_kinks(problem) / ratio, _steps(problem)]), merge[0]
+            ),
             _ideal(problem, variance),
         )
     group = jnp.repeat(jnp.arange(variance.size), teacher.shape[1])
@@ -140,6 +142,15 @@ def _kinks(problem: Problem):
     """The levels, with infinity for those that repeat the largest."""
     levels = problem.weights.levels
     return jnp.where(np.arange(levels.size) < levels.size - problem.weights.spare, levels, jnp.inf)
+
+
+def _steps(problem: Problem):
+    """Teacher values whose weights start on a threshold."""
+    if problem.start.scale is None or problem.weights.is_none:
+        return jnp.zeros(0)
+    levels = _kinks(problem)
+    steps = 0.5 * (levels[1:] + levels[:-1]) / problem.start.scale
+    return jnp.where(jnp.isfinite(steps), steps, jnp.inf)
 
 
 def _ideal(problem: Problem, variance):

@@ -104,7 +104,12 @@ class Limit(eqx.Module):
         def pick(values):
             return values[each] if eqx.is_array(values) and values.ndim else values
 
-        start = dataclasses.replace(self.start, group=pick(self.start.group), factor=pick(self.start.factor))
+        start = dataclasses.replace(
+            self.start,
+            group=pick(self.start.group),
+            factor=pick(self.start.factor),
+            shift=pick(self.start.shift),
+        )
         return dataclasses.replace(
             self, teacher=self.teacher[each], share=jnp.where(number < size, self.share[each], 0.0),
             group=self.group[each], unit=pick(self.unit), start=start,

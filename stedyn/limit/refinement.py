@@ -171,7 +171,7 @@ def _first_mesh(problem, cells, classes, foldable: bool) -> tuple[Mesh, int, lis
     single = problem.teacher.kind in ("constant", "rademacher")
     atoms = problem.teacher.data is not None and problem.teacher.data.atoms is not None and not problem.paired
     if classes is None:  # an interval of the teacher values on either side of every kink
-        kinks = 0 if single or atoms else features
+        kinks = 0 if single or atoms else features * (1 + (problem.start.kind == "teacher"))
         classes = max(FIRST_CLASSES, min(MOST_CLASSES // 2, NODES * (kinks + 2)))
     coarser = [(True, False, False)]
     coarser += [] if single or atoms else [(False, True, False)]

@@ -40,7 +40,8 @@ def small_lr_stairs(problem: Problem) -> list[Stair]:
         Unless teacher and start are each centred on one value and weights are rounded to the nearest level.
     """
     problem.alike("closed-form stairs")
-    if problem.teacher.kind not in ("constant", "rademacher") or problem.start.mean is None:
+    around = problem.start.mean is not None and problem.start.scale is None
+    if problem.teacher.kind not in ("constant", "rademacher") or not around:
         fail(
             "teacher",
             "one value (constant or rademacher) and a start around one value",

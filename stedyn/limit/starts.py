@@ -19,7 +19,7 @@ class Starts(eqx.Module):
 
     ``law`` is that of all coordinates together. ``values (n,)`` belong to ``owner (n,)``, one of ``owners`` groups, and
     ``group (C,)`` says which of these is the start of a class; all three are None if one law serves for all. The values
-    of a class are ``factor`` times these.
+    of a class are ``factor`` times these, and ``shift`` more.
     """
 
     law: Start
@@ -28,6 +28,7 @@ class Starts(eqx.Module):
     group: Int[Array, " C"] | None = None
     owners: int = eqx.field(static=True, default=1)
     factor: Float[Array, "*C"] | float = 1.0
+    shift: Float[Array, "*C"] | float = 0.0
 
     def classes(self, n: int, coarse=False) -> tuple[Float[Array, "C J"], ...]:
         """Share, mean and variance of the ``J <= n`` start classes of every class (``C = 1``: the same for all)."""
@@ -41,7 +42,11 @@ class Starts(eqx.Module):
         else:
             share, mean, var = merge_pairs(gaussian_bins(n), coarse)
             mean, var = law.mean + law.std * mean, law.std**2 * var
-        return share[None], mean[None], var[None]
+        if jnp.ndim(self.shift) == 0:
+            return share[None], mean[None], var[None]
+        shape = (jnp.size(self.shift), mean.size)
+        share, var = (jnp.broadcast_to(part, shape) for part in (share, var))
+        return share, self.shift[:, None] + mean, var
 
     def masses(self, edges: Float[Array, " E"]) -> Float[Array, "C E+1"]:
         """The probabilities of the intervals between edges if the start is measured or constant (``C`` as above)."""
@@ -77,6 +82,8 @@ def starts_of(problem: Problem, found: Classes) -> Starts:
     The coordinates of a class are those whose teacher values (variances) have its ranks.
     """
     law = problem.start
+    if law.scale is not None:
+        return Starts(law, shift=jnp.asarray(law.scale) * found.teacher)
     _, start, variance = problem.together
     if start == 1 and variance != 1:
         return Starts(law, factor=found.start)

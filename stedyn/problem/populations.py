@@ -71,14 +71,17 @@ class Teacher(eqx.Module):
 class Start(eqx.Module):
     """Law of the latent weights at ``tau = 0``.
 
-    ``Start.gaussian(mean, std)``, ``Start.constant(value)`` or ``Start.samples(values)``. It is independent of teacher
-    and variances, unless these are measured too and equally many: then value ``i`` of each belongs to coordinate ``i``.
+    ``Start.gaussian(mean, std)``, ``Start.constant(value)``, ``Start.samples(values)`` or
+    ``Start.teacher(scale, std)``, which is ``scale w* + std z`` with a standard normal ``z`` for each coordinate:
+    weights that were trained before. The others are independent of teacher and variances, unless these are measured
+    too and equally many: then value ``i`` of each belongs to coordinate ``i``.
     """
 
     kind: str = eqx.field(static=True)
     mean: Float[Array, ""] | float | None
     std: Float[Array, ""] | float | None
     data: Samples | None
+    scale: Float[Array, ""] | float | None = None
 
     @classmethod
     @checked()
@@ -94,6 +97,11 @@ class Start(eqx.Module):
     @checked()
     def samples(cls, values, path=None):
         return cls("file", None, None, values if isinstance(values, Samples) else Samples(values, path))
+
+    @classmethod
+    @checked()
+    def teacher(cls, scale=1.0, std=0.1):
+        return cls("teacher", 0.0, positive("start.std", std), None, finite("start.scale", scale))
 
 
 class Covariance(eqx.Module):

@@ -184,6 +184,9 @@ class Problem(eqx.Module):
     def _check_channels(self):
         if self.channels is None:
             return
+        if self.start.kind == "teacher":
+            fail("channels", "none with a start at the teacher (not implemented)",
+                 f"{len(self.channels.shares)} channels", "start from another law")  # fmt: skip
         for name in ("teacher", "start"):
             if getattr(self, name).data is not None:
                 fail("channels", f"none with a measured {name} (which channel has which values is not known)",

@@ -30,9 +30,10 @@ def population(problem: Problem, dim: int, seed: int) -> Population:
     otherwise ``dim`` of them are drawn with replacement, the same of all that were measured together.
     """
     teacher, start, variance = (np.random.default_rng([seed, k]) for k in problem.together)
+    weights = _teacher(problem.teacher, dim, teacher)
     drawn = Population(
-        _teacher(problem.teacher, dim, teacher),
-        _start(problem.start, dim, start),
+        weights,
+        _start(problem.start, dim, start, weights),
         _variance(problem.covariance, dim, variance),
     )
     if problem.channels is None:
@@ -84,12 +85,13 @@ def _teacher(teacher: Teacher, dim: int, rng: np.random.Generator) -> np.ndarray
     return (np.asarray(teacher.scale) * unit).astype(np.float32)
 
 
-def _start(start: Start, dim: int, rng: np.random.Generator) -> np.ndarray:
+def _start(start: Start, dim: int, rng: np.random.Generator, teacher: np.ndarray) -> np.ndarray:
     if start.data is not None:
         return _resample(start.data, dim, rng)
     if start.kind == "constant":
         return np.full(dim, start.mean, np.float32)
-    return (np.asarray(start.mean) + np.asarray(start.std) * rng.standard_normal(dim)).astype(np.float32)
+    around = np.asarray(start.mean) if start.scale is None else np.asarray(start.scale) * teacher
+    return (around + np.asarray(start.std) * rng.standard_normal(dim)).astype(np.float32)
 
 
 def _resample(samples: Samples, dim: int, rng: np.random.Generator) -> np.ndarray:

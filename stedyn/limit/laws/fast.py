@@ -88,7 +88,12 @@ class FastFlow(GridFlow):
         value, share, _ = jax.vmap(input_atoms)(limit.inputs)
         value, group = value + limit.inputs.mean[:, None], self.limit.group
         mass = self.initial
-        alike = limit.start.group is None and jnp.ndim(limit.start.factor) == 0 and limit.inputs.std.size == 1
+        alike = (
+            limit.start.group is None
+            and jnp.ndim(limit.start.factor) == 0
+            and jnp.ndim(limit.start.shift) == 0
+            and limit.inputs.std.size == 1
+        )
         if alike:  # all classes start alike
             mass, levers, group = mass[:, :1], jnp.sum(levers, keepdims=True), group[:1]
         unit = jnp.broadcast_to(self.limit.unit, self.limit.group.shape)[: group.size]

@@ -244,9 +244,9 @@ def start_masses(limit: Limit, inner, wall) -> Float[Array, "N *C"]:
     """Cell masses at ``tau = 0`` between inner faces; what lies beyond the domain sits in its outermost cells."""
     inner = jnp.where(inner < wall, behind_walls(limit, inner), jnp.inf)
 
-    def masses(factor):
-        start, faces = limit.start.law, inner / factor
-        if start.kind == "gaussian":
+    def masses(factor, shift):
+        start, faces = limit.start.law, (inner - shift) / factor
+        if start.std is not None and start.kind != "constant":
             z = (faces - start.mean) / start.std
             below, above = norm.cdf(z), norm.cdf(-z)
             lower = jnp.concatenate([jnp.zeros(1), below, jnp.ones(1)])
@@ -255,7 +255,8 @@ def start_masses(limit: Limit, inner, wall) -> Float[Array, "N *C"]:
             return jnp.where(in_tail, upper[:-1] - upper[1:], jnp.diff(lower))
         return limit.start.masses(faces)
 
-    mass = jax.vmap(masses)(jnp.atleast_1d(limit.start.factor))
+    each = jnp.broadcast_arrays(*map(jnp.atleast_1d, (limit.start.factor, limit.start.shift)))
+    mass = jax.vmap(masses)(*each)
     return mass.reshape(-1, mass.shape[-1]).T
 
 

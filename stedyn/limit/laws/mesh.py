@@ -115,6 +115,9 @@ def _start_scale(limit: Limit):
     if start.data is not None:
         values = jnp.asarray(start.data.values)
         return jnp.mean(values), jnp.std(values)
+    if jnp.ndim(limit.start.shift):  # one for each class: all of them together
+        centre = limit.share @ limit.start.shift
+        return centre, jnp.sqrt(start.std**2 + limit.share @ limit.start.shift**2 - centre**2)
     factor = jnp.min(jnp.asarray(limit.start.factor))
     return jnp.asarray(start.mean) * factor, jnp.asarray(start.std) * factor
 
@@ -151,6 +154,8 @@ def _rate_times(limit: Limit, horizon):
 def _extremes(limit: Limit, centre, spread, fast, slow):
     """Coefficients at the start and at the smallest error the problem allows, at the largest and at a small rate."""
     every = limit.start.factor / jnp.min(jnp.asarray(limit.start.factor)) * jnp.ones_like(limit.teacher)
+    if jnp.ndim(limit.start.shift):
+        centre, spread = limit.start.shift, limit.start.law.std
     moments = gaussian_moments(limit.pieces, every * centre, every * jnp.maximum(spread, 1e-9))
     start = limit.error(moments.mean, moments.square)
     floor = limit.order(jnp.maximum(limit.floor, 1e-6 * limit.power))
@@ -188,6 +193,7 @@ def _domain(limit: Limit, at_start, at_floor, horizon, gap):
     else:
         low, high = start.mean - EXTENT * start.std, start.mean + EXTENT * start.std
         low, high = jnp.min(low * limit.start.factor), jnp.max(high * limit.start.factor)
+        low, high = low + jnp.min(limit.start.shift), high + jnp.max(limit.start.shift)
     a, b = jnp.maximum(at_start.a, at_floor.a), jnp.maximum(jnp.minimum(at_start.b, at_floor.b), 1e-200)
     D = 2 * jnp.maximum(at_start.D, at_floor.D)
     pull = a * limit.teacher
