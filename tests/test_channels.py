@@ -22,8 +22,9 @@ from stedyn import (
     small_lr_stairs,
     solve,
 )
-from stedyn.files.problems import load_problem, problem_from_dict, problem_to_dict, save_problem
+from stedyn.files.problems import load_problem, problem_from_dict
 from stedyn.files.report import describe
+from stedyn.files.writing import problem_to_dict, save_problem
 from stedyn.limit.limit import derive
 from stedyn.rules import StochasticRounding
 from stedyn.simulation import gpu

@@ -17,7 +17,8 @@ from stedyn import (
     simulate,
     solve,
 )
-from stedyn.files.problems import load_problem, problem_to_dict, save_problem
+from stedyn.files.problems import load_problem
+from stedyn.files.writing import problem_to_dict, save_problem
 from stedyn.inputs.moments import input_moments
 from stedyn.limit.classes import coordinate_classes
 from stedyn.limit.limit import derive

@@ -17,8 +17,9 @@ from stedyn.cli import app as cli
 from stedyn.design.calibration import calibrated_range
 from stedyn.files import tables as _tables
 from stedyn.files.layers import load_weights
-from stedyn.files.problems import load_problem, problem_from_dict, problem_to_dict, save_problem
+from stedyn.files.problems import load_problem, problem_from_dict
 from stedyn.files.report import describe
+from stedyn.files.writing import problem_to_dict, save_problem
 from stedyn.fingerprint import fingerprint
 from stedyn.simulation import checkpoint, simulate
 

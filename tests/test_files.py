@@ -12,15 +12,10 @@ from hypothesis import strategies as st
 
 from stedyn import InputError, rules
 from stedyn.files import whole as _io
-from stedyn.files.problems import (
-    load_problem,
-    problem_from_dict,
-    problem_to_dict,
-    read_tables,
-    save_problem,
-)
+from stedyn.files.problems import load_problem, problem_from_dict, read_tables
 from stedyn.files.tables import set_key
 from stedyn.files.whole import write_atomic
+from stedyn.files.writing import problem_to_dict, save_problem
 from stedyn.problem.problem import Problem, Run, Start, Teacher
 from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD
@@ -99,7 +94,7 @@ def problems(draw):
         )
     )
     weights = draw(quantizers())
-    steps = st.lists(st.floats(0.0, 1e9), min_size=2, max_size=6, unique=True).map(sorted)
+    steps = st.lists(st.floats(1e-30, 1e9), min_size=2, max_size=6, unique=True).map(sorted)
     run = draw(st.builds(Run, positive, st.integers(2, 99)) | st.builds(lambda t: Run(taus=t), steps))
     return Problem(
         teacher,

@@ -21,7 +21,8 @@ from stedyn import (
     simulate,
     solve,
 )
-from stedyn.files.problems import load_problem, problem_from_dict, problem_to_dict, save_problem
+from stedyn.files.problems import load_problem, problem_from_dict
+from stedyn.files.writing import problem_to_dict, save_problem
 from stedyn.inputs.moments import input_moments
 from stedyn.rules import Sign, StochasticRounding
 from stedyn.simulation.sources import centres

@@ -25,7 +25,8 @@ from stedyn import (
 )
 from stedyn.comparison.comparison import _check_same
 from stedyn.design.sensitivities import sensitivity
-from stedyn.files.problems import load_problem, problem_from_dict, problem_to_dict, save_problem
+from stedyn.files.problems import load_problem, problem_from_dict
+from stedyn.files.writing import problem_to_dict, save_problem
 from stedyn.limit.limit import derive
 from stedyn.problem.models import MODELS
 from stedyn.rules import Rule, Shrinkage, Sign

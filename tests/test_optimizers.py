@@ -2,16 +2,21 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
 from systems import COARSE, TWO_BIT, VS, coefficients
 
 from stedyn import Problem, Quantizer, Run, Start, fixed_point, sensitivity, simulate, solve
-from stedyn.files.problems import problem_from_dict, problem_to_dict
+from stedyn.files.problems import problem_from_dict
 from stedyn.files.report import describe
+from stedyn.files.writing import problem_to_dict
+from stedyn.inputs.law import InputLaw
+from stedyn.inputs.moments import input_moments
 from stedyn.problem.populations import Covariance
 from stedyn.rules import SGD, Adam, Inverse, Shrinkage, Sign
+from stedyn.rules.momentum import log_transform
 
 RUN = Run(6.0, 7)
 
@@ -306,3 +311,11 @@ REFUSED = {
 def test_what_makes_no_sense_is_refused_in_one_sentence(pattern):
     with pytest.raises(ValueError, match=pattern):
         REFUSED[pattern]()
+
+
+@pytest.mark.parametrize("law", [InputLaw(kind) for kind in ("uniform", "laplace")], ids=lambda law: law.kind)
+def test_masses_that_add_up_to_more_than_one_by_a_last_digit(law):
+    """The flip rate was not a number for inputs that are nowhere 0."""
+    moments = input_moments(Quantizer(kind="none"), law=law)
+    logs = log_transform(10.0 ** jnp.arange(-12, 60, 4), moments)
+    assert np.all(np.isfinite(logs) & (np.diff(logs, prepend=0) <= 0))

@@ -13,7 +13,8 @@ from scipy.special import ndtri
 from systems import COARSE, FLOAT, TREAD, TWO_BIT, VS, Remembering, coefficients
 
 from stedyn import Problem, Quantizer, Rule, Run, Start, fixed_point, simulate, solve
-from stedyn.files.problems import problem_from_dict, problem_to_dict
+from stedyn.files.problems import problem_from_dict
+from stedyn.files.writing import problem_to_dict
 from stedyn.inputs.moments import input_moments
 from stedyn.limit.refused import check_closes
 from stedyn.rules import (

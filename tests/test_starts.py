@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from stedyn import SGD, Covariance, Problem, Quantizer, Run, Start, Teacher, simulate, solve
-from stedyn.files.problems import problem_from_dict, problem_to_dict
+from stedyn.files.problems import problem_from_dict
+from stedyn.files.writing import problem_to_dict
 from stedyn.limit.limit import derive
 from stedyn.simulation.observe import Observer
 

@@ -203,7 +203,7 @@ def _shows_progress() -> bool:
 
 
 def _about(problem) -> dict[str, Any]:
-    from ..files.problems import problem_to_dict
+    from ..files.writing import problem_to_dict
 
     return {"problem": problem_to_dict(problem), "version": __version__}
 

@@ -276,9 +276,9 @@ def write_outputs(
     """
     if out is None and plot is None:
         return
-    from ..files.problems import save_problem
     from ..files.report import write_csv, write_figure, write_json
     from ..files.whole import all_or_none
+    from ..files.writing import save_problem
 
     written = []
     with all_or_none():

@@ -41,8 +41,8 @@ def plateaus(
     check_outputs(out, plot)
     from .. import __version__
     from ..design.plateau_tables import plateau_table
-    from ..files.problems import problem_to_dict
     from ..files.report import describe, to_json
+    from ..files.writing import problem_to_dict
     from ..limit.laws.registry import REFERENCE
     from ..limit.solver import solve
 

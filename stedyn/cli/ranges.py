@@ -182,8 +182,8 @@ def _named(choices: Any) -> str:
 def _show(name: str, problem, result, text: str, json: bool, out: Path | None) -> None:
     from .. import __version__
     from ..design.ranges import template
-    from ..files.problems import problem_to_dict
     from ..files.report import describe, to_json
+    from ..files.writing import problem_to_dict
 
     record = result.to_dict() | {"problem": problem_to_dict(problem), "version": __version__}
     quantizer = template(problem, problem.weights.bits or 2)

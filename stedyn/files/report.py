@@ -42,7 +42,7 @@ def describe(problem: Problem, weights: Quantizer | None = None) -> str:
     import equinox as eqx
 
     from ..rules import SGD
-    from .problems import problem_to_dict
+    from .writing import problem_to_dict
 
     tables = problem_to_dict(
         eqx.tree_at(lambda p: p.rule, problem, SGD())

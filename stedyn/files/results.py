@@ -20,9 +20,10 @@ from .. import __version__
 from ..checks import PATH, InputError, checked, fail, in_float64, is_traced
 from ..drawing.shown import Shown
 from ..problem.problem import Problem
-from .problems import problem_from_dict, problem_to_dict
+from .problems import problem_from_dict
 from .tensors import read_tensors
 from .whole import write_atomic
+from .writing import problem_to_dict
 
 #: Number of the format, and the name of its entry of JSON. The number grows when older programs cannot read it.
 FORMAT, ENTRY = 1, "result.json"

@@ -292,15 +292,6 @@ class Problem(eqx.Module):
 
     def unquantized(self) -> Problem:
         """The same problem with weights that are not quantized (inputs and rule as they are)."""
-        return Problem(
-            self.teacher,
-            self.start,
-            model=self.model,
-            noise_std=self.noise_std,
-            inputs=self.inputs,
-            rule=self.rule,
-            covariance=self.covariance,
-            channels=self.channels and dataclasses.replace(self.channels, range=None),
-            input_law=self.input_law,
-            run=self.run,
-        )
+        channels = self.channels and dataclasses.replace(self.channels, range=None)
+        none = dict(weights=None, ste="identity", latent_clip=None)
+        return dataclasses.replace(self, channels=channels, **none)

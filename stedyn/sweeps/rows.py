@@ -105,7 +105,8 @@ def check_rows(source: str, rows: list[dict[str, Any]], tables: dict[str, Any], 
 
 
 def _job(cells: dict[str, Any], tables: dict[str, Any], folder: Path, what: str) -> dict[str, Any]:
-    from ..files.problems import problem_from_dict, problem_to_dict
+    from ..files.problems import problem_from_dict
+    from ..files.writing import problem_to_dict
 
     what = choice("what", cells.get("what", what), tuple(WHAT))
     options = {name: cells.get(name, _DEFAULTS[name]) for name in WHAT[what]}

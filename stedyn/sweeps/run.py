@@ -159,7 +159,8 @@ def _plain(value: Any) -> Any:
 
 def _base(problem: Any) -> tuple[dict[str, Any], Path]:
     """The tables that the rows change, and the folder of their relative paths."""
-    from ..files.problems import problem_to_dict, read_tables
+    from ..files.problems import read_tables
+    from ..files.writing import problem_to_dict
 
     if problem is None:
         return DEFAULT_TABLES, Path()
