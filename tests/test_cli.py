@@ -328,7 +328,10 @@ def test_a_full_disk_is_one_sentence(folder, capsys, monkeypatch):
 
 
 def test_a_shell_completes_commands_and_flags(monkeypatch, capsys):
-    for words, expected in (("stedyn pre", ["predict"]), ("stedyn plateaus --b", ["--batch", "--bits"])):
+    for words, expected in (
+        ("stedyn pre", ["predict"]),
+        ("stedyn plateaus --b", ["--batch", "--beta1", "--bits"]),
+    ):
         given = {
             "COMP_WORDS": words,
             "COMP_CWORD": str(words.count(" ")),

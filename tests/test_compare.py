@@ -15,7 +15,7 @@ from stedyn.comparison.verdict import LEVEL
 SIZES = (250, 1000, 4000)
 SEEDS = 16
 #: The curves of a solution that all tests here have.
-TIMED = ("tau", "error", "m", "q", "overlap", "norm", "effective_step")
+TIMED = ("tau", "error", "m", "q", "overlap", "norm", "effective_step", "saturated", "flip_rate", "occupancy")
 
 
 @pytest.fixture(scope="module")
@@ -244,9 +244,9 @@ def r1(lr):
 
 def split(ensemble, seeds):
     """Ensembles of so many seeds each."""
-    names = ("error", "m", "q", "overlap", "norm", "weights", "teacher")
+    numbers = {name: value for name, value in vars(ensemble).items() if np.ndim(value) > 1}
     for first in range(0, ensemble.seeds - seeds + 1, seeds):
-        part = {name: getattr(ensemble, name)[first : first + seeds] for name in names}
+        part = {name: value[first : first + seeds] for name, value in numbers.items()}
         yield dataclasses.replace(ensemble, seeds=seeds, **part)
 
 

@@ -123,6 +123,7 @@ def agrees(problem, dim, seeds):
     assert verdict.startswith("Theory and simulation agree"), verdict
 
 
+@pytest.mark.slow
 def test_simulation_agrees_with_the_limit():
     agrees(PROBLEMS["weights and inputs"], 800, 6)
 

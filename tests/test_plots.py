@@ -67,7 +67,12 @@ def test_a_band_that_reaches_zero_does_not_stretch_a_logarithmic_axis(ax):
 def test_the_density_panel_holds_both_and_the_thresholds(ax):
     w = np.linspace(-1, 1, 11)
     plots.density_panel(
-        ax, w, 1 - np.abs(w), edges=np.array([-1.0, 0.0, 1.0]), histogram=[0.4, 0.6], thresholds=[-0.5, 0.5]
+        ax,
+        w,
+        1 - np.abs(w),
+        edges=np.array([-1.0, 0.0, 1.0]),
+        histogram=np.array([0.4, 0.6]),
+        thresholds=np.array([-0.5, 0.5]),
     )
     np.testing.assert_array_equal(ax.get_lines()[-1].get_ydata(), 1 - np.abs(w))
     np.testing.assert_array_equal(ax.patches[0].get_data().values, [0.4, 0.6])
@@ -79,7 +84,10 @@ def test_the_figure_of_a_comparison_sets_weights_against_their_density():
     edges = np.linspace(-1.0, 1.0, 101)
     densities = SimpleNamespace(edges=edges, pdf=np.full((2, 100), 0.5))
     theory = solution(np.exp(-TAU))
-    theory.densities, theory.problem = densities, SimpleNamespace(weights=SimpleNamespace(thresholds=[0.0]))
+    theory.densities, theory.problem = (
+        densities,
+        SimpleNamespace(weights=SimpleNamespace(thresholds=np.zeros(1))),
+    )
     runs = ensemble(np.exp(-TAU) * np.array([[0.9], [1.1]]))
     runs.weights = np.random.default_rng(0).uniform(-1, 1, (2, 5000))
     shown = SimpleNamespace(solution=theory, ensemble=runs, histogram=object())

@@ -283,6 +283,7 @@ def test_a_layer_is_condensed_without_loss_of_its_mean_square():
     assert np.mean(few**2) == pytest.approx(np.mean(weights**2), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_report_of_a_file(file):
     found = report_layers(file, GAUSSIAN, bits=[2], points=8)
     table = found.to_pandas().set_index("layer")

@@ -136,6 +136,7 @@ def test_a_linear_student_may_start_on_its_teacher():
     np.testing.assert_allclose(solution.error, wanted, rtol=5e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_quantized_weights_may_start_on_their_teacher():
     run = Run(taus=[0.0, 1.0, 5.0])
     problem = Problem(

@@ -69,7 +69,7 @@ def _kind(problem: Problem, tau, error, last: Plateau | None, fixed) -> str:
     if last is not None and last.falling:
         return ""
     flat, now, horizon = last is not None, float(error[-1]), float(tau[-1])
-    if not has_fixed_point(problem) or final_error(problem) >= (1 - LEAST_DROP) * now:
+    if not has_fixed_point(problem) or final_error(problem, shared=True) >= (1 - LEAST_DROP) * now:
         return "flat" if flat else ""
     if not flat and not ends_slowly(tau, error):
         return ""
@@ -78,14 +78,16 @@ def _kind(problem: Problem, tau, error, last: Plateau | None, fixed) -> str:
         return "open" if flat else ""
     if left is not None and all(one.error > now and one.leave < horizon for one in left):
         return "sinking"
-    end = sinking(tau, error, final_error(problem), fixed().relaxation_time)
+    end = sinking(tau, error, final_error(problem, shared=True), fixed().relaxation_time)
     return "sinking" if end else "open" if flat else ""
 
 
 def _outlook(problem: Problem, height: float | None = None) -> str:
     """What is known to follow an error that is flat, or falls, at the horizon."""
     known = (
-        f"fixed point {final_error(problem):.4g}" if has_fixed_point(problem) else "no fixed point is known"
+        f"fixed point {final_error(problem, shared=True):.4g}"
+        if has_fixed_point(problem)
+        else "no fixed point is known"
     )
     stair = None if height is None else stair_at(problem, height)
     return known if stair is None else f"for a small lr it would end at tau = {stair.leave:.4g}; {known}"

@@ -182,9 +182,10 @@ def has_fixed_point(problem: Problem, any_range: bool = False) -> bool:
     return not (absorbs or problem.surrogate.smooth) and 0 < float(problem.rule.rate(jnp.inf)) < np.inf
 
 
-def final_error(problem: Problem, coarse=False) -> float:
-    """`largest_error` of a problem that has a fixed point."""
-    return float(_largest(padded(problem.timeless), jnp.asarray(coarse)))
+def final_error(problem: Problem, coarse=False, shared=False) -> float:
+    """`largest_error` of a problem that has a fixed point; ``shared`` with other bits is its program, and slower."""
+    timeless = problem.timeless
+    return float(_largest(padded(timeless) if shared else timeless, jnp.asarray(coarse)))
 
 
 @eqx.filter_jit
