@@ -101,7 +101,7 @@ def _followed(arrays, leaves, tree):
 
 
 def _follow(*arguments):
-    """`follow`, compiled, without waiting for its end as `eqx.filter_jit` does: passes run side by side."""
+    """`follow`, compiled, without waiting for its end as `eqx.filter_jit` does, so that passes may overlap."""
     arrays, static = eqx.partition(arguments, lambda leaf: eqx.is_array(leaf) or isinstance(leaf, np.ndarray))
     leaves, tree = jax.tree.flatten(static)
     return _followed(arrays, tuple(leaves), tree)
