@@ -47,10 +47,11 @@ def course(problem: Problem, tau, error, samples: int | None = None) -> Course:
         found = [plateau for plateau in found if plateau.height * samples >= np.max(error)]
     last = found[-1] if found and found[-1].open else None
     fixed = functools.cache(lambda: fixed_point(problem))
-    kind = _kind(problem, tau, error, last, fixed)
+    final = functools.cache(lambda: final_error(problem, shared=True) if has_fixed_point(problem) else None)
+    kind = _kind(problem, tau, error, last, fixed, final)
     now, ending = float(error[-1]), ""
     if kind == "flat":
-        ending = f"flat at the horizon at error {now:.4g}; {_outlook(problem)}"
+        ending = f"flat at the horizon at error {now:.4g}; {_outlook(problem, final)}"
     elif kind == "sinking":
         why = fixed().outcome.split("; ", 1)[-1].rstrip(".")
         ending = (
@@ -58,18 +59,18 @@ def course(problem: Problem, tau, error, samples: int | None = None) -> Course:
         )
     if ending and last is not None:
         found, last = found[:-1], None
-    return Course(found, "" if last is None else _outlook(problem, last.height), ending)
+    return Course(found, "" if last is None else _outlook(problem, final, last.height), ending)
 
 
-def _kind(problem: Problem, tau, error, last: Plateau | None, fixed) -> str:
+def _kind(problem: Problem, tau, error, last: Plateau | None, fixed, final) -> str:
     """``open`` (on a plateau), ``flat`` (nothing lies below), ``sinking`` to the fixed point, or none of them.
 
-    ``fixed()`` is the fixed point, which takes a while.
+    ``fixed()`` is the fixed point and ``final()`` its error, None without one; both take a while.
     """
     if last is not None and last.falling:
         return ""
     flat, now, horizon = last is not None, float(error[-1]), float(tau[-1])
-    if not has_fixed_point(problem) or final_error(problem, shared=True) >= (1 - LEAST_DROP) * now:
+    if final() is None or final() >= (1 - LEAST_DROP) * now:
         return "flat" if flat else ""
     if not flat and not ends_slowly(tau, error):
         return ""
@@ -78,16 +79,12 @@ def _kind(problem: Problem, tau, error, last: Plateau | None, fixed) -> str:
         return "open" if flat else ""
     if left is not None and all(one.error > now and one.leave < horizon for one in left):
         return "sinking"
-    end = sinking(tau, error, final_error(problem, shared=True), fixed().relaxation_time)
+    end = sinking(tau, error, final(), fixed().relaxation_time)
     return "sinking" if end else "open" if flat else ""
 
 
-def _outlook(problem: Problem, height: float | None = None) -> str:
+def _outlook(problem: Problem, final, height: float | None = None) -> str:
     """What is known to follow an error that is flat, or falls, at the horizon."""
-    known = (
-        f"fixed point {final_error(problem, shared=True):.4g}"
-        if has_fixed_point(problem)
-        else "no fixed point is known"
-    )
+    known = "no fixed point is known" if final() is None else f"fixed point {final():.4g}"
     stair = None if height is None else stair_at(problem, height)
     return known if stair is None else f"for a small lr it would end at tau = {stair.leave:.4g}; {known}"

@@ -163,9 +163,7 @@ class FastFlow(GridFlow):
         return state[2] - self.limit.noise_var
 
     def watch(self, best: State, other: State):
-        miss = best[0] - other[0]
-        weight = self.limit.weight * self.limit.k2
-        variation = jnp.sum(jnp.abs(miss), axis=0) @ weight / jnp.sum(weight)
+        variation = self.variation(best[0] - other[0])
         return jnp.stack([self.error(best), 1.0]), jnp.stack([jnp.abs(best[2] - other[2]), variation])
 
     def observe(self, tau, state: State, memory=None) -> dict[str, Any]:

@@ -147,10 +147,15 @@ class GridFlow(eqx.Module):
 
     def watch(self, best, other):
         """Values whose relative accuracy the step controller keeps, and their errors."""
-        miss, limit = best - other, self.limit
-        weight = limit.weight * limit.k2
-        variation = jnp.sum(jnp.abs(miss) * weight) / jnp.sum(weight)
-        return jnp.stack([self.error(best), 1.0]), jnp.stack([jnp.abs(self.error(miss)), variation])
+        miss = best - other
+        return jnp.stack([self.error(best), 1.0]), jnp.stack(
+            [jnp.abs(self.error(miss)), self.variation(miss)]
+        )
+
+    def variation(self, miss) -> Float[Array, ""]:
+        """Total variation of a difference of masses, classes by their part in the error."""
+        weight = self.limit.weight * self.limit.k2
+        return jnp.sum(jnp.abs(miss) * weight) / jnp.sum(weight)
 
     def rates(
         self, order: Order, tau, push: Float[Array, " C"] | float = 0.0
