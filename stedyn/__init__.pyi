@@ -13,6 +13,7 @@ from .limit.fixed_points import FixedPoint, fixed_point
 from .limit.solution import Solution, SolveError
 from .limit.solver import solve
 from .limit.stairs import small_lr_stairs
+from .problem.moving_range import MovingRange
 from .problem.populations import Channels, Covariance, Start, Teacher
 from .problem.problem import Problem, Run
 from .quantizers.quantizer import Quantizer
@@ -32,6 +33,7 @@ __all__ = [
     "InputError",
     "InputLaw",
     "Measured",
+    "MovingRange",
     "Plateau",
     "PlateauTable",
     "Problem",

@@ -14,6 +14,7 @@ import pytest
 from systems import Remembering
 
 from stedyn.cli import app as cli
+from stedyn.problem.moving_range import MovingRange
 from stedyn.problem.populations import Covariance, Teacher
 from stedyn.problem.problem import Problem
 from stedyn.quantizers.quantizer import Quantizer
@@ -82,6 +83,9 @@ STATES = {
     "memory": Problem(weights=R1.weights, noise_std=0.1, rule=Remembering(0.3)),
     "momentum": Problem(weights=R1.weights, noise_std=0.1, rule=SGD(0.3, momentum=0.9)),
     "adam": Problem(weights=R1.weights, noise_std=0.1, rule=Adam(0.3, weight_decay=0.1)),
+    "range": Problem(
+        weights=R1.weights, noise_std=0.1, rule=SGD(0.3), range_rule=MovingRange("learned", lr=4.0)
+    ),
     "lattice": Problem(rule=StochasticRounding(lr=0.3, delta=0.5), noise_std=0.1),
     "variances": Problem(covariance=Covariance.power_law(0.5), weights=R1.weights, rule=SGD(0.1)),
 }

@@ -56,5 +56,6 @@ QUANTITIES: dict[str, Quantity] = {
         "output variance",
         "part of the error that fluctuations of the mean output cost, for inputs with a mean",
     ),
+    "range": Quantity("R", "range of the weights", "1", "range of the weight quantizer, where it moves"),
     "occupancy": Quantity("P(psi)", "level occupancy", "1", "fraction of weights on every level"),
 }

@@ -18,6 +18,7 @@ import numpy as np
 from ..checks import PATH, InputError, checked, choice, fail
 from ..inputs.law import KINDS as LAWS
 from ..inputs.law import InputLaw
+from ..problem.moving_range import PARAMETERS, RANGE_RULES, MovingRange
 from ..problem.populations import Channels, Covariance, Start, Teacher
 from ..problem.problem import Problem, Run
 from ..quantizers.quantizer import Quantizer
@@ -79,6 +80,7 @@ def problem_from_dict(
         weights, run = checked["weights"], checked["run"]
         model = checked["teacher"].pop("model", "linear")
         ste, latent_clip = weights.pop("ste", "identity"), weights.pop("latent_clip", None)
+        range_rule = _range_rule(weights)
         if "taus" in run and len(run) > 1:
             raise InputError("run.taus: already sets the saved times; remove run.tau and run.points.")
         with _named("run."):
@@ -93,6 +95,7 @@ def problem_from_dict(
             inputs=_quantizer("inputs", checked["inputs"]) if "inputs" in tables else None,
             ste=ste,
             latent_clip=latent_clip,
+            range_rule=range_rule,
             rule=_rule(checked["rule"]),
             covariance=_law(Covariance, "covariance", checked["covariance"], folder),
             channels=_channels(checked["channels"]) if "channels" in tables else None,
@@ -163,6 +166,21 @@ def _quantizer(table: str, content: dict[str, Any]) -> Quantizer:
         fail(f"{table}.levels", "a list of numbers", levels, "write it as [-1.0, 0.0, 1.0]")
     with _named(f"{table}."):
         return Quantizer(**content)
+
+
+def _range_rule(content: dict[str, Any]) -> MovingRange | None:
+    """How the range of the weights moves; its keys are taken out of the table, a range that it sets is put in as 1."""
+    kind = content.pop("range_rule", "fixed")
+    given = {key: content.pop(f"range_{key}") for key in PARAMETERS if f"range_{key}" in content}
+    if choice("weights.range_rule", kind, ("fixed", *RANGE_RULES)) == "fixed":
+        for key, value in given.items():
+            fail(f"weights.range_{key}", "it with a range_rule other than 'fixed' only", value,
+                 f"set range_rule ({', '.join(RANGE_RULES)})")  # fmt: skip
+        return None
+    rule = MovingRange(kind, **given)
+    if rule.measured and content.get("kind") != "none":
+        content.setdefault("range", 1.0)
+    return rule
 
 
 def _channels(content: dict[str, Any]) -> Channels:

@@ -57,6 +57,13 @@ def describe(problem: Problem, weights: Quantizer | None = None) -> str:
     weights_line = shown + f"; straight-through estimator: {problem.ste}"
     if problem.latent_clip is not None:
         weights_line += f", latent clip {problem.latent_clip:g}"
+    if problem.range_rule is not None:
+        own = [
+            f"{key} {_field(value)}"
+            for key, value in problem.range_rule.parameters().items()
+            if value is not None
+        ]
+        weights_line += f"; range: {problem.range_rule.kind} ({', '.join(own)})"
     channels = [
         f"{key} {', '.join(f'{x:g}' for x in values)}" for key, values in tables.get("channels", {}).items()
     ]

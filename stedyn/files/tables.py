@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..checks import InputError, check_known, choice, fail
+from ..problem.moving_range import MEASURED, PARAMETERS
 from ..quantizers.quantizer import KINDS
 from ..rules import RULES
 from ..rules.memory import check_momentum
@@ -20,7 +21,7 @@ _QUANTIZER |= {
     "levels": ("levels", *_LATTICE),
     "none": ("range", "edge"),
 }
-_STE = ("ste", "latent_clip")
+_STE = ("ste", "latent_clip", "range_rule", *(f"range_{key}" for key in PARAMETERS))
 _FILE = ("path", "values", "tensor", "normalise")
 _LAW = ("law", "mean", "scale", "centre", "path", "values")
 #: Keys of every table but [rule], by its kind; tables without a kind have one entry under None.
@@ -138,6 +139,8 @@ def set_value(tables: dict[str, Any], table: str, key: str, value: Any) -> dict[
         fixed = ("bits",) if value in ("sign", "ternary") else ()
         if allowed is not None:
             content = {name: old for name, old in content.items() if name in allowed and name not in fixed}
+    if (table, key) == ("weights", "range_rule") and value in MEASURED:
+        content.pop("range", None)
     if table == "run":
         for name in ("tau", "points") if key == "taus" else ("taus",):
             content.pop(name, None)

@@ -12,6 +12,7 @@ import numpy as np
 from ..checks import PATH, checked, fail
 from ..inputs.law import InputLaw
 from ..inputs.samples import Samples
+from ..problem.moving_range import MovingRange
 from ..problem.problem import Problem
 from ..quantizers.quantizer import Quantizer
 from ..rules import RULES, SCHEDULES, Rule, Schedule
@@ -43,6 +44,7 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
             **_quantizer_table(problem.weights),
             "ste": problem.ste,
             "latent_clip": problem.latent_clip,
+            **_range_rule_table(problem.range_rule),
         },
         "inputs": _quantizer_table(problem.inputs) | _law_table(problem.input_law),
         "rule": _rule_table(rule),
@@ -86,12 +88,27 @@ def _rule_value(rule: Rule, key: str) -> Any:
     value = getattr(rule, key)
     if isinstance(value, Quantizer):
         return {k: v for k, v in _quantizer_table(value).items() if v is not None}
-    if isinstance(value, Schedule):
-        if value.kind not in SCHEDULES:
-            known = f"one of the kinds {', '.join(SCHEDULES)}"
-            fail(f"rule.{key}", known, value.kind, "a file holds no function")
-        return {"kind": value.kind} | {k: getattr(value, k) for k in value.parameters()}
-    return value
+    return _schedule_table(f"rule.{key}", value)
+
+
+def _range_rule_table(rule: MovingRange | None) -> dict[str, Any]:
+    if rule is None:
+        return {}
+    own = {
+        f"range_{key}": _schedule_table(f"weights.range_{key}", value)
+        for key, value in rule.parameters().items()
+    }
+    return {"range_rule": rule.kind} | own
+
+
+def _schedule_table(name: str, value: Any) -> Any:
+    """A schedule as a table; anything else as it is."""
+    if not isinstance(value, Schedule):
+        return value
+    if value.kind not in SCHEDULES:
+        known = f"one of the kinds {', '.join(SCHEDULES)}"
+        fail(name, known, value.kind, "a file holds no function")
+    return {"kind": value.kind} | {k: getattr(value, k) for k in value.parameters()}
 
 
 def _law_table(law: InputLaw) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from jaxtyping import Array, Float, Int
 from ..checks import is_traced
 from ..inputs.moments import InputMoments
 from ..problem.models import Linear
+from ..problem.moving_range import MovingRange
 from ..problem.problem import Problem
 from ..quantizers.pieces import Pieces
 from ..quantizers.quantizer import as_arrays
@@ -68,6 +69,7 @@ class Limit(eqx.Module):
     surrogate: Surrogate
     model: Linear = eqx.field(static=True)
     has_mean: bool = eqx.field(static=True)
+    range_rule: MovingRange | None = None
 
     @property
     def mean(self) -> Float[Array, " C"]:
@@ -114,6 +116,13 @@ class Limit(eqx.Module):
             self, teacher=self.teacher[each], share=jnp.where(number < size, self.share[each], 0.0),
             group=self.group[each], unit=pick(self.unit), start=start,
         )  # fmt: skip
+
+    def scaled(self, unit) -> Limit:
+        """The same with weights in units of ``unit``, but not levels and thresholds: a range ``unit`` times as wide."""
+        start = self.start
+        if start is not None:
+            start = dataclasses.replace(start, factor=start.factor / unit, shift=start.shift / unit)
+        return dataclasses.replace(self, teacher=self.teacher / unit, unit=self.unit * unit, start=start)
 
     def without_levels(self) -> Limit:
         """What the steps of the grid law need: classes, rule, model; not levels and start, which its cells know."""
@@ -258,6 +267,7 @@ def derive(
         as_arrays(problem.surrogate),
         problem.labels,
         problem.means == "kept",
+        problem.range_rule,
     )
 
 

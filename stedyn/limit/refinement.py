@@ -17,6 +17,7 @@ from .classes import NODES, nodes_of
 from .integrate import failed, integrate, steps
 from .laws.fast import FastFlow
 from .laws.grid import GridFlow
+from .laws.moving import MovingFlow, reach_of, within
 from .laws.remembering import flow_of
 from .limit import derive, is_symmetric
 from .solution import INACCURATE, MAX_STEPS, REACHED
@@ -74,13 +75,16 @@ class Made(NamedTuple):
     share: Float[Array, " C"]
 
 
-def make(problem, horizon, coarse, cells, mesh: Mesh) -> Made:
-    """The law with ``cells`` (traced) between features, filled up to the cells of ``mesh``; ``coarse`` as below."""
+def make(problem, horizon, coarse, cells, mesh: Mesh, reach=None) -> Made:
+    """The law with ``cells`` (traced) between features, filled up to the cells of ``mesh``; ``coarse`` as below.
+
+    A range that moves is expected between ``reach`` times its start.
+    """
     limit = derive(problem, mesh.classes, coarse[1:], mesh.variances, mesh.folded, mesh.nodes)
     grain = 2 ** max(0, (limit.teacher.size - 1).bit_length() - 4)  # at most an eighth more classes
     classes = limit.teacher.size + -limit.teacher.size % grain
-    flow = FastFlow if limit.has_mean else GridFlow
-    law = flow(limit, cells, horizon, coarse[0], (mesh.cells, classes))
+    flow = FastFlow if limit.has_mean else GridFlow if limit.range_rule is None else MovingFlow
+    law = flow(limit, cells, horizon, coarse[0], (mesh.cells, classes), reach)
     return Made(law, limit.teacher, limit.share)
 
 
@@ -111,16 +115,18 @@ def _follow(*arguments):
 _make = eqx.filter_jit(make, compiler_options=QUICKLY)  # type: ignore[call-overload]
 
 
-def grid_pass(problem, taus, keep, rtol, coarse, cells, mesh: Mesh, programs=(_make, _follow)):
+def grid_pass(problem, taus, keep, rtol, coarse, cells, mesh: Mesh, reach=None, programs=(_make, _follow)):
     """Curves, counts, densities, steps and failure of the grid law on one mesh; jvp is the only derivative.
 
     ``coarse`` are three flags: whether to halve cells, teacher classes, classes of variances. One program makes the
     law of a problem; a second one follows it, the same for all quantizers, teachers and starts.
     """
     make, follow = programs
-    law, teacher, share = make(problem, taus[-1], coarse, cells, mesh)
+    law, teacher, share = make(problem, taus[-1], coarse, cells, mesh, reach)
+    if isinstance(law, MovingFlow):
+        law.check()
     curves, stats, states, path, bad = follow(law, taus, keep, rtol)
-    return curves, stats, (law.faces, states, teacher, share), path, bad
+    return curves, stats, (law.edges, states, teacher, share), path, bad
 
 
 #: The same where JAX transforms it, in reverse mode too; it takes no options of programs.
@@ -195,13 +201,14 @@ def grid_curves(problem, taus, keep, tol, cells, classes, traced=False, one_pass
     else:
         problem = padded(problem)
     rtol = min(0.05 * tol, 5e-4)
+    reach = reach_of(problem, taus[-1])
     confirmed, expected = np.zeros(len(coarser), bool), np.zeros(len(coarser))
     for count in range(1, PASSES + 1):
         size = mesh.cells * intervals
         shape = mesh._replace(cells=filled(size))
         # all have the same shapes and share one compilation
         runs = [
-            one_pass(problem, taus, keep, np.asarray(step), np.asarray(flags), np.asarray(mesh.cells), shape)
+            one_pass(problem, taus, keep, *map(np.asarray, (step, flags, mesh.cells)), shape, *reach)
             for flags, step in [((False, False, False), rtol), *((flags, 4 * rtol) for flags in coarser)]
         ]
         first, *rest = (_occupied(run[0], levels, mesh.folded, xp) for run in runs)
@@ -212,6 +219,8 @@ def grid_curves(problem, taus, keep, tol, cells, classes, traced=False, one_pass
             confirmed = np.where(expected < 0, confirmed, changes <= expected)
         parts = changes / np.where(confirmed, 3.0, 1.0)
         estimate = xp.sum(parts)
+        inside, reach = within(problem, reach, curves, xp)
+        estimate = xp.where(inside, estimate, xp.inf)
         code = xp.where(bad, MAX_STEPS, xp.where(estimate <= tol, REACHED, INACCURATE))
         stats, kept, path = runs[0][1:4]
         many = kept[2].size

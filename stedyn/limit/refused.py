@@ -55,6 +55,20 @@ def check_means(problem: Problem) -> None:
                  "widen the range, or set inputs.centre = true")  # fmt: skip
 
 
+def check_range_rule(problem: Problem) -> None:
+    """Refuse what has no limit, or none that is derived, with a range that moves (``docs/moving-ranges.md``)."""
+    if problem.range_rule is None:
+        return
+    kind = problem.range_rule.kind
+    if problem.means == "kept":
+        fail("inputs", f"inputs without a mean with weights.range_rule = {kind!r} (a range acts on the mean output, "
+             "too, which is not derived)", "E[phi] other than 0", "set inputs.centre = true, or simulate")  # fmt: skip
+    if problem.surrogate.ends:
+        fail("weights.ste", f"'identity' with weights.range_rule = {kind!r} (weights at an end of the range are taken "
+             "along by it, and how long they stick there depends on the overshoot of single steps)", problem.ste,
+             "choose it, or simulate")  # fmt: skip
+
+
 def check_closes(problem: Problem) -> None:
     """Refuse a problem whose limit is no equation in ``V`` alone.
 
@@ -66,6 +80,7 @@ def check_closes(problem: Problem) -> None:
         a problem. Or for a rule of your own whose move has a mean.
     """
     check_means(problem)
+    check_range_rule(problem)
     check_centred(problem)
     problem.rule.check_limit(problem)
     decay = problem.rule.weight_decay

@@ -31,6 +31,7 @@ CURVES = (
     "classification_error",
     "kappa",
     "mean_mode",
+    "range",
 )
 
 _SENTENCES = (
@@ -118,6 +119,8 @@ class Solution(Result, eqx.Module):
     kappa, mean_mode : (T,) or None
         For inputs with a mean (``docs/inputs.md``): ``lr E[phi]^2 <psi'>``, which has to stay below 2, and the part of
         the error that fluctuations of the mean output cost.
+    range : (T,) or None
+        The range of the weights, where it moves (``docs/moving-ranges.md``).
     occupancy : (T, L) or None
         Probability of every level of the weight quantizer.
     densities : Densities or None
@@ -155,6 +158,7 @@ class Solution(Result, eqx.Module):
     classification_error: Float[Array | np.ndarray, " T"] | None = None
     kappa: Float[Array | np.ndarray, " T"] | None = None
     mean_mode: Float[Array | np.ndarray, " T"] | None = None
+    range: Float[Array | np.ndarray, " T"] | None = None
 
     @property
     def final_error(self) -> float:
@@ -218,6 +222,7 @@ class Solution(Result, eqx.Module):
             "final_error": self.final_error,
             "law": self.law,
             **({} if self.kappa is None else {"kappa": np.asarray(self.kappa).tolist()}),
+            **({} if self.range is None else {"range": np.asarray(self.range).tolist()}),
             **({} if self.mean_mode is None else {"mean_mode": np.asarray(self.mean_mode).tolist()}),
             "error_estimate": None if self.error_estimate is None else float(self.error_estimate),
             "status": str(self.status),
@@ -241,7 +246,7 @@ class Solution(Result, eqx.Module):
         learning_curve(ax, self)
 
     def __str__(self):
-        rows = self.to_pandas().filter(["tau", "error", "m", "q", "classification_error"])
+        rows = self.to_pandas().filter(["tau", "error", "m", "q", "range", "classification_error"])
         picked = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, 9).round().astype(int))]
         tau, error = self.minimum
         lines = [

@@ -176,7 +176,9 @@ def has_fixed_point(problem: Problem, any_range: bool = False) -> bool:
 
     With ``any_range``, for every range of the weights.
     """
-    if problem.channels is not None or problem.means == "kept":  # not implemented
+    if (
+        problem.channels is not None or problem.range_rule is not None or problem.means == "kept"
+    ):  # not implemented
         return False
     absorbs = problem.surrogate.ends if any_range else problem.absorbs
     return not (absorbs or problem.surrogate.smooth) and 0 < float(problem.rule.rate(jnp.inf)) < np.inf

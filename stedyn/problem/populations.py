@@ -221,3 +221,19 @@ class Channels(eqx.Module):
     def power(self) -> float:
         """``E[w*^2]`` over that of one channel of scale 1."""
         return sum(share * scale**2 for share, scale in zip(self.shares, self.teacher, strict=True))
+
+    def check(self, problem) -> None:
+        """Refuse a problem that channels do not go with."""
+        many = f"{len(self.shares)} channels"
+        if problem.start.kind == "teacher":
+            fail("channels", "none with a start at the teacher (not implemented)", many,
+                 "start from another law")  # fmt: skip
+        for name in ("teacher", "start"):
+            if getattr(problem, name).data is not None:
+                fail("channels", f"none with a measured {name} (which channel has which values is not known)",
+                     many, f"give the {name} by a law")  # fmt: skip
+        if problem.weights.is_none and any(scale != 1 for scale in self.range if not is_traced(scale)):
+            fail("channels.range", "1 for weights that are not quantized", self.range, "leave it out")
+        if problem.rule.lattice is not None:
+            fail("channels", f"none with the rule {problem.rule.kind!r}, whose lattice is one for all weights",
+                 many, "choose another rule")  # fmt: skip

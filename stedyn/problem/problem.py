@@ -17,6 +17,7 @@ from ..quantizers.quantizer import Quantizer, as_arrays
 from ..quantizers.surrogates import SURROGATES, Surrogate
 from ..rules import SGD, Rule
 from .models import MODELS, Linear
+from .moving_range import MovingRange
 from .populations import Channels, Covariance, Start, Teacher
 from .run import LARGEST, SMALLEST, Run
 
@@ -48,6 +49,8 @@ class Problem(eqx.Module):
         (``docs/surrogates.md``).
     latent_clip : float or None
         Latent weights are clipped to ``[-latent_clip, latent_clip]`` after every step.
+    range_rule : MovingRange or None
+        How the range of the weights moves (``docs/moving-ranges.md``); fixed by default.
     rule : Rule
         The update rule; `SGD` by default.
     covariance : Covariance
@@ -86,6 +89,7 @@ class Problem(eqx.Module):
     input_law: InputLaw
     means: str = eqx.field(static=True, init=False)
     run: Run
+    range_rule: MovingRange | None
 
     @checked(
         teacher=Teacher,
@@ -97,6 +101,7 @@ class Problem(eqx.Module):
         channels=Channels,
         input_law=InputLaw,
         run=Run,
+        range_rule=MovingRange,
     )
     def __init__(
         self,
@@ -114,6 +119,7 @@ class Problem(eqx.Module):
         channels: Channels | None = None,
         input_law: InputLaw | None = None,
         run: Run | None = None,
+        range_rule: MovingRange | None = None,
     ):
         self.teacher = Teacher.constant() if teacher is None else teacher
         self.start = Start.gaussian() if start is None else start
@@ -128,13 +134,16 @@ class Problem(eqx.Module):
         self.channels = channels
         self.input_law = InputLaw() if input_law is None else input_law
         self.run = Run() if run is None else run
+        self.range_rule = range_rule
         if self.surrogate.ends and self.weights.range is None:
             fail("weights.range", f"a positive number for ste = {self.ste!r}", None, "set it")
         if self.surrogate.smooth and self.rule.lattice is not None:
             fail("weights.ste", f"'identity' or 'clipped' with the rule {self.rule.kind!r} (other multiples of a "
                  "move leave its lattice)", self.ste, "choose one of these, or another rule")  # fmt: skip
         self._check_magnitudes()
-        self._check_channels()
+        for own in (self.channels, self.range_rule):
+            if own is not None:
+                own.check(self)
         self._check_start()
         if self.model != "linear" and not is_traced(self.signal) and np.any(np.asarray(self.signal) == 0):
             fail("teacher", f"weights that are not all 0 for model = {self.model!r}", 0.0, "give it some")
@@ -181,33 +190,13 @@ class Problem(eqx.Module):
             "inputs": self.input_law,
         }
 
-    def _check_channels(self):
-        if self.channels is None:
-            return
-        if self.start.kind == "teacher":
-            fail("channels", "none with a start at the teacher (not implemented)",
-                 f"{len(self.channels.shares)} channels", "start from another law")  # fmt: skip
-        for name in ("teacher", "start"):
-            if getattr(self, name).data is not None:
-                fail("channels", f"none with a measured {name} (which channel has which values is not known)",
-                     f"{len(self.channels.shares)} channels", f"give the {name} by a law")  # fmt: skip
-        if self.weights.is_none and any(scale != 1 for scale in self.channels.range if not is_traced(scale)):
-            fail(
-                "channels.range", "1 for weights that are not quantized", self.channels.range, "leave it out"
-            )
-        if self.rule.lattice is not None:
-            fail("channels", f"none with the rule {self.rule.kind!r}, whose lattice is one for all weights",
-                 f"{len(self.channels.shares)} channels", "choose another rule")  # fmt: skip
-
     def alike(self, what: str) -> None:
-        """Refuse channels for ``what``, which is not implemented for them."""
+        """Refuse channels and moving ranges for ``what``, which is not implemented for them."""
+        fix = "use solve, simulate or compare"
         if self.channels is not None:
-            fail(
-                "channels",
-                f"none for {what}",
-                f"{len(self.channels.shares)} channels",
-                "use solve, simulate or compare",
-            )
+            fail("channels", f"none for {what}", f"{len(self.channels.shares)} channels", fix)
+        if self.range_rule is not None:
+            fail("weights.range_rule", f"'fixed' for {what}", self.range_rule.kind, fix)
 
     def _check_start(self):
         clip, value = self.latent_clip, self.start.mean
@@ -293,5 +282,5 @@ class Problem(eqx.Module):
     def unquantized(self) -> Problem:
         """The same problem with weights that are not quantized (inputs and rule as they are)."""
         channels = self.channels and dataclasses.replace(self.channels, range=None)
-        none = dict(weights=None, ste="identity", latent_clip=None)
+        none = dict(weights=None, ste="identity", latent_clip=None, range_rule=None)
         return dataclasses.replace(self, channels=channels, **none)

@@ -40,6 +40,8 @@ class Ensemble(Runs, Result):
         of the weights and without a weight quantizer.
     classification_error : array (S, T) or None
         ``arccos(correlation of the outputs of teacher and student) / pi``; None for a linear teacher.
+    range : array (S, T) or None
+        The range of the weights, where it moves.
     occupancy : array (S, T, L) or None
         Fraction of weights on every level; None without a weight quantizer.
     weights, teacher : arrays (S, d), float32
@@ -81,6 +83,7 @@ class Ensemble(Runs, Result):
     problem: Problem
     partial: bool = False
     classification_error: Float[np.ndarray, "S T"] | None = None
+    range: Float[np.ndarray, "S T"] | None = None
 
     @property
     def coordinate_steps_per_second(self) -> float:
@@ -96,7 +99,17 @@ class Ensemble(Runs, Result):
             "tau": np.tile(self.tau, self.seeds),
             "steps": np.tile(self.steps, self.seeds),
         }
-        for name in ("error", "m", "q", "overlap", "norm", "saturated", "flip_rate", "classification_error"):
+        for name in (
+            "error",
+            "m",
+            "q",
+            "overlap",
+            "norm",
+            "saturated",
+            "flip_rate",
+            "classification_error",
+            "range",
+        ):
             values = getattr(self, name)
             if values is not None:
                 columns[name] = values.ravel()
@@ -105,18 +118,23 @@ class Ensemble(Runs, Result):
     def to_dict(self) -> dict:
         """Plain numbers and lists, for JSON; ``steps`` is the length of each run."""
         wrong = self.classification_error
-        return ({} if wrong is None else {"classification_error_mean": wrong.mean(axis=0).tolist()}) | {
-            "tau": self.tau.tolist(),
-            "error_mean": self.error_mean.tolist(),
-            "error_std": self.error_std.tolist(),
-            "seeds": self.seeds,
-            "dim": self.dim,
-            "steps": int(self.steps[-1]),
-            "seconds": self.seconds,
-            "coordinate_steps_per_second": self.coordinate_steps_per_second,
-            "device": self.device,
-            "partial": self.partial,
-        }
+        moving = {} if self.range is None else {"range_mean": self.range.mean(axis=0).tolist()}
+        return (
+            moving
+            | ({} if wrong is None else {"classification_error_mean": wrong.mean(axis=0).tolist()})
+            | {
+                "tau": self.tau.tolist(),
+                "error_mean": self.error_mean.tolist(),
+                "error_std": self.error_std.tolist(),
+                "seeds": self.seeds,
+                "dim": self.dim,
+                "steps": int(self.steps[-1]),
+                "seconds": self.seconds,
+                "coordinate_steps_per_second": self.coordinate_steps_per_second,
+                "device": self.device,
+                "partial": self.partial,
+            }
+        )
 
     def _summary(self) -> str:
         return (

@@ -81,6 +81,8 @@ def why_not(model: Model, pairs: int, held: int = HELD) -> str | None:
         return "a label that is not the teacher's output"
     if model.per_channel:
         return "a range for each channel"
+    if model.range is not None:
+        return "a range that moves"
     if model.source is not None:
         return "inputs that are not standard normal"
     if model.rule.joint:

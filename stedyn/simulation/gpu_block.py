@@ -75,7 +75,7 @@ def _held(self: Block, first: Counter, n, out):
 
     def average(w, now):
         def add(b, total):
-            counter = kernel.counter_of(now, b.astype(jnp.uint32))
+            counter = sampler.counter_of(now, b.astype(jnp.uint32))
             xi = _normals(counter, sampler.NOISE, jnp.zeros(tile, jnp.uint32))[0]
             r, phis = sample(w, counter, _only(self, xi, np.uint32(0)))
             return jax.tree.map(lambda old, phi: old + r * phi, total, phis)
@@ -152,7 +152,7 @@ def _seed(self: Block):
 
 def _remembered(self: Block, seed, r, now: Counter):
     """The same after the step ``now``."""
-    return self.model.rule.remember(seed, r, kernel.time_of(now, self.model.dim), self.model.dim)
+    return self.model.rule.remember(seed, r, sampler.time_of(now, self.model.dim), self.model.dim)
 
 
 def _see(self: Block, now: Counter, w: Tile, at) -> tuple[Array, Array, Pair]:
@@ -195,7 +195,7 @@ def _values(model: Model, codes: Pair) -> Pair:
 def _update(self: Block, now: Counter, w: Tile, r, phis: Pair, seed, at) -> Tile:
     """A tile after the step ``now``."""
     model, lane = self.model, _lanes(self, at)
-    tau, count = kernel.time_of(now, model.dim), model.rule.streams
+    tau, count = sampler.time_of(now, model.dim), model.rule.streams
     decay = kernel.decay_of(model, tau)
     decays = model.lattice is not None and model.lattice.decays
     shared = model.rule.shared  # the first number of the first pair, for all coordinates

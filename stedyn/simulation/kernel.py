@@ -29,9 +29,8 @@ from ..rules import Seen
 from . import sampler
 from .layout import AXIS, fold, fold_both, halves, pairs_of, split, whole
 from .model import Model, bound_of, integer, unit
+from .moving import learned, scale_of
 from .state import Coordinate, Halves, State, latent
-
-_SAMPLE_BITS = 21  # steps are counted up to 2^53, so that this many bits of the high word are taken
 
 
 class Fixed(NamedTuple):
@@ -97,12 +96,16 @@ def draw_sample(model: Model, counter: sampler.Counter, pairs: int):
 
 def step(model: Model, fixed: Fixed, state: State, draws: Draws, now: sampler.Counter) -> State:
     """The step that ``now`` names, at time ``tau = steps / d``: the state after it."""
-    tau = time_of(now, model.dim)
-    values, rounding = latent(model, state), split(draws.weights)
+    tau = sampler.time_of(now, model.dim)
+    values, rounding, scale = latent(model, state), split(draws.weights), state.scale
+    if model.range is not None:
+        fixed = fixed._replace(ranges=(scale_of(model, values, scale, tau),) * 2)
     if model.rule.batch == 1:
         r, phis = _sample(model, fixed, values, rounding, draws.x, draws.xi, draws.inputs)
     else:
         r, phis = jnp.ones_like(values[0][:, :1]), _averaged(model, fixed, values, rounding, now)
+    if scale is not None:
+        scale = learned(model, values, rounding, r, phis, scale)
     seed = model.rule.remember(state.seed, r, tau, model.dim)
     ranges, decay = fixed.ranges or (None, None), decay_of(model, tau)
     memories = [part.memory for part in state.parts]
@@ -119,7 +122,7 @@ def step(model: Model, fixed: Fixed, state: State, draws: Draws, now: sampler.Co
         Coordinate(_updated(model, part.w, move, u, own, decay), memory)
         for part, (move, memory), u, own in zip(state.parts, acts, split(draws.decay), ranges, strict=True)
     )
-    return State((a, b), seed)
+    return State((a, b), seed, scale)
 
 
 def _sample(model: Model, fixed: Fixed, w: Halves, rounding, x, xi, uniforms):
@@ -146,6 +149,8 @@ def _sample(model: Model, fixed: Fixed, w: Halves, rounding, x, xi, uniforms):
         label, student = fold(label), fold(student, bound)
     else:
         label, student = fold_both(label, student, bound, pairs_of(dim))
+    if model.range is not None and fixed.ranges is not None:
+        student = student * fixed.ranges[0]
     r = model.label(label * root) + model.noise_std * xi - student * unit(model) * root
     return r, phis
 
@@ -155,7 +160,9 @@ def _averaged(model: Model, fixed: Fixed, w: Halves, rounding, now: sampler.Coun
     batch = model.rule.batch
 
     def add(total, b):
-        r, phis = _sample(model, fixed, w, rounding, *draw_sample(model, counter_of(now, b), w[0].shape[1]))
+        r, phis = _sample(
+            model, fixed, w, rounding, *draw_sample(model, sampler.counter_of(now, b), w[0].shape[1])
+        )
         return tuple(old + r * phi for old, phi in zip(total, phis, strict=True)), None
 
     total = lax.scan(add, tuple(jnp.zeros_like(part) for part in w), jnp.arange(batch, dtype=jnp.uint32))[0]
@@ -184,7 +191,7 @@ def terms(model: Model, w, uniforms, codes, phis, ranges: Halves | None = None) 
         products = [p.astype(jnp.int32) * c.astype(jnp.int32) for p, c in zip(psis, codes, strict=True)]
     else:
         products = [model.weights.value(p) * phi for p, phi in zip(psis, phis, strict=True)]
-    if ranges is not None:
+    if ranges is not None and model.per_channel:  # one range for all multiplies their sum
         products = [own * product for own, product in zip(ranges, products, strict=True)]
     return products[0] + products[1]
 
@@ -248,19 +255,8 @@ def decay_of(model: Model, tau) -> Float32[Array, ""]:
     return jnp.asarray(model.rule.decay(tau)).astype(jnp.float32) / jnp.float32(model.dim)
 
 
-def counter_of(now: sampler.Counter, b) -> sampler.Counter:
-    """The counter of sample ``b`` of a mini-batch: they differ in the upper bits of the high word."""
-    return now._replace(high=now.high | (b << jnp.uint32(_SAMPLE_BITS)))
-
-
-def time_of(counter: sampler.Counter, dim: int) -> Float32[Array, ""]:
-    """``tau`` of the step that ``counter`` names."""
-    steps = counter.high.astype(jnp.float32) * jnp.float32(2.0**32) + counter.low.astype(jnp.float32)
-    return steps / jnp.float32(dim)
-
-
 def _loop(model, seeds, fixed, state, low, high, n, visit, carry):
-    """``n`` steps from step ``low + 2^32 high``; ``visit(carry, before, after)`` sees each."""
+    """``n`` steps from step ``low + 2^32 high``; ``visit(carry, now, before, after)`` sees each."""
     pairs = state.parts[0].w.shape[1]
 
     def body(i, carried):
@@ -268,7 +264,7 @@ def _loop(model, seeds, fixed, state, low, high, n, visit, carry):
         now = sampler.Counter(seeds, low + i.astype(jnp.uint32), high, fixed.pairs)
         after = step(model, fixed, before, draws, now)
         ahead = draw(model, now._replace(low=now.low + jnp.uint32(1)), pairs)
-        return after, ahead, visit(carry, before, after)
+        return after, ahead, visit(carry, now, before, after)
 
     start = (state, draw(model, sampler.Counter(seeds, low, high, fixed.pairs), pairs), carry)
     state, _, carry = lax.fori_loop(jnp.int32(0), n, body, start)
@@ -283,13 +279,18 @@ def advance(model: Model, seeds: UInt32[Array, " S"], fixed: Fixed, state: State
 def flips(model: Model, seeds: UInt32[Array, " S"], fixed: Fixed, state: State, low, high, n):
     """How many weights of every seed change their level in ``n`` steps, summed over the steps."""
 
-    def levels(state):
-        ranges = fixed.ranges or (None, None)
-        each = zip(latent(model, state), ranges, strict=True)
-        return [model.weights.code(_scaled(part, own), None) for part, own in each]
+    def levels(state, tau):
+        values, ranges = latent(model, state), fixed.ranges or (None, None)
+        if model.range is not None:
+            ranges = (scale_of(model, values, state.scale, tau),) * 2
+        return [
+            model.weights.code(_scaled(part, own), None) for part, own in zip(values, ranges, strict=True)
+        ]
 
-    def visit(total, before, after):
-        changed = [old != new for old, new in zip(levels(before), levels(after), strict=True)]
+    def visit(total, now, before, after):
+        tau = sampler.time_of(now, model.dim)
+        both = levels(before, tau), levels(after, tau + jnp.float32(1 / model.dim))
+        changed = [old != new for old, new in zip(*both, strict=True)]
         sizes = -(-model.dim // 2), model.dim // 2
         changed = [_mask(part, n, fixed.pairs) for part, n in zip(changed, sizes, strict=True)]
         count = jnp.asarray(sum(jnp.sum(part, axis=1, dtype=jnp.int32) for part in changed))

@@ -152,10 +152,10 @@ class Spread:
         def local(model, seeds, fixed, state, low, high, n):
             shape = state.parts[0].w.shape
             fixed, parts = jax.tree.map(lambda part: part.reshape(len(part), -1), (fixed, state.parts))
-            result = function(model, seeds, fixed, State(parts, state.seed), low, high, n)
+            result = function(model, seeds, fixed, State(parts, state.seed, state.scale), low, high, n)
             if not gives_state:
                 return result
-            return State(jax.tree.map(lambda part: part.reshape(shape), result.parts), result.seed)
+            return result._replace(parts=jax.tree.map(lambda part: part.reshape(shape), result.parts))
 
         split, copied = self.split.spec, self.copied.spec
         mapped = jax.shard_map(

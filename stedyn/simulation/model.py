@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
 from ..checks import fail
+from ..problem.moving_range import MovingRange
 from ..problem.problem import Problem
 from ..quantizers.surrogates import SURROGATES, Surrogate
 from ..rules import Rule
@@ -20,6 +22,15 @@ from .sources import Source, source_of
 
 #: What the teacher's output becomes, by the model of the problem.
 LABELS: dict[str, Callable[[Array], Array]] = {"linear": lambda output: output, "sign": jnp.sign}
+
+
+class RangeModel(NamedTuple):
+    """How the range moves: the rule, the range of the problem, and its outermost levels."""
+
+    rule: MovingRange
+    width: Float32[Array, ""]
+    low: Float32[Array, ""]
+    high: Float32[Array, ""]
 
 
 class Model(eqx.Module):
@@ -36,6 +47,7 @@ class Model(eqx.Module):
     label: Callable[[Array], Array] = eqx.field(static=True)
     per_channel: bool = eqx.field(static=True)
     source: Source | None  # of inputs that are not standard normal
+    range: RangeModel | None = None  # where it moves
 
 
 def model_of(problem: Problem, dim: int) -> Model:
@@ -53,6 +65,12 @@ def model_of(problem: Problem, dim: int) -> Model:
     if problem.rule.streams + (lattice is not None) > sampler.MAX_RULE_STREAMS:
         most = f"at most {sampler.MAX_RULE_STREAMS} uniform numbers for each coordinate"
         fail("rule.uniforms", most, problem.rule.streams, "use fewer")
+    moving = None
+    if problem.range_rule is not None:
+        ends = problem.weights.levels[jnp.array([0, -1])]
+        moving = RangeModel(
+            jax.tree.map(leaf, problem.range_rule), *map(single, (problem.weights.range, *ends))
+        )
     return Model(
         coder(problem.weights),
         coder(problem.inputs),
@@ -65,6 +83,7 @@ def model_of(problem: Problem, dim: int) -> Model:
         LABELS[problem.model],
         problem.channels is not None and not problem.channels.one_range,
         source_of(problem),
+        moving,
     )
 
 

@@ -147,6 +147,9 @@ def simulate(
     if spread is not None and problem.rule.joint:
         fail("split", "'seeds' for a rule that couples all coordinates", split, "leave it out")
     keys = seed + hosts.mine(np.arange(seeds, dtype=np.uint32))
+    if spread is not None and problem.range_rule is not None:
+        fail("split", "'seeds' with a range that moves (its sum over the coordinates is not exchanged)", split,
+             "leave it out")  # fmt: skip
     task = Task(problem, dim, keys, steps, kept, chunk, platform, spread)
     file = None if checkpoint is None else Checkpoint(hosts.path(checkpoint), task, platform, exact)
     with contextlib.nullcontext() if file is None else contextlib.closing(file):
@@ -251,7 +254,9 @@ def _run(task: Task, threads: int, bar: tqdm, save: Callable[[float], None] | No
 
 
 def _ensemble(task: Task, record: Record, seed: int, seconds: float, device: str) -> Ensemble:
-    absent: dict[str, Any] = dict.fromkeys(("saturated", "flip_rate", "occupancy", "classification_error"))
+    absent: dict[str, Any] = dict.fromkeys(
+        ("saturated", "flip_rate", "occupancy", "classification_error", "range")
+    )
     times, kept = record["error"].shape[1], record["snapshots"].shape[1]
     record = {name: values for name, values in record.items() if name != "variance"}
     return Ensemble(

@@ -28,6 +28,7 @@ MAX_PAIRS = 2 ** (32 - _STREAM_BITS)
 #: Streams left for the uniform numbers of a rule.
 MAX_RULE_STREAMS = 2**_STREAM_BITS - RULE
 
+_SAMPLE_BITS = 21  # steps are counted up to 2^53, so that this many bits of the high word are taken
 _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 # Chebyshev fits: cos(pi y) in y^2; sin(pi y) / (y (1 - y^2)) in y^2; log(1 + m) / m in m
 _COS = (0.9999999891, -4.934801125, 4.058694841, -1.33515843, 0.2350298084, -0.02535898364, 0.001593910683)
@@ -135,3 +136,14 @@ def _polynomial(coefficients: tuple[float, ...], t: Float32[Array, "*n"]) -> Flo
     for coefficient in coefficients[-2::-1]:
         total = total * t + _single(coefficient)
     return total
+
+
+def counter_of(now: Counter, b) -> Counter:
+    """The counter of sample ``b`` of a mini-batch: they differ in the upper bits of the high word."""
+    return now._replace(high=now.high | (b << jnp.uint32(_SAMPLE_BITS)))
+
+
+def time_of(counter: Counter, dim: int) -> Float32[Array, ""]:
+    """``tau`` of the step that ``counter`` names."""
+    steps = counter.high.astype(jnp.float32) * jnp.float32(2.0**32) + counter.low.astype(jnp.float32)
+    return steps / jnp.float32(dim)

@@ -28,11 +28,19 @@ class Coordinate(NamedTuple):
     memory: Any
 
 
+class Scale(NamedTuple):
+    """A learned range (S, 1) in units of that of the problem, with the rest that float32 cannot hold."""
+
+    value: Float32[Array, "S 1"]
+    rest: Float32[Array, "S 1"]
+
+
 class State(NamedTuple):
-    """The two halves of the coordinates, or on the host all of them together; and what the rule remembers of a seed."""
+    """The two halves of the coordinates, or on the host all together; what a seed remembers: rule, learned range."""
 
     parts: Any
     seed: Any
+    scale: Scale | None = None
 
 
 def encode(model: Model, w: Halves) -> State:
@@ -45,8 +53,12 @@ def encode(model: Model, w: Halves) -> State:
             lax.complex(w, jnp.zeros_like(w)) if model.lattice is None else model.lattice.encode(w), own
         )
 
-    seed = jax.tree.map(lambda first: jnp.full_like(w[0][:, :1], first), memory.seed)
-    return State((coordinate(w[0]), coordinate(w[1])), seed)
+    def once(first):
+        return jnp.full_like(w[0][:, :1], first)
+
+    learns = model.range is not None and model.range.rule.learned
+    scale = Scale(once(1.0), once(0.0)) if learns else None
+    return State((coordinate(w[0]), coordinate(w[1])), jax.tree.map(once, memory.seed), scale)
 
 
 def latent(model: Model, state: State) -> Halves:
@@ -57,11 +69,11 @@ def latent(model: Model, state: State) -> Halves:
 
 def joined(state: State, join: Callable) -> State:
     """The state with all coordinates in order; ``join`` does that for an array in halves."""
-    return State(jax.tree.map(lambda a, b: join((a, b)), *state.parts), state.seed)
+    return State(jax.tree.map(lambda a, b: join((a, b)), *state.parts), state.seed, state.scale)
 
 
 def halved(state: State, cut: Callable) -> State:
     """The inverse of `joined`."""
     both = jax.tree.map(cut, state.parts)
     parts = [jax.tree.map(lambda _, pair, k=k: pair[k], state.parts, both) for k in range(2)]
-    return State((parts[0], parts[1]), state.seed)
+    return State((parts[0], parts[1]), state.seed, state.scale)

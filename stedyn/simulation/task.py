@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, UInt32
 
-from ..checks import Failure, fail, same_floats
+from ..checks import fail, same_floats
 from ..problem.problem import Problem
 from . import kernel, programs
 from .lattice import LAST
 from .layout import Spread, halves, whole
 from .model import model_of
+from .moving import Diverged, scales_at
 from .observe import Observed, Observer
 from .population import population, ranges
 from .sources import centres
@@ -27,10 +28,6 @@ _PER_SEED = ("snapshots", "weights", "teacher", "variance")  # not one value a s
 
 #: Arrays of an `Ensemble` by their names, filled while the runs go on; and variances of the inputs.
 Record = dict[str, np.ndarray]
-
-
-class Diverged(Failure, FloatingPointError):
-    """The weights of a run grew beyond float32."""
 
 
 class Place(NamedTuple):
@@ -127,7 +124,7 @@ class Task:
         self.stop = threading.Event()
         self.groups: list[Group] = []
         S, T, L = keys.size, steps.size, problem.weights.n_levels
-        columns = ["error", "m", "q", "overlap", "norm"]
+        columns = ["error", "m", "q", "overlap", "norm"] + ["range"] * (self.model.range is not None)
         columns += ["saturated"] * (problem.weights.range is not None) + ["flip_rate"] * self.counts_flips
         columns += ["classification_error"] * (problem.model == "sign")
         self.record: Record = {name: np.zeros((S, T)) for name in columns}
@@ -178,7 +175,7 @@ class Task:
             teacher = self._put(self.record["teacher"][rows], device)
             own = jax.tree.map(lambda part, rows=rows: part[rows], standing.state)
             state = halved(own, lambda part, device=device: self._put(part, device))
-            state = state._replace(seed=jax.device_put(state.seed, device))
+            state = state._replace(**jax.device_put(dict(seed=state.seed, scale=state.scale), device))
             widths = None
             if self.ranges is not None:
                 widths = self._put(np.broadcast_to(self.ranges, (rows.stop - rows.start, self.dim)), device)
@@ -281,11 +278,15 @@ class Task:
         columns = np.flatnonzero(self.steps == at)
         if columns.size == 0:
             return
+        scales = scales_at(self.model, state, at)
         for row, values in zip(range(rows.start, rows.stop), weights, strict=True):
             variance = record["variance"][row] if "variance" in record else None
-            seen = self.observer(values, record["teacher"][row], variance, self.ranges)
+            own = self.ranges if scales is None else np.full(self.dim, scales[row - rows.start])
+            seen = self.observer(values, record["teacher"][row], variance, own)
             for name in set(Observed._fields) & record.keys():
                 record[name][row, columns] = getattr(seen, name)
+        if scales is not None:
+            record["range"][rows, columns] = scales[:, None] * float(np.asarray(self.problem.weights.range))
         if self.counts_flips:
             record["flip_rate"][rows, columns] = self._flip_rate(group, state, at)[:, None]
         record["weights"][rows] = weights

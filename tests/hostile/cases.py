@@ -275,4 +275,25 @@ def extremes() -> Iterator[Case]:
     yield Case("sweep-of-memory", ["sweep", "t.csv", "--out", "o"], sides)
 
 
-CASES = [*numbers(), *files(), *tensors(), *flags(), *sweeps(), *checkpoints(), *extremes()]
+def ranges() -> Iterator[Case]:
+    """Keys of a range that moves, against values and companions that they cannot have."""
+    learned, lr = "range_rule = 'learned'", "range_lr = 1.0"
+    tables = {
+        "unknown": ["range_rule = 'max'"], "number": ["range_rule = 3"], "no-rate": [learned],
+        "no-schedule": ["range_rule = 'schedule'"], "no-percentile": ["range_rule = 'percentile'"],
+        "fixed-rate": [lr], "alien": [learned, lr, "range_factor = 2.0"], "clip": [learned, lr, "latent_clip = 2.0"],
+        "range": ["range_rule = 'absmean'"], "estimator": [learned, lr, "range_estimator = 'ema'"],
+        "word": ["range_rule = 'schedule'", "range_schedule = 'cosine'"],
+        "empty": ["range_rule = 'schedule'", "range_schedule = {}"],
+        "zero": ["range_rule = 'schedule'", "range_schedule = {kind = 'cosine', period = 5.0}"],
+        **{f"lr-{label}": [learned, f"range_lr = {value}"] for label, value in VALUES.items()},
+        **{f"decay-{label}": [learned, lr, f"range_decay = {value}"] for label, value in VALUES.items()},
+        **{f"percentile-{label}": ["range_rule = 'percentile'", f"range_percentile = {value}"]
+           for label, value in VALUES.items()},
+    }  # fmt: skip
+    for name, lines in tables.items():
+        text = "\n".join(["[weights]", "bits = 2", "range = 2.0", *lines, ""]).encode()
+        yield Case(f"moving-range-{name}", ["predict", "a.toml", *READ], {"a.toml": text})
+
+
+CASES = [*ranges(), *numbers(), *files(), *tensors(), *flags(), *sweeps(), *checkpoints(), *extremes()]

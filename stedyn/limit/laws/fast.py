@@ -37,7 +37,7 @@ class FastFlow(GridFlow):
     crossing: Float[Array, " N"]
     drawn: Float[Array, " N"]
 
-    def __init__(self, limit: Limit, cells, horizon, coarse=False, shape=None):
+    def __init__(self, limit: Limit, cells, horizon, coarse=False, shape=None, reach=None):
         super().__init__(limit, cells, horizon, coarse, shape)
         slope = limit.pieces.first[jnp.searchsorted(limit.pieces.breaks, self.centers, side="right"), 1]
         self.drawn = self.second - self.first**2 - slope**2 * self.widths**2 / 12

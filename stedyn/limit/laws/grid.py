@@ -53,10 +53,12 @@ class GridFlow(eqx.Module):
     saturated: Float[Array, " N"] | None
     levels: int = eqx.field(static=True)
 
-    def __init__(self, limit: Limit, cells, horizon, coarse=False, shape: tuple[int, int] | None = None):
-        """``cells`` and ``coarse`` as in `faces_of`; ``shape`` (cells, classes) if these are filled up."""
+    def __init__(
+        self, limit: Limit, cells, horizon, coarse=False, shape: tuple[int, int] | None = None, reach=None
+    ):
+        """``cells``, ``coarse`` and ``reach`` as in `faces_of`; ``shape`` (cells, classes) if these are filled up."""
         size, classes = (None, limit.teacher.size) if shape is None else shape
-        self.faces, wall = faces_of(limit, cells, horizon, coarse, size)
+        self.faces, wall = faces_of(limit, cells, horizon, coarse, size, reach)
         limit = limit.widened(classes)
         w, h = self.centers, self.widths
         piece = jnp.searchsorted(limit.pieces.breaks, w, side="right")
@@ -64,9 +66,12 @@ class GridFlow(eqx.Module):
         self.first = p1[:, 0] + p1[:, 1] * w
         self.second = p2[:, 0] + p2[:, 1] * w + p2[:, 2] * (w**2 + h**2 / 12)
         self._set_ways(limit, wall)
-        self.initial = jnp.broadcast_to(start_masses(limit, self.faces[1:-1], wall), (w.size, classes))
+        self.initial = jnp.broadcast_to(self._at_start(limit, wall), (w.size, classes))
         self._set_observables(limit)
         self.limit = limit.without_levels()
+
+    def _at_start(self, limit: Limit, wall) -> Float[Array, "N *C"]:
+        return start_masses(limit, self.faces[1:-1], wall)
 
     def _set_ways(self, limit: Limit, wall) -> None:
         """The ways from centre to centre, through half of either cell, and the geometry of the faces."""
@@ -158,17 +163,18 @@ class GridFlow(eqx.Module):
         return jnp.sum(jnp.abs(miss) * weight) / jnp.sum(weight)
 
     def rates(
-        self, order: Order, tau, push: Float[Array, " C"] | float = 0.0
+        self, order: Order, tau, push: Float[Array, " C"] | float = 0.0, shrinking=0.0
     ) -> tuple[Float[Array, "F C"], Float[Array, "F C"]]:
         """Rates of crossing every inner face upwards and downwards, per unit mass and ``tau``.
 
-        ``push`` is a further drift of every class.
+        ``push`` is a further drift of every class, ``shrinking`` a further rate at which weights decay.
         """
         limit = self.limit
         a, b, D, _ = limit.coefficients(order, tau)
         half = jnp.maximum(0.5 * D, 1e-30)
         work = (a * limit.teacher + push) * self.span[:, None] - b * self.pull[:, None]
-        up, down = _bernoulli((work - (limit.decay(tau) * self.shrink)[:, None]) / half)
+        decay = limit.decay(tau) + shrinking
+        up, down = _bernoulli((work - (decay * self.shrink)[:, None]) / half)
         return half * up * self.rise[:, None], half * down * self.fall[:, None]
 
     def __call__(self, tau, mass, memory=None) -> Float[Array, "N C"]:
@@ -180,6 +186,11 @@ class GridFlow(eqx.Module):
         """One linearly implicit Euler step: ``(1 - step A(tau + step, order(mass))) new = mass``."""
         up, down = self.rates(self.order(mass, memory), tau + step)
         return implicit(step * up, step * down, mass)
+
+    @property
+    def edges(self) -> Float[Array, " E"]:
+        """Edges of the cells of `masses`."""
+        return self.faces
 
     def masses(self, state) -> Float[Array, "*n N C"]:
         """The cell masses of a state."""

@@ -25,7 +25,12 @@ def intervals_of(limit: Limit):
 
 
 def faces_of(
-    limit: Limit, cells, horizon, coarse=False, size: int | None = None
+    limit: Limit,
+    cells,
+    horizon,
+    coarse=False,
+    size: int | None = None,
+    reach: Float[Array, "2"] | None = None,
 ) -> tuple[Float[Array, " E"], Float[Array, ""]]:
     """Edges of ``size`` cells, with ``cells`` (even) in every interval between two features, and the upper wall.
 
@@ -43,12 +48,17 @@ def faces_of(
     """
     centre, spread = _start_scale(limit)
     centre += _shift(limit, centre, spread) if limit.has_mean else 0.0
-    fast, slow = _rate_times(limit, horizon)
-    at_start, at_floor, at_end = _extremes(limit, centre, spread, fast, slow)
-    layer, gap = _layer(limit, at_end, slow)
+    times = _rate_times(limit, horizon)
+    layer, gap, low, high = _extent(limit, centre, spread, horizon, *times)
+    for unit in () if reach is None else reach:
+        other = _extent(limit.scaled(unit), centre / unit, spread / unit, horizon, *times)
+        layer, low, high = (
+            jnp.minimum(layer, other[0]),
+            jnp.minimum(low, other[2]),
+            jnp.maximum(high, other[3]),
+        )
     bulk = jnp.maximum(spread, gap)
     spread = jnp.maximum(spread, layer)
-    low, high = _domain(limit, at_start, at_floor, horizon, gap)
     hard = limit.pieces.breaks
     real = np.arange(hard.size) < limit.breaks
     for edge in (limit.surrogate.end, limit.latent_clip):
@@ -99,6 +109,13 @@ def faces_of(
     return jnp.where(place >= each, high + (high - low) * (place - each), faces), high
 
 
+def _extent(limit: Limit, centre, spread, horizon, fast, slow):
+    """Thinnest layer, distance between levels, ends of the domain."""
+    at_start, at_floor, at_end = _extremes(limit, centre, spread, fast, slow)
+    layer, gap = _layer(limit, at_end, slow)
+    return layer, gap, *_domain(limit, at_start, at_floor, horizon, gap)
+
+
 def _pushed_out(features, edge, gap, number):
     """The first ``number`` features, those at or beyond ``-edge`` and ``edge`` put well behind them.
 
@@ -114,10 +131,12 @@ def _start_scale(limit: Limit):
     start = limit.start.law
     if start.data is not None:
         values = jnp.asarray(start.data.values)
-        return jnp.mean(values), jnp.std(values)
+        return jnp.mean(values) * limit.start.factor, jnp.std(values) * limit.start.factor
     if jnp.ndim(limit.start.shift):  # one for each class: all of them together
         centre = limit.share @ limit.start.shift
-        return centre, jnp.sqrt(start.std**2 + limit.share @ limit.start.shift**2 - centre**2)
+        return centre, jnp.sqrt(
+            (start.std * limit.start.factor) ** 2 + limit.share @ limit.start.shift**2 - centre**2
+        )
     factor = jnp.min(jnp.asarray(limit.start.factor))
     return jnp.asarray(start.mean) * factor, jnp.asarray(start.std) * factor
 
@@ -155,7 +174,7 @@ def _extremes(limit: Limit, centre, spread, fast, slow):
     """Coefficients at the start and at the smallest error the problem allows, at the largest and at a small rate."""
     every = limit.start.factor / jnp.min(jnp.asarray(limit.start.factor)) * jnp.ones_like(limit.teacher)
     if jnp.ndim(limit.start.shift):
-        centre, spread = limit.start.shift, limit.start.law.std
+        centre, spread = limit.start.shift, limit.start.law.std * limit.start.factor
     moments = gaussian_moments(limit.pieces, every * centre, every * jnp.maximum(spread, 1e-9))
     start = limit.error(moments.mean, moments.square)
     floor = limit.order(jnp.maximum(limit.floor, 1e-6 * limit.power))
@@ -189,7 +208,7 @@ def _domain(limit: Limit, at_start, at_floor, horizon, gap):
     start = limit.start.law
     if start.data is not None:
         values = jnp.asarray(start.data.values)
-        low, high = jnp.min(values), jnp.max(values)
+        low, high = jnp.min(values) * limit.start.factor, jnp.max(values) * limit.start.factor
     else:
         low, high = start.mean - EXTENT * start.std, start.mean + EXTENT * start.std
         low, high = jnp.min(low * limit.start.factor), jnp.max(high * limit.start.factor)

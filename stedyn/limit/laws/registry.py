@@ -19,7 +19,7 @@ REFERENCE = "grid"
 
 class Grid(Law):
     def check(self, problem, asked):
-        if asked.keep.size:
+        if asked.keep.size and problem.channels is not None:
             problem.alike("densities")
 
     def solve(self, problem, asked):

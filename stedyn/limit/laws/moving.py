@@ -1,0 +1,268 @@
+r"""The ``grid`` law with a range that moves (``docs/moving-ranges.md``).
+
+State: ``(mass, scale, speed)``: cell masses in ``u = w / scale``, the range over that of the problem, and
+``d ln(scale) / dtau``. In ``u`` levels and thresholds stand still, so that the mesh can be fine where it has to be; a
+range that grows acts on ``u`` as weight decay does:
+
+    ``du = [ (a c - b scale psi(u)) / scale - (lr weight_decay + speed) u ] dtau + sqrt(D) / scale dB``.
+
+All range rules are one equation ``miss(mass, scale, speed) = 0``: a differential equation of a learned range, and for
+others what holds at every time. A step is one linearly implicit step of the masses, with one Newton step for ``speed``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.stats import norm
+from jaxtyping import Array, Float
+
+from ...checks import fail, is_traced
+from ...problem.moving_range import MovingRange
+from ...rules import Order
+from ..limit import Limit
+from .grid import GridFlow, implicit, velocity
+from .masses import start_masses
+
+#: Start classes from which the range of the start is taken, and bisections for it.
+STARTS, BISECTIONS = 4000, 60
+#: Ranges, over that of the problem, between which a fast range is looked for at the start, and how many.
+FASTEST, SCANNED = 64.0, 241
+#: By which factor a range is expected to move, at first.
+REACH = 4.0
+
+State = tuple[Float[Array, "N C"], Float[Array, ""], Float[Array, ""]]
+
+
+class MovingFlow(GridFlow):
+    """The grid law in ``u``; ``limit`` is that at ``scale = 1``.
+
+    ``seen (k, N)`` are cell averages: of ``E[e | u]`` and ``E[psi e | u]`` at ``scale = 1`` for the estimate ``e`` of
+    ``dpsi/dR``, or of the statistic that gives the range, whose mean is ``target``.
+    """
+
+    moving: MovingRange
+    seen: Float[Array, "k N"]
+    target: Float[Array, ""]
+    unit: Float[Array, ""]
+    width: Float[Array, ""]
+    begin: Float[Array, ""]
+
+    def __init__(self, limit: Limit, cells, horizon, coarse=False, shape=None, reach=None):
+        moving = limit.range_rule
+        assert moving is not None
+        assert limit.range is not None
+        unit = range_at_start(limit) / limit.range if moving.measured else jnp.ones(())
+        self.moving, self.unit = moving, unit
+        super().__init__(limit.scaled(unit), cells, horizon, coarse, shape, reach)
+
+    def _at_start(self, limit, wall):
+        moving, inner = self.moving, self.faces[1:-1]
+        self.width, self.target, self.begin = limit.range * self.unit, jnp.zeros(()), jnp.ones(())
+        self.seen = self._seen(limit)
+        if moving.schedule is not None:
+            self.begin = jnp.asarray(moving.schedule(jnp.zeros(()))) * 1.0
+
+        def masses(scale):
+            mass = start_masses(limit.scaled(scale), inner, wall)
+            return jnp.broadcast_to(mass, (mass.shape[0], limit.teacher.size))
+
+        if moving.kind == "fast-learned":
+            self.begin = _first_zero(lambda scale: self._force(limit, masses(scale), scale))
+        if moving.measured:
+            self.target = (self.seen @ masses(1.0))[0] @ limit.share
+        return masses(self.begin)
+
+    def check(self) -> None:
+        """Refuse a fast range that goes to 0 at the start."""
+        if not is_traced(self.begin) and not np.isfinite(self.begin):
+            fail("weights.range_rule", "a start of which a fast range keeps a part (without correlation of weights and "
+                 "teacher the best range is 0, and it goes there at once)", self.moving.kind,
+                 "start at trained weights (start.kind = 'teacher'), or set range_rule = 'learned'")  # fmt: skip
+
+    def _seen(self, limit):
+        w, h, ends = self.centers, self.widths, limit.levels[jnp.array([0, -1])]
+        moving, size = self.moving, limit.range
+
+        def part(low, high):  # of every cell
+            return jnp.clip(
+                (jnp.minimum(self.faces[1:], high) - jnp.maximum(self.faces[:-1], low)) / h, 0.0, 1.0
+            )
+
+        if moving.learned:
+            inside = part(*ends)
+            if moving.estimator == "pact":
+                return jnp.stack([self.first, self.second]) * (1 - inside) / size
+            slope = limit.pieces.first[jnp.searchsorted(limit.pieces.breaks, w, side="right"), 1]
+            product = w * self.first + slope * h**2 / 12
+            return jnp.stack([self.first - w * inside, self.second - product * inside]) / size
+        if moving.kind == "absmean":
+            low, high = self.faces[:-1], self.faces[1:]
+            across = 0.5 * (low**2 + high**2) / h
+            return jnp.where((low < 0) & (high > 0), across, jnp.abs(w))[None]
+        if moving.kind == "rms":
+            return (w**2 + h**2 / 12)[None]
+        if moving.kind == "percentile":
+            edge = limit.range / moving.factor
+            return part(-edge, edge)[None]
+        return jnp.zeros((1, w.size))
+
+    def _force(self, limit: Limit, mass, scale) -> Float[Array, ""]:
+        """``<(k1 w* - k2 psi) e> - decay R`` of a learned range, at ``limit`` in units of ``scale = 1``."""
+        at = limit.scaled(scale)
+        e, product = self.seen @ mass
+        mean = (at.share * at.unit) @ (at.k1 * at.teacher * e - at.k2 * product)
+        return mean - self.moving.decay * self.width * scale
+
+    def miss(self, mass, scale, speed, tau) -> Float[Array, ""]:
+        """What the range rule sets to 0."""
+        moving = self.moving
+        if moving.schedule is not None:
+            return scale - moving.schedule(tau)
+        if moving.measured:
+            return (self.seen @ mass)[0] @ self.limit.share - self.target
+        force = self._force(self.limit, mass, scale)
+        return force if moving.kind == "fast-learned" else self.width * scale * speed - moving.lr * force
+
+    def at(self, scale) -> GridFlow:
+        """The law of the masses at a fixed scale."""
+        return eqx.tree_at(lambda law: law.limit, self, self.limit.scaled(scale))
+
+    def start(self) -> State:  # type: ignore[override]
+        return self.initial, self.begin, jnp.zeros(())
+
+    def error(self, state: State) -> Float[Array, ""]:
+        mass, scale, _ = state
+        return jnp.sum(self.at(scale).error_weights * mass)
+
+    def order(self, state: State, memory=None) -> Order:
+        return self.limit.order(self.error(state))._replace(memory=memory)
+
+    def watch(self, best: State, other: State):
+        values = jnp.stack([self.error(best), 1.0, best[1]])
+        apart = jnp.abs(self.error(best) - self.error(other)), jnp.abs(best[1] - other[1])
+        return values, jnp.stack([apart[0], self.variation(best[0] - other[0]), apart[1]])
+
+    def __call__(self, tau, state: State, memory=None) -> State:  # type: ignore[override]
+        mass, scale, speed = state
+        up, down = GridFlow.rates(self.at(scale), self.order(state, memory), tau, shrinking=speed)
+        return velocity(up, down, mass), scale * speed, jnp.zeros(())
+
+    def advance(self, tau, step, state: State, memory=None) -> State:  # type: ignore[override]
+        """One linearly implicit Euler step; ``speed`` is that at its end."""
+        mass, scale, speed = state
+        order, end = self.order(state, memory), tau + step
+
+        def rates(speed):
+            law = self.at(scale * jnp.exp(step * speed))
+            return GridFlow.rates(law, order, end, shrinking=speed)
+
+        def miss(mass, speed):
+            return self.miss(mass, scale * jnp.exp(step * speed), speed, end)
+
+        (up, down), follow = jax.linearize(rates, speed)
+        up, down, one = step * up, step * down, jnp.ones(())
+        new = implicit(up, down, mass)
+        more, less = follow(one)
+        shift = implicit(up, down, step * velocity(more, less, new))
+        left, change = jax.linearize(miss, new, speed)
+        slope = change(shift, one)
+        by = -left / jnp.where(jnp.abs(slope) > 1e-300, slope, 1e-300)
+        return new + by * shift, scale * jnp.exp(step * (speed + by)), speed + by
+
+    @property
+    def edges(self) -> Float[Array, " E"]:
+        return self.faces * self.unit
+
+    def masses(self, state) -> Float[Array, "*n N C"]:
+        mass, scale, _ = state
+
+        def one(mass, scale):
+            below = jnp.concatenate([jnp.zeros((1, mass.shape[1])), jnp.cumsum(mass, axis=0)])
+            inner = jax.vmap(lambda cdf: jnp.interp(self.faces[1:-1] / scale, self.faces, cdf), 1, 1)(below)
+            return jnp.diff(jnp.concatenate([below[:1], inner, below[-1:]]), axis=0)
+
+        return jax.lax.map(lambda both: one(*both), (mass, scale))
+
+    def observe(self, tau, state: State, memory=None) -> dict[str, Any]:
+        mass, scale, _ = state
+        found = self.sums(mass)
+        one = jnp.ones(())
+        units = [scale, scale**2, scale, scale**2]
+        units += [one] * (self.saturated is not None) + [1 / scale] * (self.flips is not None)
+        sums = found["sums"] * jnp.stack(units)[:, None]
+        return found | dict(sums=sums, error=self.error(state), memory=memory, range=self.width * scale)
+
+    def curves(self, tau, seen) -> dict[str, Array]:
+        out = super().curves(tau, seen)
+        if self.moving.kind == "fast-learned":  # whose thresholds move as far as the weights in a step
+            out.pop("flip_rate", None)
+        return out
+
+
+def range_at_start(limit: Limit) -> Float[Array, ""]:
+    """The range that the rule takes from the weights at the start, from classes of them."""
+    moving = limit.range_rule
+    share, mean, var = limit.start.classes(STARTS)
+    share = jnp.broadcast_to(
+        share * limit.share[:, None] if share.shape[0] > 1 else share, mean.shape
+    ).ravel()
+    mean, var = mean.ravel(), jnp.broadcast_to(var, mean.shape).ravel()
+    if moving.kind == "rms":
+        return moving.factor * jnp.sqrt(share @ (mean**2 + var))
+    std = jnp.sqrt(jnp.maximum(var, 1e-300))
+    z = mean / std
+    size = 2 * std * norm.pdf(z) + mean * (1 - 2 * norm.cdf(-z))
+    if moving.kind == "absmean":
+        return moving.factor * (share @ size)
+    order = jnp.argsort(size)
+    rank = jnp.cumsum(share[order]) - 0.5 * share[order]
+    return moving.factor * jnp.interp(moving.percentile / 100, rank, size[order])
+
+
+def _first_zero(force) -> Float[Array, ""]:
+    """Where a fast range goes from ``scale = 1``: to the first zero of its force on that side; nan if there is none."""
+    side = jnp.where(force(jnp.ones(())) >= 0, 1.0, -1.0)
+    log = side * jnp.linspace(0.0, jnp.log(FASTEST), SCANNED)
+    falls = side * jax.lax.map(lambda x: force(jnp.exp(x)), log) <= 0
+    k = jnp.argmax(falls)
+
+    def halve(_, bracket):
+        near, far = bracket
+        middle = 0.5 * (near + far)
+        on = side * force(jnp.exp(middle)) > 0
+        return jnp.where(on, middle, near), jnp.where(on, far, middle)
+
+    near, far = jax.lax.fori_loop(0, BISECTIONS, halve, (log[jnp.maximum(k - 1, 0)], log[k]))
+    return jnp.where(jnp.any(falls), jnp.exp(0.5 * (near + far)), jnp.nan)
+
+
+def reach_of(problem, horizon) -> tuple[np.ndarray, ...]:
+    """Between which multiples of its start the range is expected, as an array of two; nothing for a fixed range."""
+    rule = problem.range_rule
+    if rule is None:
+        return ()
+    if rule.schedule is None:
+        return (np.array([1 / REACH, REACH]),)
+    if is_traced(rule.schedule(0.0)):
+        return (np.array([1 / REACH, REACH]),)
+    path = np.asarray(jax.vmap(rule.schedule)(horizon * jnp.linspace(0.0, 1.0, 513))) * 1.0
+    return (np.array([path.min(), path.max()]),)
+
+
+def within(problem, reach, curves, xp):
+    """Whether the range stayed where it was expected, and where it is to be expected then."""
+    if not reach:
+        return True, reach
+    path = curves["range"]
+    begin = path[0] if problem.range_rule.measured else problem.weights.range
+    low, high = xp.min(path) / begin, xp.max(path) / begin
+    (old,) = reach
+    inside = (low >= old[0] * (1 - 1e-6)) & (high <= old[1] * (1 + 1e-6))
+    if xp is jnp:
+        return inside, reach
+    return bool(inside), (np.array([min(old[0], low / 2), max(old[1], 2 * high)]) if not inside else old,)
