@@ -84,7 +84,7 @@ STATES = {
     "momentum": Problem(weights=R1.weights, noise_std=0.1, rule=SGD(0.3, momentum=0.9)),
     "adam": Problem(weights=R1.weights, noise_std=0.1, rule=Adam(0.3, weight_decay=0.1)),
     "range": Problem(
-        weights=R1.weights, noise_std=0.1, rule=SGD(0.3), range_rule=MovingRange("learned", lr=4.0)
+        weights=R1.weights, noise_std=0.1, rule=SGD(0.3), range_rule=MovingRange("learned", lr=0.5)
     ),
     "lattice": Problem(rule=StochasticRounding(lr=0.3, delta=0.5), noise_std=0.1),
     "variances": Problem(covariance=Covariance.power_law(0.5), weights=R1.weights, rule=SGD(0.1)),
