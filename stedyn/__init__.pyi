@@ -14,6 +14,7 @@ from .limit.solution import Solution, SolveError
 from .limit.solver import solve
 from .limit.stairs import small_lr_stairs
 from .problem.moving_range import MovingRange
+from .problem.phases import Phase
 from .problem.populations import Channels, Covariance, Start, Teacher
 from .problem.problem import Problem, Run
 from .quantizers.quantizer import Quantizer
@@ -34,6 +35,7 @@ __all__ = [
     "InputLaw",
     "Measured",
     "MovingRange",
+    "Phase",
     "Plateau",
     "PlateauTable",
     "Problem",

@@ -56,7 +56,7 @@ def compare_figure(comparison: Comparison) -> Figure:
         densities.pdf[-1],
         edges=edges,
         histogram=counts / weights.size / np.diff(edges),
-        thresholds=solution.problem.weights.thresholds,
+        thresholds=solution.problem.parts[-1].weights.thresholds,
     )
     right.set_xlim(edges[0], edges[-1])
     right.set_title(rf"$\tau = {float(ensemble.tau[-1]):g}$", fontsize="medium")

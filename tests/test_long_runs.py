@@ -15,6 +15,7 @@ from systems import Remembering
 
 from stedyn.cli import app as cli
 from stedyn.problem.moving_range import MovingRange
+from stedyn.problem.phases import Phase
 from stedyn.problem.populations import Covariance, Teacher
 from stedyn.problem.problem import Problem
 from stedyn.quantizers.quantizer import Quantizer
@@ -87,6 +88,9 @@ STATES = {
         weights=R1.weights, noise_std=0.1, rule=SGD(0.3), range_rule=MovingRange("learned", lr=0.5)
     ),
     "lattice": Problem(rule=StochasticRounding(lr=0.3, delta=0.5), noise_std=0.1),
+    "phases": Problem(
+        weights=R1.weights, rule=SGD(0.3), phases=[Phase(1.3, weights=Quantizer(3, 1.0), rule=SGD(0.1))]
+    ),
     "variances": Problem(covariance=Covariance.power_law(0.5), weights=R1.weights, rule=SGD(0.1)),
 }
 

@@ -46,6 +46,7 @@ def plateaus(
     from ..limit.laws.registry import REFERENCE
     from ..limit.solver import solve
 
+    problem.steady("a table of plateaus")
     widths = bits or (2, 3, 4)
     count = len(widths) * len(ranges or [None]) * len(lrs or [None])
     approve(

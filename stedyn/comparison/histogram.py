@@ -85,6 +85,6 @@ def weight_histogram(solution: Solution, ensemble: Runs) -> Histogram | None:
 
 def _step(solution: Solution, ensemble: Ensemble) -> float:
     """Standard deviation of one move of a weight at the end."""
-    limit = derive(solution.problem.timeless, 2)
+    limit = derive(solution.problem.parts[-1].timeless, 2)
     diffusion = limit.coefficients(limit.order(float(solution.error[-1])), float(solution.tau[-1])).D
     return float(np.sqrt(np.max(diffusion) / ensemble.dim))

@@ -111,6 +111,7 @@ def plateau_table(
     InputError
         If an argument is out of bounds, or if a range or a learning rate is given or needed where there is none.
     """
+    problem.steady("a table of plateaus")
     widths = [whole("bits", b, 1, 8) for b in bits]
     own_lr = None if problem.rule.kind == "multinomial" else float(problem.rule.lr)
     if own_lr is None and lrs is not None:

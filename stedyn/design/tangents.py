@@ -15,7 +15,9 @@ from ..checks import fail
 from ..curves.dense import Steps, between, extrapolated
 from ..curves.objectives import Objective
 from ..curves.plateaus import find_plateaus
-from ..limit.refinement import grid_curves, grid_pass, least_error
+from ..limit.laws.legs import legs_of
+from ..limit.passes import grid_pass
+from ..limit.refinement import grid_curves, least_error
 from ..limit.refused import check_closes
 from ..limit.solution import Status
 from ..problem.problem import Problem, Run
@@ -39,12 +41,12 @@ def moved(problem: Problem, to: str, value) -> Problem:
     return eqx.tree_at(TO[to], problem, value)
 
 
-def _tangent_pass(problem, taus, keep, rtol, coarse, cells, mesh, to):
+def _tangent_pass(problem, legs, rtol, coarse, cells, mesh, to):
     """A pass of the grid law (see `grid_pass`): the error curve and its tangent, and those of the steps."""
 
     def run(value):
-        curves, stats, kept, steps, bad = grid_pass(
-            moved(problem, to, value), taus, keep, rtol, coarse, cells, mesh
+        curves, stats, kept, (steps,), bad = grid_pass(
+            moved(problem, to, value), legs, rtol, coarse, cells, mesh
         )
         return (curves["error"], steps), (stats, kept, bad)
 
@@ -53,7 +55,7 @@ def _tangent_pass(problem, taus, keep, rtol, coarse, cells, mesh, to):
         run, (value,), (jnp.ones_like(value),), has_aux=True
     )
     moves = moves._replace(tau=steps.tau)  # the steps stay where they are
-    return {"error": error, "tangent": tangent}, stats, kept, (steps, moves), bad
+    return {"error": error, "tangent": tangent}, stats, kept, ((steps, moves),), bad
 
 
 def of_curve(
@@ -77,7 +79,7 @@ def of_curve(
 
     one_pass = functools.partial(_tangent_pass, to=to)
     curves, _, _, steps, estimate, code = grid_curves(
-        problem.timeless, jnp.asarray(run.taus), jnp.zeros(0), tol, None, None, one_pass=one_pass
+        problem.timeless, legs_of(problem.begins, run.taus, np.zeros(0)), tol, one_pass=one_pass
     )
     error, tangent = np.asarray(curves["error"]), np.asarray(curves["tangent"])
     status = Status(int(code))

@@ -1,4 +1,4 @@
-"""Problems as TOML: tables teacher, start, noise, weights, inputs, rule, covariance, channels and run.
+"""Problems as TOML: tables teacher, start, noise, weights, inputs, rule, covariance, channels, run, and [[phase]].
 
 What is written and read back is equal. The keys of ``[rule]`` are the parameters of its class in `stedyn.rules.RULES`.
 """
@@ -19,12 +19,13 @@ from ..checks import PATH, InputError, checked, choice, fail
 from ..inputs.law import KINDS as LAWS
 from ..inputs.law import InputLaw
 from ..problem.moving_range import PARAMETERS, RANGE_RULES, MovingRange
+from ..problem.phases import Phase
 from ..problem.populations import Channels, Covariance, Start, Teacher
 from ..problem.problem import Problem, Run
 from ..quantizers.quantizer import Quantizer
 from ..rules import RULES, Rule
 from .layers import input_variances, load_weights
-from .tables import checked_tables, rule_parameters
+from .tables import checked_phases, checked_tables, rule_parameters
 from .whole import SAMPLE_SUFFIXES, read_samples, refuse_special
 
 
@@ -100,6 +101,7 @@ def problem_from_dict(
             covariance=_law(Covariance, "covariance", checked["covariance"], folder),
             channels=_channels(checked["channels"]) if "channels" in tables else None,
             run=horizon,
+            phases=[_phase(number, phase) for number, phase in enumerate(checked_phases(tables), 2)],
         )
 
 
@@ -181,6 +183,25 @@ def _range_rule(content: dict[str, Any]) -> MovingRange | None:
     if rule.measured and content.get("kind") != "none":
         content.setdefault("range", 1.0)
     return rule
+
+
+def _phase(number: int, content: dict[str, Any]) -> Phase:
+    """A phase from its checked tables."""
+    with _named(f"phase {number}: "):
+        changes: dict[str, Any] = {}
+        if "weights" in content:
+            weights = content["weights"]
+            changes = {key: weights.pop(key) for key in ("ste", "latent_clip") if key in weights}
+            if (moving := _range_rule(weights)) is not None:
+                fail(
+                    "weights.range_rule", "'fixed' in a phase (not implemented)", moving.kind, "leave it out"
+                )
+            changes["weights"] = _quantizer("weights", weights)
+        if "inputs" in content:
+            changes["inputs"] = _quantizer("inputs", content["inputs"])
+        if "rule" in content:
+            changes["rule"] = _rule(content["rule"])
+        return Phase(content["from"], **changes)
 
 
 def _channels(content: dict[str, Any]) -> Channels:

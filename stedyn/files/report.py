@@ -17,6 +17,7 @@ from .whole import write_atomic
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ..problem.phases import Phase
     from ..problem.problem import Problem
     from ..quantizers.quantizer import Quantizer
     from ..rules import Rule
@@ -39,14 +40,12 @@ def describe(problem: Problem, weights: Quantizer | None = None) -> str:
 
     With ``weights``, a quantizer whose bits and range are still to be chosen, its geometry stands for both.
     """
-    import equinox as eqx
-
+    from ..problem.phases import replaced
     from ..rules import SGD
     from .writing import problem_to_dict
 
-    tables = problem_to_dict(
-        eqx.tree_at(lambda p: p.rule, problem, SGD())
-    )  # no table holds a rule defined in Python
+    # no table holds a rule defined in Python
+    tables = problem_to_dict(replaced(problem, rule=SGD(), phases=()))
     laws = {table: tables[table] for table in ("teacher", "start")}
     teacher, start = (_law(law) for law in laws.values())
     shown = (
@@ -54,9 +53,7 @@ def describe(problem: Problem, weights: Quantizer | None = None) -> str:
         if weights is None
         else f"bits and range to be chosen, {_geometry(weights)}"
     )
-    weights_line = shown + f"; straight-through estimator: {problem.ste}"
-    if problem.latent_clip is not None:
-        weights_line += f", latent clip {problem.latent_clip:g}"
+    weights_line = shown + _estimator(problem)
     if problem.range_rule is not None:
         own = [
             f"{key} {_field(value)}"
@@ -74,9 +71,27 @@ def describe(problem: Problem, weights: Quantizer | None = None) -> str:
         "weights": weights_line,
         "inputs": _quantizer(problem.inputs) + _input_law(problem, tables) + _covariance(tables),
         "rule": _rule(problem.rule),
+        **{f"phase {number}": _phase(phase) for number, phase in enumerate(problem.phases, 2)},
         "units": CONVENTIONS,
     }
     return "\n".join(f"{name:<8} {text}" for name, text in lines.items())
+
+
+def _phase(phase: Phase) -> str:
+    """What changes, and when."""
+    changes = []
+    if phase.weights is not None:
+        changes.append(f"weights {_quantizer(phase.weights)}{_estimator(phase)}")
+    if phase.inputs is not None:
+        changes.append(f"inputs {_quantizer(phase.inputs)}")
+    if phase.rule is not None:
+        changes.append(f"rule {_rule(phase.rule)}")
+    return f"from tau = {phase.begin:g}: " + "; ".join(changes)
+
+
+def _estimator(owner: Problem | Phase) -> str:
+    clip = "" if owner.latent_clip is None else f", latent clip {owner.latent_clip:g}"
+    return f"; straight-through estimator: {owner.ste}{clip}"
 
 
 def _rule(rule: Rule) -> str:

@@ -171,7 +171,7 @@ def _tables(inner, problem: Problem) -> Any:
 def _problem(tables: dict[str, Any]) -> Problem:
     paths = {}
     for name, table in tables.items():
-        if isinstance(table.get("values"), np.ndarray):
+        if isinstance(table, dict) and isinstance(table.get("values"), np.ndarray):
             paths[name], table["values"] = table.pop("path"), table["values"].tolist()
     problem = problem_from_dict(tables)
     for name, path in paths.items():

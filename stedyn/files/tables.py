@@ -53,6 +53,8 @@ _DEFAULT_KIND = {
     "rule": "sgd",
     "covariance": "identity",
 }
+#: Tables that a phase may have.
+PHASE_TABLES = ("weights", "inputs", "rule")
 TABLES = ("teacher", "start", "noise", "weights", "inputs", "rule", "covariance", "channels", "run")
 
 
@@ -99,10 +101,53 @@ def checked_tables(tables: Any) -> dict[str, dict[str, Any]]:
     if not isinstance(tables, dict):
         fail("problem", "tables", tables, "give a dictionary of dictionaries")
     for table, content in tables.items():
-        check_known("table", table, TABLES)
-        if not isinstance(content, dict):
+        check_known("table", table, (*TABLES, "phase"))
+        if table != "phase" and not isinstance(content, dict):
             fail(table, "a table", content, f"write [{table}] and its keys below it")
     return {table: _checked(table, dict(tables.get(table, {}))) for table in TABLES}
+
+
+def checked_phases(tables: dict[str, Any]) -> list[dict[str, Any]]:
+    """The phases of a problem with complete tables, every ``kind`` set, and no key that would be ignored.
+
+    A table of a phase that has no ``kind`` changes keys of the phase before; one that has is complete.
+
+    Raises
+    ------
+    ValueError
+        At the first fault, with the number of the phase; the first is that of the other tables.
+    """
+    phases = tables.get("phase", [])
+    if not isinstance(phases, list) or not all(isinstance(phase, dict) for phase in phases):
+        fail("phase", "tables", phases, "write [[phase]] and its keys below it")
+    now = {name: dict(tables.get(name, {})) for name in PHASE_TABLES}
+    checked = []
+    for number, phase in enumerate(phases, 2):
+        for key in phase:
+            check_known(f"key of [[phase]] {number}", key, ("from", *PHASE_TABLES))
+        if "from" not in phase:
+            fail(f"phase {number}: from", "the time tau at which the phase begins", None, "set it")
+        found = {"from": phase["from"]}
+        for name in PHASE_TABLES:
+            if name in phase:
+                now[name] = _following(f"phase {number}: {name}", name, now[name], phase[name])
+                found[name] = _checked(name, dict(now[name]))
+        checked.append(found)
+    return checked
+
+
+def _following(where: str, table: str, before: dict[str, Any], content: Any) -> dict[str, Any]:
+    """A table of a phase, after that of the phase before."""
+    if not isinstance(content, dict):
+        fail(where, "a table", content, f"write [phase.{table}] and its keys below it")
+    if table == "inputs":
+        before = {key: value for key, value in before.items() if key not in _LAW}
+        for key in content:
+            if key in _LAW:
+                fail(f"{where}.{key}", "a quantizer alone (the law of the inputs is one for all phases)",
+                     content[key], "set it in [inputs]")  # fmt: skip
+    complete = "kind" in content or before.get("kind") == "none"
+    return dict(content) if complete else {**before, **content}
 
 
 def _checked(table: str, content: dict[str, Any]) -> dict[str, Any]:

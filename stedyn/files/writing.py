@@ -13,6 +13,7 @@ from ..checks import PATH, checked, fail
 from ..inputs.law import InputLaw
 from ..inputs.samples import Samples
 from ..problem.moving_range import MovingRange
+from ..problem.phases import Phase
 from ..problem.problem import Problem
 from ..quantizers.quantizer import Quantizer
 from ..rules import RULES, SCHEDULES, Rule, Schedule
@@ -40,12 +41,7 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
         "start": _samples(start.data)
         or ({key: getattr(start, key) for key in own} if own else {"value": start.mean}),
         "noise": {"std": problem.noise_std},
-        "weights": {
-            **_quantizer_table(problem.weights),
-            "ste": problem.ste,
-            "latent_clip": problem.latent_clip,
-            **_range_rule_table(problem.range_rule),
-        },
+        "weights": _weights_table(problem) | _range_rule_table(problem.range_rule),
         "inputs": _quantizer_table(problem.inputs) | _law_table(problem.input_law),
         "rule": _rule_table(rule),
         "covariance": _samples(covariance.data)
@@ -61,9 +57,7 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
                 plain[table][key] = _plain(f"{table}.{key}", value)
     if problem.model != "linear":
         plain["teacher"]["model"] = problem.model
-    defaults: dict[str, Any] = {"batch": 1, "dampening": 0, "nesterov": False, "bias_correction": True}
-    for name in [name for name, default in defaults.items() if plain["rule"].get(name) == default]:
-        del plain["rule"][name]
+    plain["rule"] = _without_defaults(plain["rule"])
     if plain["weights"] == {"kind": "none", "ste": "identity"}:
         del plain["weights"]
     if plain["inputs"] == {"kind": "none"}:
@@ -72,7 +66,35 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
         del plain["channels"]
     if covariance.kind == "identity":
         del plain["covariance"]
+    if problem.phases:
+        plain["phase"] = [_phase_table(phase) for phase in problem.phases]  # type: ignore[assignment]
     return plain
+
+
+def _phase_table(phase: Phase) -> dict[str, Any]:
+    """A phase, with complete tables."""
+    table: dict[str, Any] = {"from": phase.begin}
+    if phase.weights is not None:
+        table["weights"] = _weights_table(phase)
+    if phase.inputs is not None:
+        table["inputs"] = _quantizer_table(phase.inputs)
+    if phase.rule is not None:
+        table["rule"] = {"kind": phase.rule.kind, **_rule_table(phase.rule)}
+    plain = _plain("phase", {key: value for key, value in table.items() if value is not None})
+    return {
+        key: _without_defaults(value) if isinstance(value, dict) else value for key, value in plain.items()
+    }
+
+
+def _weights_table(owner: Any) -> dict[str, Any]:
+    """That of a problem or a phase."""
+    return {**_quantizer_table(owner.weights), "ste": owner.ste, "latent_clip": owner.latent_clip}
+
+
+def _without_defaults(table: dict[str, Any]) -> dict[str, Any]:
+    """A table without what a file may leave out."""
+    defaults: dict[str, Any] = {"batch": 1, "dampening": 0, "nesterov": False, "bias_correction": True}
+    return {k: value for k, value in table.items() if value is not None and defaults.get(k, ...) != value}
 
 
 def _rule_table(rule: Rule) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.special import ndtr, ndtri
 
+from ..problem.phases import with_new
 from ..problem.populations import Covariance, Teacher
 from ..problem.problem import Problem
 from .quadrature import gauss_nodes, intervals
@@ -79,7 +80,8 @@ def coordinate_classes(
     values, weights, exact = _teacher_points(law, folded)
     if variances is None:  # fewer of them where there are many teacher values
         variances = max(2, min(n // 2 if exact else n // 4, 64))
-    per = nodes_of(problem.weights.levels.size, n) if nodes is None else nodes
+    levels = sum(part.weights.levels.size for part in _bending(problem))
+    per = nodes_of(levels, n) if nodes is None else nodes
     if folded:
         n = n // 2
     if problem.paired:
@@ -91,10 +93,8 @@ def coordinate_classes(
     else:
         n = min(n, values.size)
         share, teacher = jax.lax.map(
-            lambda ratio: _gauss(
-                values, weights, n, per, jnp.concatenate([_kinks(problem) / ratio, _steps(problem)]), merge[0]
-            ),
-            _ideal(problem, variance),
+            lambda ratios: _gauss(values, weights, n, per, _bends(problem, ratios), merge[0]),
+            tuple(_ideal(part, variance) for part in _bending(problem)),
         )
     group = jnp.repeat(jnp.arange(variance.size), teacher.shape[1])
     return Classes(teacher.reshape(-1), (part[:, None] * share).reshape(-1), group, variance)
@@ -123,8 +123,10 @@ def _paired_classes(problem: Problem, n: int, per: int, variances: int, merge, f
     order = jnp.argsort(u)
     u, index, part = u[order], index[order], (values / variance[index])[order] / values.size
 
+    kinks = jnp.concatenate([_kinks(part) for part in _bending(problem)])
+
     def one(k):
-        return _gauss(u, jnp.where(index == k, part, 0.0), n, per, _kinks(problem), merge[0])
+        return _gauss(u, jnp.where(index == k, part, 0.0), n, per, kinks, merge[0])
 
     share, node = jax.lax.map(one, jnp.arange(few))
     c, p = (node / _ideal(problem, variance)[:, None]).reshape(-1), share.reshape(-1)
@@ -142,6 +144,18 @@ def _kinks(problem: Problem):
     """The levels, with infinity for those that repeat the largest."""
     levels = problem.weights.levels
     return jnp.where(np.arange(levels.size) < levels.size - problem.weights.spare, levels, jnp.inf)
+
+
+def _bending(problem: Problem) -> list[Problem]:
+    """The phases whose kinks are new."""
+    return with_new(problem, problem.parts, "weights", "inputs")
+
+
+def _bends(problem: Problem, ratios):
+    """Teacher values at which the answer has kinks; ``ratios`` are `_ideal` of the phases in `_bending`."""
+    parts = list(zip(_bending(problem), ratios, strict=True))
+    kinks = [_kinks(part) / ratio for part, ratio in parts]
+    return jnp.concatenate([*kinks, *(_steps(part) for part, _ in parts)])
 
 
 def _steps(problem: Problem):

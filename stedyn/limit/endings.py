@@ -46,8 +46,9 @@ def course(problem: Problem, tau, error, samples: int | None = None) -> Course:
     if samples is not None:
         found = [plateau for plateau in found if plateau.height * samples >= np.max(error)]
     last = found[-1] if found and found[-1].open else None
-    fixed = functools.cache(lambda: fixed_point(problem))
-    final = functools.cache(lambda: final_error(problem, shared=True) if has_fixed_point(problem) else None)
+    end = problem.parts[-1]
+    fixed = functools.cache(lambda: fixed_point(end))
+    final = functools.cache(lambda: final_error(end, shared=True) if has_fixed_point(end) else None)
     kind = _kind(problem, tau, error, last, fixed, final)
     now, ending = float(error[-1]), ""
     if kind == "flat":

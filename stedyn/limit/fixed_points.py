@@ -168,7 +168,7 @@ def _pull(limit: Limit):
 @checked(problem=Problem)
 @in_float64
 def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
-    """Fixed point of the limit of a problem.
+    """Fixed point of the limit of a problem; of one with phases that of the last.
 
     Parameters
     ----------
@@ -182,6 +182,7 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         If lr is above its ceiling; for a rule of your own whose move has a mean; or for a surrogate
         derivative that vanishes beyond the range: what remains depends on the start and on how long one waits.
     """
+    problem = problem.parts[-1]
     problem.alike("a fixed point")
     whole("classes", classes, 2, 4096)
     if problem.means == "kept":

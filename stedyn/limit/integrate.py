@@ -85,8 +85,9 @@ def integrate(
     keep: Float[Array, " K"],
     rtol,
     forward: bool = False,
+    begin: Float[Array, ""] | float = 0.0,
 ) -> diffrax.Solution:
-    """Integrate a law from ``tau = 0`` to its last saved time.
+    """Integrate a law from ``tau = begin`` to its last saved time.
 
     Parameters
     ----------
@@ -118,9 +119,9 @@ def integrate(
     return diffrax.diffeqsolve(
         diffrax.ODETerm(_field),
         ExtrapolatedEuler(),
-        t0=jnp.zeros(()),
+        t0=jnp.asarray(begin),
         t1=times[-1],
-        dt0=1e-4 * times[-1],
+        dt0=1e-4 * (times[-1] - begin),
         y0=(start, law.watch(start, start)[0]),
         args=law,
         saveat=diffrax.SaveAt(subs=saves),

@@ -35,7 +35,7 @@ from ..quantizers.pieces import Pieces
 from ..quantizers.quantizer import as_arrays
 from ..quantizers.surrogates import Surrogate
 from ..rules import Coefficients, Order, Response, Rule
-from .classes import channel_classes
+from .classes import Classes, channel_classes
 from .refused import check_model
 from .starts import Starts, starts_of
 
@@ -242,9 +242,13 @@ def derive(
 
     ``coarse``, ``folded`` and ``nodes`` as in `coordinate_classes`; a problem is ``folded`` only if it `is_symmetric`.
     """
+    return limit_of(problem, channel_classes(problem, classes, coarse, variances, folded, nodes))
+
+
+def limit_of(problem: Problem, found: Classes) -> Limit:
+    """The limit of a problem without phases, with given classes."""
     check_model(problem)
     wall = problem.latent_clip
-    found = channel_classes(problem, classes, coarse, variances, folded, nodes)
     inputs = problem.moments(found.variance)
     every = found.share @ inputs.mean_abs[found.group]
     inputs = inputs._replace(crowd=jnp.full_like(inputs.std, 1.0) * every)
@@ -273,11 +277,12 @@ def derive(
 
 def is_symmetric(problem: Problem) -> bool:
     """Whether the laws of a problem are known to stay the same when weights and teacher change their signs."""
-    start, weights = problem.start, problem.weights
+    start = problem.start
     centred = start.data is None and not is_traced(start.mean) and np.all(np.asarray(start.mean) == 0)
+    kinds = {part.weights.kind for part in problem.parts}
     return (
         bool(centred)
         and problem.means != "kept"
         and problem.teacher.kind in ("gaussian", "rademacher")
-        and weights.kind not in ("twos-complement", "unsigned", "levels")
+        and not kinds & {"twos-complement", "unsigned", "levels"}
     )

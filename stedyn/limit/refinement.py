@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+import itertools
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
+from ..problem.phases import with_new
 from ..problem.problem import Problem
 from ..quantizers.padded import padded
 from .classes import NODES, nodes_of
-from .integrate import failed, integrate, steps
-from .laws.fast import FastFlow
-from .laws.grid import GridFlow
-from .laws.moving import MovingFlow, reach_of, within
-from .laws.remembering import flow_of
-from .limit import derive, is_symmetric
+from .laws.legs import Leg
+from .laws.moving import reach_of, within
+from .limit import is_symmetric
+from .passes import Mesh, grid_pass, traced_pass
 from .solution import INACCURATE, MAX_STEPS, REACHED
 
 #: Cells of a first pass of the grid law, over all intervals, and with many variances; the largest number of unknowns.
@@ -32,24 +28,6 @@ FIRST_CLASSES, MOST_CLASSES = 40, 512
 FIRST_VARIANCES, FIRST_PAIRED, MOST_VARIANCES = 12, 16, 64
 #: Errors below this part of the variance of the label count as this much where accuracy is relative.
 LEAST = 1e-9
-#: Options of programs that are run few times.
-QUICKLY = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 11):  # which has no other way to compile loops
-    QUICKLY["xla_cpu_use_fusion_emitters"] = False
-
-
-class Mesh(NamedTuple):
-    """Resolution of the grid law: cells between features, teacher classes with their nodes, variance classes.
-
-    Programs are compiled for the number of all cells in the place of ``cells``. ``folded`` and ``nodes`` as in
-    `coordinate_classes`.
-    """
-
-    cells: int
-    classes: int
-    variances: int
-    folded: bool
-    nodes: int
 
 
 def filled(number: int) -> int:
@@ -65,72 +43,6 @@ def filled(number: int) -> int:
 def least_error(problem: Problem):
     """The least error against which accuracy is measured."""
     return LEAST * problem.label_variance + 1e-300
-
-
-class Made(NamedTuple):
-    """The grid law of a problem on one mesh, with the classes that have a share."""
-
-    law: GridFlow
-    teacher: Float[Array, " C"]
-    share: Float[Array, " C"]
-
-
-def make(problem, horizon, coarse, cells, mesh: Mesh, reach=None) -> Made:
-    """The law with ``cells`` (traced) between features, filled up to the cells of ``mesh``; ``coarse`` as below.
-
-    A range that moves is expected between ``reach`` times its start.
-    """
-    limit = derive(problem, mesh.classes, coarse[1:], mesh.variances, mesh.folded, mesh.nodes)
-    grain = 2 ** max(0, (limit.teacher.size - 1).bit_length() - 4)  # at most an eighth more classes
-    classes = limit.teacher.size + -limit.teacher.size % grain
-    flow = FastFlow if limit.has_mean else GridFlow if limit.range_rule is None else MovingFlow
-    law = flow(limit, cells, horizon, coarse[0], (mesh.cells, classes), reach)
-    return Made(law, limit.teacher, limit.share)
-
-
-def follow(law, taus, keep, rtol, forward=False):
-    """Curves, counts, states at the times ``keep``, steps and failure; ``forward`` as in `integrate`."""
-    flow, weights_of = flow_of(law)
-    solution = integrate(flow, taus, keep, rtol, forward)
-    states = law.masses(weights_of(solution.ys[1])) if keep.size else None
-    # one time after the other: XLA takes seconds to compile the products of all of them
-    curves = jax.lax.map(lambda saved: law.curves(*saved), (taus, solution.ys[0]))
-    return curves, solution.stats, states, steps(solution), failed(solution)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _followed(arrays, leaves, tree):
-    law, taus, keep, rtol = eqx.combine(arrays, jax.tree.unflatten(tree, leaves))
-    return follow(law, taus, keep, rtol, forward=True)
-
-
-def _follow(*arguments):
-    """`follow`, compiled, without waiting for its end as `eqx.filter_jit` does, so that passes may overlap."""
-    arrays, static = eqx.partition(arguments, lambda leaf: eqx.is_array(leaf) or isinstance(leaf, np.ndarray))
-    leaves, tree = jax.tree.flatten(static)
-    return _followed(arrays, tuple(leaves), tree)
-
-
-#: What is made once needs no optimized program, which takes XLA four times as long.
-_make = eqx.filter_jit(make, compiler_options=QUICKLY)  # type: ignore[call-overload]
-
-
-def grid_pass(problem, taus, keep, rtol, coarse, cells, mesh: Mesh, reach=None, programs=(_make, _follow)):
-    """Curves, counts, densities, steps and failure of the grid law on one mesh; jvp is the only derivative.
-
-    ``coarse`` are three flags: whether to halve cells, teacher classes, classes of variances. One program makes the
-    law of a problem; a second one follows it, the same for all quantizers, teachers and starts.
-    """
-    make, follow = programs
-    law, teacher, share = make(problem, taus[-1], coarse, cells, mesh, reach)
-    if isinstance(law, MovingFlow):
-        law.check()
-    curves, stats, states, path, bad = follow(law, taus, keep, rtol)
-    return curves, stats, (law.edges, states, teacher, share), path, bad
-
-
-#: The same where JAX transforms it, in reverse mode too; it takes no options of programs.
-_traced_pass = eqx.filter_jit(functools.partial(grid_pass, programs=(make, follow)))
 
 
 def _extrapolate(curves, coarse, least, xp):
@@ -157,19 +69,22 @@ def _extrapolate(curves, coarse, least, xp):
     return better, xp.stack(parts)
 
 
-def _occupied(curves, levels: int, folded: bool, xp):
-    """The curves as arrays of ``xp``, with the levels that a quantizer has; of both signs if ``folded``."""
+def _occupied(curves, levels: set[int], folded: bool, xp):
+    """The curves as arrays of ``xp``, with the levels that all quantizers have; of both signs if ``folded``."""
     curves = {name: xp.asarray(curve) for name, curve in curves.items()}
+    if len(levels) > 1:
+        curves.pop("occupancy", None)
     if "occupancy" in curves:
-        each = curves["occupancy"][..., :levels]
+        each = curves["occupancy"][..., : min(levels)]
         curves["occupancy"] = 0.5 * (each + each[..., ::-1]) if folded else each
     return curves
 
 
 def _first_mesh(problem, cells, classes, foldable: bool) -> tuple[Mesh, int, list[tuple[bool, bool, bool]]]:
     """The mesh of the first pass, its number of intervals, and the coarser ones that are compared with it."""
-    features = max(problem.weights.n_levels - 1, 0) + (problem.weights.rounding == "stochastic")
-    edges = problem.surrogate.ends + (problem.latent_clip is not None)
+    featured = with_new(problem, problem.parts, "weights")
+    features = sum(max(p.weights.n_levels - 1, 0) + (p.weights.rounding == "stochastic") for p in featured)
+    edges = sum(p.surrogate.ends + (p.latent_clip is not None) for p in featured)
     intervals = features + 1 + 2 * edges
     alike = problem.covariance.kind == "identity"
     if cells is None:
@@ -184,31 +99,37 @@ def _first_mesh(problem, cells, classes, foldable: bool) -> tuple[Mesh, int, lis
     coarser += [] if alike else [(False, False, True)]
     folded = foldable and is_symmetric(problem)
     classes += -classes % 8
-    nodes = nodes_of(0 if single or atoms else problem.weights.n_levels, classes)
+    nodes = nodes_of(0 if single or atoms else sum(part.weights.n_levels for part in featured), classes)
     classes -= classes % (nodes * (1 + folded))
     variances = 1 if alike else FIRST_PAIRED if problem.paired else FIRST_VARIANCES
     mesh = Mesh(cells + cells % 2, max(classes, 2), variances, folded, nodes)
     return mesh, intervals, coarser
 
 
-def grid_curves(problem, taus, keep, tol, cells, classes, traced=False, one_pass=grid_pass):
-    """Passes of the grid law until ``tol`` is met: curves, counts, densities, steps, estimate, code."""
-    mesh, intervals, coarser = _first_mesh(problem, cells, classes, foldable=keep.size == 0)
-    levels, xp = problem.weights.n_levels, jnp if traced else np
+def grid_curves(
+    problem, legs: tuple[Leg, ...], tol, cells=None, classes=None, traced=False, one_pass=grid_pass
+):
+    """Passes of the grid law until ``tol`` is met: curves, counts, densities, steps, estimate, code.
+
+    The steps are those of the first and of the second mesh in turn, leg by leg.
+    """
+    foldable = not any(leg.kept for leg in legs)
+    mesh, intervals, coarser = _first_mesh(problem, cells, classes, foldable)
+    levels, xp = {part.weights.n_levels for part in problem.parts}, jnp if traced else np
     least = least_error(problem)
     if traced:
-        one_pass = _traced_pass
+        one_pass = traced_pass
     else:
         problem = padded(problem)
     rtol = min(0.05 * tol, 5e-4)
-    reach = reach_of(problem, taus[-1])
+    reach = reach_of(problem, legs[-1].taus[-1])
     confirmed, expected = np.zeros(len(coarser), bool), np.zeros(len(coarser))
     for count in range(1, PASSES + 1):
         size = mesh.cells * intervals
         shape = mesh._replace(cells=filled(size))
         # all have the same shapes and share one compilation
         runs = [
-            one_pass(problem, taus, keep, *map(np.asarray, (step, flags, mesh.cells)), shape, *reach)
+            one_pass(problem, legs, *map(np.asarray, (step, flags, mesh.cells)), shape, *reach)
             for flags, step in [((False, False, False), rtol), *((flags, 4 * rtol) for flags in coarser)]
         ]
         first, *rest = (_occupied(run[0], levels, mesh.folded, xp) for run in runs)
@@ -236,7 +157,8 @@ def grid_curves(problem, taus, keep, tol, cells, classes, traced=False, one_pass
     if states is not None:
         states = xp.asarray(states)[:, :size, :many].swapaxes(1, 2)
         kept = xp.asarray(faces)[: size + 1], states, teacher, share
-    return curves, counts, None if states is None else kept, (path, runs[1][3]), estimate, code
+    steps = tuple(itertools.chain(*zip(path, runs[1][3], strict=True)))
+    return curves, counts, None if states is None else kept, steps, estimate, code
 
 
 def _refined(mesh: Mesh, coarser, parts, tol: float, room: float) -> Mesh:

@@ -70,7 +70,7 @@ def check_range_rule(problem: Problem) -> None:
 
 
 def check_closes(problem: Problem) -> None:
-    """Refuse a problem whose limit is no equation in ``V`` alone.
+    """Refuse a problem whose limit is no equation in ``V`` alone, in one of its phases.
 
     Raises
     ------
@@ -79,6 +79,14 @@ def check_closes(problem: Problem) -> None:
         back; those of the clipped one stick to its ends for a time set by the overshoot of single steps. Simulate such
         a problem. Or for a rule of your own whose move has a mean.
     """
+    if problem.phases and problem.means == "kept":
+        fail("phase", "no phases with inputs that have a mean (how the mean output settles then is not derived)",
+             f"{len(problem.phases)} of them", "set inputs.centre = true, or simulate")  # fmt: skip
+    for part in problem.parts:
+        _check_part(part)
+
+
+def _check_part(problem: Problem) -> None:
     check_means(problem)
     check_range_rule(problem)
     check_centred(problem)

@@ -34,6 +34,9 @@ CURVES = (
     "range",
 )
 
+#: Part of the last interval of a phase by which its end lies before the next phase.
+EDGE = 1e-3
+
 _SENTENCES = (
     "The solution reached the horizon within the requested tolerance.",
     "The solution reached the horizon, but its error estimate is above the requested tolerance.",
@@ -135,7 +138,8 @@ class Solution(Result, eqx.Module):
         Steps, cells, classes, passes.
     problem : Problem
     steps : tuple of Steps
-        Error at every step of the solver; two of them are extrapolated, as the curves are; none for the saved curve.
+        Error at every step of the solver, phase by phase; two of a phase are extrapolated, as the curves are; none for
+        the saved curve.
     """
 
     tau: Float[Array | np.ndarray, " T"]
@@ -179,7 +183,15 @@ class Solution(Result, eqx.Module):
             return np.asarray(self.tau), np.asarray(self.error)
         if "samples" in self.statistics:  # between which it is not smooth
             return steps[0].tau, np.maximum(steps[0].error, 0.0)
-        return between(extrapolated(*steps) if len(steps) == 2 else steps[0])
+        meshes = len(steps) // len(self.problem.begins)
+        legs = [steps[k : k + meshes] for k in range(0, len(steps), meshes)]
+        curves = [
+            between(extrapolated(*leg) if meshes == 2 else leg[0]) for leg in legs if leg[0].tau.size > 1
+        ]
+        # a phase ends just before the next one begins, where the error may jump
+        for (tau, _), _ in zip(curves, curves[1:], strict=False):
+            tau[-1] -= EDGE * (tau[-1] - tau[-2])
+        return tuple(np.concatenate(parts) for parts in zip(*curves, strict=True))  # type: ignore[return-value]
 
     def plateaus(self) -> list[Plateau]:
         """Plateaus of the error curve (`stedyn.find_plateaus`), found on the steps of the solver, not on ``tau``.

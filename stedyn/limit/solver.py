@@ -9,6 +9,7 @@ import numpy as np
 from ..checks import array, checked, fail, in_float64, is_traced, positive, whole
 from ..problem.problem import Problem
 from .laws.law import Asked
+from .laws.legs import legs_of
 from .laws.registry import LAWS, chosen
 from .limit import LARGEST_KAPPA
 from .refused import check_closes
@@ -86,8 +87,11 @@ def solve(
     cells = None if cells is None else whole("cells", cells, 4, 10**6)
     classes = None if classes is None else whole("classes", classes, 2, 4096)
     classes = classes and classes + classes % 2
-    asked = Asked(jnp.asarray(_padded(taus)), jnp.asarray(keep), tol, cells, classes, traced)
-    LAWS[law].check(problem.timeless, asked)
+    asked = Asked(legs_of(problem.begins, taus, keep), tol, cells, classes, traced)
+    for part in problem.parts:
+        LAWS[law].check(part.timeless, asked)
+    if law == "fluid":
+        problem.steady("law = 'fluid'")
     curves, counts, kept, path, estimate, code = LAWS[law].solve(problem.timeless, asked)
     curves = {n: (c if traced else np.asarray(c))[: taus.size] for n, c in curves.items()}
     if not traced:
@@ -117,12 +121,6 @@ def solve(
         problem=problem,
         steps=path,
     )
-
-
-def _padded(taus: np.ndarray) -> np.ndarray:
-    """The saved times with the last repeated: 16, 32, 64, ... of them, so that few numbers of times are compiled."""
-    size = max(16, 1 << (taus.size - 1).bit_length())
-    return np.append(taus, np.full(size - taus.size, taus[-1]))
 
 
 def _kept_times(densities, horizon) -> np.ndarray:

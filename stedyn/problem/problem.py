@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import equinox as eqx
 import jax
@@ -10,19 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..checks import checked, choice, fail, is_traced, nonnegative, positive
+from ..checks import checked, choice, fail, nonnegative, positive, several
 from ..inputs.law import InputLaw
 from ..inputs.moments import InputMoments, input_moments
 from ..quantizers.quantizer import Quantizer, as_arrays
 from ..quantizers.surrogates import SURROGATES, Surrogate
 from ..rules import SGD, Rule
+from .consistency import check_start, check_together, means_of
 from .models import MODELS, Linear
 from .moving_range import MovingRange
+from .phases import Phase, check_phases, parts_of, replaced
 from .populations import Channels, Covariance, Start, Teacher
-from .run import LARGEST, SMALLEST, Run
+from .run import Run
 
-#: Largest |E[x]| / sqrt(Var x), of phi alike, that counts as none: the neglected drift stays small up to d = 1e8.
-MEAN_TOLERANCE = 1e-6
 #: A run whose error grows by this factor over its first value and the variance of the label diverges.
 DIVERGENCE = 1e6
 
@@ -61,6 +62,8 @@ class Problem(eqx.Module):
         Groups of coordinates with their own teacher scale, range and start (a range per channel).
     run : Run
         Horizon and saved times, in units of ``tau = steps / d``.
+    phases : sequence of Phase
+        What changes during the run, and when (``docs/phases.md``); the fields above hold until then.
 
     Raises
     ------
@@ -90,6 +93,7 @@ class Problem(eqx.Module):
     means: str = eqx.field(static=True, init=False)
     run: Run
     range_rule: MovingRange | None
+    phases: tuple[Phase, ...]
 
     @checked(
         teacher=Teacher,
@@ -120,6 +124,7 @@ class Problem(eqx.Module):
         input_law: InputLaw | None = None,
         run: Run | None = None,
         range_rule: MovingRange | None = None,
+        phases: Iterable[Phase] = (),
     ):
         self.teacher = Teacher.constant() if teacher is None else teacher
         self.start = Start.gaussian() if start is None else start
@@ -135,46 +140,14 @@ class Problem(eqx.Module):
         self.input_law = InputLaw() if input_law is None else input_law
         self.run = Run() if run is None else run
         self.range_rule = range_rule
-        if self.surrogate.ends and self.weights.range is None:
-            fail("weights.range", f"a positive number for ste = {self.ste!r}", None, "set it")
-        if self.surrogate.smooth and self.rule.lattice is not None:
-            fail("weights.ste", f"'identity' or 'clipped' with the rule {self.rule.kind!r} (other multiples of a "
-                 "move leave its lattice)", self.ste, "choose one of these, or another rule")  # fmt: skip
-        self._check_magnitudes()
-        for own in (self.channels, self.range_rule):
-            if own is not None:
-                own.check(self)
-        self._check_start()
-        if self.model != "linear" and not is_traced(self.signal) and np.any(np.asarray(self.signal) == 0):
-            fail("teacher", f"weights that are not all 0 for model = {self.model!r}", 0.0, "give it some")
+        self.phases = several("phases", phases)
+        if not all(isinstance(phase, Phase) for phase in self.phases):
+            fail("phases", "a list of Phase", self.phases, "give Phase(begin, weights=..., rule=...)")
+        check_start(self)
         with jax.enable_x64(True):  # the means are compared with 1e-6 and less
-            self.means = self._means()
-            self.rule.check(self)
-
-    def _check_magnitudes(self):
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self):
-            numbers = isinstance(leaf, (float, jax.Array, np.ndarray, np.number)) and not is_traced(leaf)
-            if numbers and np.asarray(leaf).dtype.kind == "f":
-                largest = float(np.max(np.abs(np.asarray(leaf)), initial=0.0))
-                name = jax.tree_util.keystr(path, simple=True, separator=".")
-                if np.isfinite(largest) and largest > LARGEST:
-                    fail(name, f"numbers of at most {LARGEST:g}", largest, "choose other units")
-                if name.endswith(("range", "levels", "clip")) and 0 < largest < SMALLEST:
-                    fail(name, f"numbers of at least {SMALLEST:g}", largest, "choose other units")
-
-    def _means(self) -> str:
-        """What `input_moments` has to know of ``E[x]`` and ``E[phi]``: they are zero, removed, or kept."""
-        law = self.input_law
-        if law.symmetric and self.inputs.kind not in ("twos-complement", "unsigned", "levels"):
-            return "zero"
-        if law.centre:
-            return "removed"
-        if any(is_traced(leaf) for leaf in jax.tree.leaves((self.inputs, self.covariance, law))):
-            return "zero"
-        std = np.sqrt(np.quantile(self.covariance.values(), [0, 0.5, 1]))
-        found = input_moments(self.inputs, std, law, "kept")
-        size = jnp.maximum(jnp.abs(found.mean_x) / found.std, jnp.abs(found.mean) / jnp.sqrt(found.k2))
-        return "kept" if np.any(~(np.asarray(size) <= MEAN_TOLERANCE)) else "zero"
+            self.means = means_of(self)
+            check_together(self.parts[0])
+            check_phases(self)
 
     def moments(self, variance) -> InputMoments:
         """Moments of inputs with the variances ``v`` (*n)."""
@@ -190,23 +163,30 @@ class Problem(eqx.Module):
             "inputs": self.input_law,
         }
 
+    def steady(self, what: str) -> None:
+        """Refuse phases for ``what``, which is not implemented for them."""
+        if self.phases:
+            found = f"{len(self.phases)} of them"
+            fail("phase", f"no phases for {what}", found, "use solve, simulate or compare")
+
     def alike(self, what: str) -> None:
-        """Refuse channels and moving ranges for ``what``, which is not implemented for them."""
+        """Refuse phases, channels and moving ranges for ``what``, which is not implemented for them."""
         fix = "use solve, simulate or compare"
+        self.steady(what)
         if self.channels is not None:
             fail("channels", f"none for {what}", f"{len(self.channels.shares)} channels", fix)
         if self.range_rule is not None:
             fail("weights.range_rule", f"'fixed' for {what}", self.range_rule.kind, fix)
 
-    def _check_start(self):
-        clip, value = self.latent_clip, self.start.mean
-        if clip is None or self.start.kind != "constant" or is_traced(clip) or is_traced(value):
-            return
-        if self.channels is not None:
-            scales = zip(self.channels.start, self.channels.range, strict=True)
-            value = max(start / range for start, range in scales) * value
-        if np.any(np.abs(value) > clip):
-            fail("start.value", f"a value inside the latent clip {clip}", value, "move it or widen the clip")
+    @property
+    def parts(self) -> tuple[Problem, ...]:
+        """Problems without phases, one for each: what holds from each of `begins` on."""
+        return parts_of(self)
+
+    @property
+    def begins(self) -> tuple[float, ...]:
+        """When the phases begin, in units of ``tau``; the first at 0."""
+        return (0.0, *(phase.begin for phase in self.phases))
 
     @property
     def taus(self) -> np.ndarray:
@@ -270,7 +250,8 @@ class Problem(eqx.Module):
     @property
     def timeless(self) -> Problem:
         """The same with arrays for numbers and no run of its own, as programs take it: one serves all horizons."""
-        return as_arrays(eqx.tree_at(lambda problem: problem.run, self, Run(1.0, 2)))
+        phases = tuple(replaced(phase, begin=0.0) for phase in self.phases)
+        return as_arrays(replaced(self, run=Run(1.0, 2), phases=phases))
 
     @property
     def absorbs(self) -> bool:

@@ -57,7 +57,14 @@ class PaddedQuantizer(eqx.Module):
 
 
 def padded(problem):
-    """The same problem with the levels of its weights filled up, as programs take it."""
-    if problem.weights.is_none:
+    """The same problem with the levels of its weights, in all phases, filled up, as programs take it."""
+
+    def one(record):
+        if record.weights is None or record.weights.is_none:
+            return record
+        return eqx.tree_at(lambda record: record.weights, record, PaddedQuantizer(record.weights))
+
+    problem = one(problem)
+    if not problem.phases:
         return problem
-    return eqx.tree_at(lambda problem: problem.weights, problem, PaddedQuantizer(problem.weights))
+    return eqx.tree_at(lambda problem: problem.phases, problem, tuple(map(one, problem.phases)))

@@ -226,6 +226,9 @@ def _entries(name: str, value: Any) -> Iterator[tuple[str, Any]]:
             inner = f"{name}.{field.name}".lstrip(".")
             if inner != "run" and field.name not in ("path", "atoms"):
                 yield from _entries(inner, getattr(value, field.name))
+    elif name == "phases":  # none leaves no entry: files from before there were any go on
+        for number, phase in enumerate(value, 2):
+            yield from _entries(f"phase {number}", phase)
     elif value is None or isinstance(value, (bool, int, str)):
         yield name, value
     elif (array := _numbers(value)) is None:

@@ -16,12 +16,11 @@ from ..problem.problem import Problem
 from . import kernel, programs
 from .lattice import LAST
 from .layout import Spread, halves, whole
-from .model import model_of
 from .moving import Diverged, scales_at
-from .observe import Observed, Observer
+from .observe import Observed
 from .population import population, ranges
-from .sources import centres
-from .state import Halves, Pair, State, encode, halved, joined, latent
+from .stages import Stages
+from .state import Pair, State, encode, halved, joined, latent
 
 _FLIP_STEPS = 32
 _PER_SEED = ("snapshots", "weights", "teacher", "variance")  # not one value a saved step
@@ -54,14 +53,14 @@ class Group:
 
     Attributes
     ----------
-    rows, keys, fixed : slice, array (s,), kernel.Fixed
-        Their rows in the record, their keys, teachers and input variances.
+    rows, keys, fixed : slice, array (s,), tuple of kernel.Fixed
+        Their rows in the record, their keys, and teachers and input variances for every stage.
     place : Place
     weights : dict
         Weights (s, d) by saved step, from the last one that all groups have reached.
     """
 
-    def __init__(self, rows: slice, keys: jax.Array, fixed: kernel.Fixed, place: Place):
+    def __init__(self, rows: slice, keys: jax.Array, fixed: tuple[kernel.Fixed, ...], place: Place):
         self.rows, self.keys, self.fixed, self.place = rows, keys, fixed, place
         self.weights: dict[int, np.ndarray] = {}
 
@@ -111,25 +110,20 @@ class Task:
         self.problem, self.dim, self.keys = problem, dim, keys
         self.steps, self.kept, self.chunk = steps, kept, chunk
         self.events = np.union1d(steps, kept)
-        self.model = model_of(problem, dim)
+        self.stages = Stages.of(problem, dim)
+        self.model = self.stages[0].model
         self.ranges = ranges(problem, dim)
         self.programs = programs.programs(platform, spread)
         lattice = self.model.lattice
         #: Weights are smaller than this, or have diverged.
         self.limit = np.inf if lattice is None else float(lattice.decode(jnp.int32(LAST)))
-        self.observer = Observer(problem)
         self.flip_steps = max(1, min(_FLIP_STEPS, dim // 32))
-        self.counts_flips = problem.weights.n_levels > 0 and problem.weights.rounding == "nearest"
         self.spread = spread
         self.stop = threading.Event()
         self.groups: list[Group] = []
-        S, T, L = keys.size, steps.size, problem.weights.n_levels
-        columns = ["error", "m", "q", "overlap", "norm"] + ["range"] * (self.model.range is not None)
-        columns += ["saturated"] * (problem.weights.range is not None) + ["flip_rate"] * self.counts_flips
-        columns += ["classification_error"] * (problem.model == "sign")
-        self.record: Record = {name: np.zeros((S, T)) for name in columns}
-        if L > 0:
-            self.record["occupancy"] = np.zeros((S, T, L))
+        S = keys.size
+        self.record: Record = self.stages.columns(S, steps.size)
+        self.counts_flips = "flip_rate" in self.record
         self.record["snapshots"] = np.zeros((S, kept.size, dim), np.float32)
         self.record["weights"] = np.zeros((S, dim), np.float32)
         self.record["teacher"] = np.zeros((S, dim), np.float32)
@@ -180,22 +174,16 @@ class Task:
             if self.ranges is not None:
                 widths = self._put(np.broadcast_to(self.ranges, (rows.stop - rows.start, self.dim)), device)
             pairs = None if self.spread is None else self.spread.index
-            fixed = kernel.Fixed(teacher, std, pairs, widths, self._centres(rows, device))
+            variances = self.record["variance"][rows] if "variance" in self.record else [None]
+            shape = rows.stop - rows.start, self.dim
+
+            def put(part, shape=shape, device=device):
+                return self._put(np.broadcast_to(part, shape), device)
+
+            fixed = self.stages.fixed(kernel.Fixed(teacher, std, pairs, widths), variances, put)
             keys = jax.device_put(jnp.asarray(self.keys[rows]), device)
             place = Place(int(standing.done[rows.start]), int(standing.at[rows.start]), state)
             self.groups.append(Group(rows, keys, fixed, place))
-
-    def _centres(self, rows: slice, device) -> tuple[Halves, Halves] | None:
-        """The means that are taken off the inputs of some seeds, and off what the student sees of them."""
-        variances = self.record["variance"][rows] if "variance" in self.record else [None]
-        each = [centres(self.problem, variance) for variance in variances]
-        if each[0] is None:
-            return None
-        shape = rows.stop - rows.start, self.dim
-        x, phi = (
-            self._put(np.broadcast_to(np.stack(part), shape), device) for part in zip(*each, strict=True)
-        )
-        return x, phi
 
     def standing(self) -> Standing:
         """Where every seed stands now; safe while other threads go on."""
@@ -213,9 +201,10 @@ class Task:
         unlike = {(group.seeds, group.keys.device): group for group in self.unfinished()}
         with ThreadPoolExecutor(2) as pool:
             futures = [
-                pool.submit(same_floats(self._call), program, group, group.place.state, 0, 0)
+                pool.submit(same_floats(self._call), program, group, group.place.state, stage.begin, 0)
                 for group in unlike.values()
                 for program in programs
+                for stage in self.stages
             ]
             for future in futures:
                 future.result()
@@ -228,7 +217,7 @@ class Task:
         """One call of the program, up to the next saved step at most; the number of steps made."""
         done, at, state = group.place
         target = int(self.events[done])
-        n = min(self.chunk, target - at, 2**32 - at % 2**32)
+        n = min(self.chunk, target - at, self.stages.left(at), 2**32 - at % 2**32)
         if n > 0:
             state, at = self._call(self.programs.advance, group, state, at, n), at + n
         if at == target:
@@ -255,7 +244,8 @@ class Task:
 
     def _call(self, program, group: Group, state: State, at: int, n: int):
         words = np.uint32(at % 2**32), np.uint32(at // 2**32), np.int32(n)
-        return jax.block_until_ready(program(self.model, group.keys, group.fixed, state, *words))
+        k = self.stages.number(at)
+        return jax.block_until_ready(program(self.stages[k].model, group.keys, group.fixed[k], state, *words))
 
     def _put(self, values: np.ndarray, device) -> Pair:
         if self.spread is not None:
@@ -278,11 +268,12 @@ class Task:
         columns = np.flatnonzero(self.steps == at)
         if columns.size == 0:
             return
-        scales = scales_at(self.model, state, at)
+        stage = self.stages[self.stages.number(at)]
+        scales = scales_at(stage.model, state, at)
         for row, values in zip(range(rows.start, rows.stop), weights, strict=True):
             variance = record["variance"][row] if "variance" in record else None
             own = self.ranges if scales is None else np.full(self.dim, scales[row - rows.start])
-            seen = self.observer(values, record["teacher"][row], variance, own)
+            seen = stage.observe(values, record["teacher"][row], variance, own)
             for name in set(Observed._fields) & record.keys():
                 record[name][row, columns] = getattr(seen, name)
         if scales is not None:
@@ -294,6 +285,6 @@ class Task:
         group.weights = {step: old for step, old in group.weights.items() if step >= common} | {at: weights}
 
     def _flip_rate(self, group: Group, state: State, at: int) -> np.ndarray:
-        n = min(self.flip_steps, 2**32 - at % 2**32)
+        n = min(self.flip_steps, self.stages.left(at), 2**32 - at % 2**32)
         total = np.asarray(self._call(self.programs.flips, group, state, at, n), float)
         return total / (n * self.dim**0.5)

@@ -212,6 +212,31 @@ def flags() -> Iterator[Case]:
     yield Case("no-command", ["nothing"])
 
 
+def phases() -> Iterator[Case]:
+    """Phases that are none, that cannot follow, or that change what a run has once."""
+    weights = "[phase.weights]\nbits = 2\nrange = 1.0\n"
+    texts = {
+        "number": "phase = 1\n", "table": "[phase]\nfrom = 1\n", "list": "phase = [1]\n", "empty": "[[phase]]\n", "alone": "[[phase]]\nfrom = 1\n",
+        "no-from": f"[[phase]]\n{weights}", "unknown": "[[phase]]\nfrom = 1\nteacher = {value = 2}\n", "eta": "[[phase]]\nfrom = 1\nrule = {eta = 1}\n",
+        "text": f'[[phase]]\nfrom = "x"\n{weights}', "nan": f"[[phase]]\nfrom = nan\n{weights}", "zero": f"[[phase]]\nfrom = 0\n{weights}",
+        "late": f"[[phase]]\nfrom = 1e9\n{weights}", "twice": 2 * f"[[phase]]\nfrom = 1\n{weights}", "digits": f"[[phase]]\nfrom = {DIGITS}\n{weights}",
+        "weights": "[[phase]]\nfrom = 1\nweights = 3\n", "ste": '[[phase]]\nfrom = 1\nweights = {ste = "clipped"}\n',
+        "law": '[[phase]]\nfrom = 1\ninputs = {law = "relu"}\n', "momentum": "[[phase]]\nfrom = 1\nrule = {momentum = 0.5}\n",
+        "rule": '[[phase]]\nfrom = 1\nrule = {kind = "stochastic-rounding", delta = 0.1}\n', "large": "[[phase]]\nfrom = 1\nrule = {lr = 1e300}\n",
+        "channels": f"[channels]\nteacher = [1.0, 2.0]\n[[phase]]\nfrom = 1\n{weights}", "nested": f"[[phase]]\nfrom = {NESTED}\n",
+    }  # fmt: skip
+    for name, text in texts.items():
+        yield Case(f"phase-{name}", ["predict", "a.toml", *READ], {"a.toml": text.encode()})
+    good = {"a.toml": f"[[phase]]\nfrom = 1\n{weights}".encode()}
+    for command in (
+        ["plateaus"],
+        ["choose", "--bits", "2"],
+        ["predict", "--law", "fluid"],
+        ["predict", "--tau", "0.5"],
+    ):
+        yield Case(f"phase-for-{'-'.join(command)}", [*command, "a.toml"], good)
+
+
 def sweeps() -> Iterator[Case]:
     """Tables of sweeps."""
     tables = {
@@ -296,4 +321,14 @@ def ranges() -> Iterator[Case]:
         yield Case(f"moving-range-{name}", ["predict", "a.toml", *READ], {"a.toml": text})
 
 
-CASES = [*ranges(), *numbers(), *files(), *tensors(), *flags(), *sweeps(), *checkpoints(), *extremes()]
+CASES = [
+    *ranges(),
+    *numbers(),
+    *files(),
+    *tensors(),
+    *flags(),
+    *phases(),
+    *sweeps(),
+    *checkpoints(),
+    *extremes(),
+]

@@ -21,7 +21,8 @@ from ...quantizers.pieces import jumps
 from ...rules import Order
 from ...rules.nodes import input_atoms
 from ..limit import Limit
-from .grid import GridFlow, implicit, velocity
+from .fluxes import implicit, velocity
+from .grid import GridFlow
 
 #: Newton steps of a time step.
 NEWTON = 2
@@ -37,8 +38,8 @@ class FastFlow(GridFlow):
     crossing: Float[Array, " N"]
     drawn: Float[Array, " N"]
 
-    def __init__(self, limit: Limit, cells, horizon, coarse=False, shape=None, reach=None):
-        super().__init__(limit, cells, horizon, coarse, shape)
+    def __init__(self, limit: Limit, cells, horizon, coarse=False, shape=None, reach=None, limits=None):
+        super().__init__(limit, cells, horizon, coarse, shape, reach, limits)
         slope = limit.pieces.first[jnp.searchsorted(limit.pieces.breaks, self.centers, side="right"), 1]
         self.drawn = self.second - self.first**2 - slope**2 * self.widths**2 / 12
         self.crossing = slope + self.at_breaks(limit, jumps(limit.pieces))

@@ -189,7 +189,8 @@ def check_drift(problem: Problem, horizon) -> None:
 def fluid_curves(problem: Problem, asked: Asked) -> Solved:
     """Curves of the law, without an estimate of their error."""
     classes = CLASSES if asked.classes is None else asked.classes
-    curves = _pass(problem, asked.taus, classes)
+    taus = asked.legs[0].taus
+    curves = _pass(problem, taus, classes)
     counts = dict(classes=classes, starts=STARTS, samples=STARTS, passes=1)
-    path = _steps(problem, asked.taus[-1], classes)
+    path = _steps(problem, taus[-1], classes)
     return Solved(curves, counts, None, (path,), None, jnp.asarray(UNESTIMATED))

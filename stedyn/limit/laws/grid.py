@@ -9,16 +9,17 @@ boundary layer ``D / (2 |drift|)`` (``docs/theory.md``, section 5).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ...rules import Order
 from ..limit import Limit
+from .fluxes import bernoulli, implicit, velocity
 from .masses import behind_walls, start_masses
 from .mesh import faces_of
 
@@ -54,11 +55,21 @@ class GridFlow(eqx.Module):
     levels: int = eqx.field(static=True)
 
     def __init__(
-        self, limit: Limit, cells, horizon, coarse=False, shape: tuple[int, int] | None = None, reach=None
+        self,
+        limit: Limit,
+        cells,
+        horizon,
+        coarse=False,
+        shape: tuple[int, int] | None = None,
+        reach=None,
+        limits: Sequence[Limit] | None = None,
     ):
-        """``cells``, ``coarse`` and ``reach`` as in `faces_of`; ``shape`` (cells, classes) if these are filled up."""
+        """``cells``, ``coarse`` and ``reach`` as in `faces_of`; ``shape`` (cells, classes) if these are filled up.
+
+        ``limits`` are those whose features the mesh has, where these are more than its own.
+        """
         size, classes = (None, limit.teacher.size) if shape is None else shape
-        self.faces, wall = faces_of(limit, cells, horizon, coarse, size, reach)
+        self.faces, wall = faces_of(limits or (limit,), cells, horizon, coarse, size, reach)
         limit = limit.widened(classes)
         w, h = self.centers, self.widths
         piece = jnp.searchsorted(limit.pieces.breaks, w, side="right")
@@ -174,7 +185,7 @@ class GridFlow(eqx.Module):
         half = jnp.maximum(0.5 * D, 1e-30)
         work = (a * limit.teacher + push) * self.span[:, None] - b * self.pull[:, None]
         decay = limit.decay(tau) + shrinking
-        up, down = _bernoulli((work - (decay * self.shrink)[:, None]) / half)
+        up, down = bernoulli((work - (decay * self.shrink)[:, None]) / half)
         return half * up * self.rise[:, None], half * down * self.fall[:, None]
 
     def __call__(self, tau, mass, memory=None) -> Float[Array, "N C"]:
@@ -247,48 +258,3 @@ class GridFlow(eqx.Module):
         if self.flips is not None:
             out["flip_rate"] = others[-1] @ (limit.share * limit.coefficients(order, tau).mean_abs)
         return out
-
-
-def velocity(up, down, mass) -> Float[Array, "N C"]:
-    """Change of the masses per ``tau`` from rates of crossing the faces."""
-    flux = up * mass[:-1] - down * mass[1:]
-    zero = jnp.zeros((1, mass.shape[1]))
-    return jnp.concatenate([zero, flux]) - jnp.concatenate([flux, zero])
-
-
-def implicit(up, down, mass):
-    """Masses (N, C) after an implicit Euler step in which the faces between cells are crossed at ``up, down`` (N-1, C).
-
-    Elimination from below, in which nothing is subtracted: of the mass that came from below a part ``stay`` is left.
-    """
-    none = jnp.zeros((1, mass.shape[1]))
-
-    def eliminate(below, cell):
-        stay, arriving = below
-        up, down, mass = cell
-        stay = 1 + down * stay
-        part = 1 / (stay + up)
-        value = (mass + arriving) * part
-        return (stay * part, up * value), (value, part)
-
-    cells = jnp.concatenate([up, none]), jnp.concatenate([none, down]), mass
-    _, (value, part) = jax.lax.scan(eliminate, (none[0], none[0]), cells)
-
-    def substitute(above, cell):
-        value, part, back = cell
-        new = value + part * back * above
-        return new, new
-
-    back = jnp.concatenate([down, none])
-    return jax.lax.scan(substitute, none[0], (value, part, back), reverse=True)[1]
-
-
-def _bernoulli(x):
-    """``B(-x), B(x)`` with ``B(x) = x / (exp(x) - 1)``, from one exponential that cannot overflow."""
-    size = jnp.where(x < 0, -x, x)
-    small = size < 1e-8
-    safe = jnp.where(small, 1.0, size)
-    less = jnp.where(small, -size, jnp.expm1(-safe))
-    large = jnp.where(small, 1 + 0.5 * size, -safe / less)
-    little = large * (1 + less)
-    return jnp.where(x < 0, little, large), jnp.where(x < 0, large, little)

@@ -9,13 +9,13 @@ if TYPE_CHECKING:  # the command line reads the registry, and answers faults at 
 
     from ...curves.dense import Steps
     from ...problem.problem import Problem
+    from .legs import Leg
 
 
 class Asked(NamedTuple):
-    """What a law is asked for: times of curves and of densities, accuracy, resolution of the first pass."""
+    """What a law is asked for: times of curves and of densities by phase, accuracy, resolution of the first pass."""
 
-    taus: Float[Array, " T"]
-    keep: Float[Array, " K"]
+    legs: tuple[Leg, ...]
     tol: float
     cells: int | None
     classes: int | None

@@ -1,4 +1,4 @@
-"""The masses of cells at the start."""
+"""The masses of cells at the start of a run, or of a phase."""
 
 from __future__ import annotations
 
@@ -36,3 +36,13 @@ def behind_walls(limit: Limit, faces):
         return faces
     edge = limit.latent_clip * (1 - 1e-12)
     return jnp.where(faces >= edge, jnp.inf, jnp.where(faces <= -edge, -jnp.inf, faces))
+
+
+def within_walls(mass, centers, clip):
+    """Cell masses (N, C) of another phase, those behind the walls of a latent clip put on them."""
+    if clip is None:
+        return mass
+    inside = jnp.abs(centers) < clip
+    number = jnp.arange(inside.size)
+    home = jnp.clip(number, jnp.argmax(inside), number[-1] - jnp.argmax(inside[::-1]))
+    return jnp.zeros_like(mass).at[home].add(mass)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,18 +18,15 @@ from ..limit import Limit
 EXTENT = 6.5
 #: Share of all moves, that is of the integrated rate, whose boundary layers need not be resolved.
 MOVES = 1e-3
+#: Features that lie closer, in distances of levels, are one.
+SAME = 1e-9
 _BISECTIONS = 200
 #: Shares of the four coordinates of `faces_of` among the cells of an interval.
 SHARES = np.array([0.2, 0.2, 0.4, 0.2])[:, None]
 
 
-def intervals_of(limit: Limit):
-    """Number of intervals of the mesh: between thresholds, ends of the range, and walls."""
-    return limit.breaks + 1 + 2 * (limit.surrogate.ends + (limit.latent_clip is not None))
-
-
 def faces_of(
-    limit: Limit,
+    limits: Sequence[Limit],
     cells,
     horizon,
     coarse=False,
@@ -33,6 +34,8 @@ def faces_of(
     reach: Float[Array, "2"] | None = None,
 ) -> tuple[Float[Array, " E"], Float[Array, ""]]:
     """Edges of ``size`` cells, with ``cells`` (even) in every interval between two features, and the upper wall.
+
+    The limits are those of the phases of a run, one for each set of features; all share the mesh.
 
     As many empty cells as are left are put behind the wall, so that meshes of different problems have one shape
     and share a compilation; with ``coarse`` (traced, as ``cells``) every other edge is dropped.
@@ -46,31 +49,27 @@ def faces_of(
     ``D / (2 b step)`` at the smallest residual variance the problem allows and the smallest rate that still moves
     weights.
     """
-    centre, spread = _start_scale(limit)
-    centre += _shift(limit, centre, spread) if limit.has_mean else 0.0
-    times = _rate_times(limit, horizon)
-    layer, gap, low, high = _extent(limit, centre, spread, horizon, *times)
+    centre, spread = _start_scale(limits[0])
+    centre += _shift(limits[0], centre, spread) if limits[0].has_mean else 0.0
+    extents = [_extent(limit, centre, spread, horizon, *_rate_times(limit, horizon)) for limit in limits]
+    gap = functools.reduce(jnp.maximum, [extent.gap for extent in extents])
+    hard = jnp.sort(
+        jnp.concatenate([_features(limit, own.gap) for limit, own in zip(limits, extents, strict=True)])
+    )
     for unit in () if reach is None else reach:
-        other = _extent(limit.scaled(unit), centre / unit, spread / unit, horizon, *times)
-        layer, low, high = (
-            jnp.minimum(layer, other[0]),
-            jnp.minimum(low, other[2]),
-            jnp.maximum(high, other[3]),
-        )
+        times = _rate_times(limits[0], horizon)
+        extents.append(_extent(limits[0].scaled(unit), centre / unit, spread / unit, horizon, *times))
+    layer, low = (functools.reduce(jnp.minimum, [own[k] for own in extents]) for k in (0, 2))
+    high = functools.reduce(jnp.maximum, [extent.high for extent in extents])
     bulk = jnp.maximum(spread, gap)
     spread = jnp.maximum(spread, layer)
-    hard = limit.pieces.breaks
-    real = np.arange(hard.size) < limit.breaks
-    for edge in (limit.surrogate.end, limit.latent_clip):
-        if edge is not None:
-            pushed = _pushed_out(hard, edge, gap, jnp.sum(real))
-            hard = jnp.concatenate([pushed, jnp.stack([-edge, edge])])
-            real = jnp.concatenate([real, np.ones(2, bool)])
-    hard = jnp.sort(jnp.where(real, hard, jnp.inf))
-    last = intervals_of(limit) - 1
+    if len(limits) > 1:  # what two phases share is one feature
+        twice = jnp.diff(hard, prepend=-jnp.inf) <= SAME * gap
+        hard = jnp.sort(jnp.where(twice, jnp.inf, hard))
+    last = jnp.sum(jnp.isfinite(hard))
     ends = jnp.concatenate([low[None], hard, high[None]])
     ends = jnp.where(np.arange(ends.size) > last, high, ends)
-    number = jnp.arange((cells * (last + 1) if size is None else size) + 1)
+    number = jnp.arange((cells * (hard.size + 1) if size is None else size) + 1)
     each = jnp.where(coarse, cells // 2, cells)
     interval = jnp.minimum(number // each, last)
     below, above = ends[interval], ends[interval + 1]
@@ -109,11 +108,31 @@ def faces_of(
     return jnp.where(place >= each, high + (high - low) * (place - each), faces), high
 
 
-def _extent(limit: Limit, centre, spread, horizon, fast, slow):
+class _Extent(NamedTuple):
     """Thinnest layer, distance between levels, ends of the domain."""
+
+    layer: Float[Array, ""]
+    gap: Float[Array, ""]
+    low: Float[Array, ""]
+    high: Float[Array, ""]
+
+
+def _extent(limit: Limit, centre, spread, horizon, fast, slow) -> _Extent:
     at_start, at_floor, at_end = _extremes(limit, centre, spread, fast, slow)
     layer, gap = _layer(limit, at_end, slow)
-    return layer, gap, *_domain(limit, at_start, at_floor, horizon, gap)
+    return _Extent(layer, gap, *_domain(limit, at_start, at_floor, horizon, gap))
+
+
+def _features(limit: Limit, gap):
+    """Thresholds, ends of the range and walls; infinity for what is none."""
+    hard = limit.pieces.breaks
+    real = np.arange(hard.size) < limit.breaks
+    for edge in (limit.surrogate.end, limit.latent_clip):
+        if edge is not None:
+            pushed = _pushed_out(hard, edge, gap, jnp.sum(real))
+            hard = jnp.concatenate([pushed, jnp.stack([-edge, edge])])
+            real = jnp.concatenate([real, np.ones(2, bool)])
+    return jnp.where(real, hard, jnp.inf)
 
 
 def _pushed_out(features, edge, gap, number):

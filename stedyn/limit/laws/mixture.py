@@ -23,11 +23,13 @@ from ...inputs.moments import split_between
 from ...problem.problem import Problem
 from ...quantizers.pieces import PartialMoments, partial_moments
 from ...rules import Order
+from ..classes import channel_classes
 from ..integrate import failed, integrate, steps
-from ..limit import Limit, derive
+from ..limit import Limit, limit_of
 from ..refinement import least_error
 from ..solution import INACCURATE, MAX_STEPS, REACHED, UNESTIMATED
 from .law import Asked, Solved
+from .legs import counted, joined
 from .remembering import flow_of
 
 #: Start and teacher classes.
@@ -231,33 +233,49 @@ def _laplace_moments(breaks, mean, std) -> PartialMoments:
 
 
 @eqx.filter_jit
-def _pass(problem, taus, keep, rtol, blend, coarse, classes, variances):
-    limit = derive(problem, classes, coarse, variances)
-    law = MixtureFlow(limit, STARTS, blend, coarse)
-    flow, state_of = flow_of(law)
-    solution = integrate(flow, taus, keep, rtol)
-    kept = law.masses(*state_of(solution.ys[1])) if keep.size else None
-    return solution.ys[0], solution.stats, kept, steps(solution), failed(solution)
+def _pass(problem, legs, rtol, blend, coarse, classes, variances):
+    found, runs, kept, state = channel_classes(problem, classes, coarse, variances), [], [], None
+    for part, leg in zip(problem.parts, legs, strict=True):
+        law, memory = MixtureFlow(limit_of(part, found), STARTS, blend, coarse), None
+        if state is not None:
+            (mean, var), memory = state
+            law = eqx.tree_at(lambda law: (law.mean0, law.var0), law, (mean, var))
+        flow, split = flow_of(law, memory)
+        run = integrate(flow, leg.taus, leg.keep, rtol, begin=leg.begin)
+        runs.append((run.ys[0], run.stats, steps(run), failed(run)))
+        if leg.keep.size:
+            states = split(run.ys[1])
+            kept.append(jax.tree.map(lambda saved, leg=leg: saved[: leg.kept], states[0]))
+            state = jax.tree.map(lambda saved: saved[-1], states)
+    curves, stats, path, bad = zip(*runs, strict=True)
+    means, variances = (jnp.concatenate(each) for each in zip(*kept, strict=True)) if kept else ([], [])
+    return (
+        joined(curves, legs),
+        counted(stats),
+        law.masses(means, variances) if len(means) else None,
+        path,
+        functools.reduce(jnp.logical_or, bad),
+    )
 
 
 def mixture_curves(problem: Problem, asked: Asked) -> Solved:
     """Curves of the law, with an estimate of their error from half the classes and from another shape."""
-    taus, keep, tol, _, classes, traced = asked
+    legs, tol, _, classes, traced = asked
     classes = CLASSES if classes is None else classes
-    linear = problem.weights.is_none
+    linear = all(part.weights.is_none for part in problem.parts)
     # a linear psi leaves nothing but the error in time
     rtol = 1e-8 if linear else 1e-5
     variances = LINEAR_VARIANCES if linear else None
-    run = functools.partial(_pass, problem, taus, keep, classes=classes, variances=variances)
+    run = functools.partial(_pass, problem, legs, classes=classes, variances=variances)
     blend = None if traced or linear else jnp.zeros(())
     curves, stats, kept, path, bad = run(jnp.asarray(rtol), blend, jnp.asarray(False))
     counts = dict(stats, classes=classes, starts=STARTS, passes=1)
     if traced:
-        return Solved(curves, counts, kept, (path,), None, jnp.where(bad, MAX_STEPS, UNESTIMATED))
+        return Solved(curves, counts, kept, path, None, jnp.where(bad, MAX_STEPS, UNESTIMATED))
     merged = run(jnp.asarray(8 * rtol), blend, jnp.asarray(True))[0]
     shaped = merged if linear else run(jnp.asarray(rtol), jnp.ones(()), jnp.asarray(False))[0]
     size = jnp.maximum(curves["error"], least_error(problem))
     apart = [jnp.max(jnp.abs(other["error"] - curves["error"]) / size) for other in (merged, shaped)]
     estimate = apart[0] if linear else 2 * (apart[0] + apart[1])
     code = jnp.where(bad, MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
-    return Solved(curves, counts, kept, (path,), estimate, code)
+    return Solved(curves, counts, kept, path, estimate, code)

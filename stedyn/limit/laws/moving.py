@@ -25,7 +25,8 @@ from ...checks import fail, is_traced
 from ...problem.moving_range import MovingRange
 from ...rules import Order
 from ..limit import Limit
-from .grid import GridFlow, implicit, velocity
+from .fluxes import implicit, velocity
+from .grid import GridFlow
 from .masses import start_masses
 
 #: Start classes from which the range of the start is taken, and bisections for it.

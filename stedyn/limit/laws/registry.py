@@ -19,7 +19,7 @@ REFERENCE = "grid"
 
 class Grid(Law):
     def check(self, problem, asked):
-        if asked.keep.size and problem.channels is not None:
+        if any(leg.kept for leg in asked.legs) and problem.channels is not None:
             problem.alike("densities")
 
     def solve(self, problem, asked):
@@ -69,12 +69,12 @@ class Fluid(Law):
                 "law: expected 'grid' with inputs that have a mean, found 'fluid', in which the mean output does not "
                 "fluctuate; choose 'grid'."
             )
-        if asked.keep.size:
+        if any(leg.kept for leg in asked.legs):
             raise InputError(
                 "densities: expected none with law = 'fluid', which has no density; choose 'grid'."
             )
         if not asked.traced:
-            check_drift(problem, asked.taus[-1])
+            check_drift(problem, asked.legs[-1].taus[-1])
 
     def solve(self, problem, asked):
         from .fluid import fluid_curves
@@ -103,7 +103,8 @@ def chosen(name: str, problem: Problem) -> str:
     """The law of this name for a problem; "auto" is the first that is exact for it, or the reference."""
     if choice("law", name, names()) != "auto":
         return name
-    return next((other for other, law in LAWS.items() if law.exact(problem)), REFERENCE)
+    exact = (other for other, law in LAWS.items() if all(law.exact(part) for part in problem.parts))
+    return next(exact, REFERENCE)
 
 
 def has_densities(name: str, problem: Problem) -> bool:

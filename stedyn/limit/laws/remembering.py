@@ -17,10 +17,11 @@ class RememberingFlow(eqx.Module):
     """The `Flow` of another law with states ``(state, memory)``."""
 
     law: Any
+    memory: Any = None  # of a phase before
 
     def start(self):
         state = self.law.start()
-        return state, self.law.limit.memory(self.law.order(state))
+        return state, self.law.limit.memory(self.law.order(state)) if self.memory is None else self.memory
 
     def __call__(self, tau, state):
         own, memory = state
@@ -46,8 +47,8 @@ class RememberingFlow(eqx.Module):
         return self.law.observe(tau, *state)
 
 
-def flow_of(law):
-    """A law as the solver steps it, and what takes the state of its weights from that of the flow."""
+def flow_of(law, memory=None):
+    """A law as the solver steps it, and what takes weights and memory from a state of it; ``memory`` as it starts."""
     if law.limit.memory(law.order(law.start())) is None:
-        return law, lambda state: state
-    return RememberingFlow(law), lambda state: state[0]
+        return law, lambda state: (state, None)
+    return RememberingFlow(law, memory), lambda state: state
