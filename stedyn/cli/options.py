@@ -100,7 +100,7 @@ def _problem_flags(
     rule: Annotated[
         str | None,
         _problem_flag(
-            "sgd, shrinkage, quantized-gradient, deterministic-rounding, stochastic-rounding, sign or multinomial.",
+            "sgd, shrinkage, quantized-gradient, deterministic-rounding, stochastic-rounding, sign, multinomial, adam or signum.",
             metavar="KIND",
         ),
     ] = None,

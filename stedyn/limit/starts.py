@@ -27,7 +27,7 @@ class Starts(eqx.Module):
     owner: Int[Array, " n"] | None = None
     group: Int[Array, " C"] | None = None
     owners: int = eqx.field(static=True, default=1)
-    factor: Float[Array, "*C"] | float = 1.0
+    factor: Float[Array, "*F"] | float = 1.0
     shift: Float[Array, "*C"] | float = 0.0
 
     def classes(self, n: int, coarse=False) -> tuple[Float[Array, "C J"], ...]:

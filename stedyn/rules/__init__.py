@@ -12,6 +12,7 @@ from .multinomial import Multinomial
 from .quadrature import Profile
 from .rounding import DeterministicRounding, QuantizedGradient, Sign, StochasticRounding
 from .schedules import SCHEDULES, Constant, Cosine, Custom, Inverse, Schedule, Step
+from .signum import Signum
 
 __all__ = [
     "RULES",
@@ -35,6 +36,7 @@ __all__ = [
     "Seen",
     "Shrinkage",
     "Sign",
+    "Signum",
     "Step",
     "StochasticRounding",
 ]
@@ -50,5 +52,6 @@ RULES: dict[str, type[Rule]] = {
         Sign,
         Multinomial,
         Adam,
+        Signum,
     )
 }

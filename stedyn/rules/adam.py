@@ -6,13 +6,20 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ..checks import fail, flag, positive
+from ..checks import choice, fail, flag, is_traced, positive
 from ..inputs.moments import InputMoments
+from . import lattice
 from .base import Coefficients, Response, Rule
 from .memory import Memory, Seen
-from .momentum import below_one, log_transform, mean_size
+from .momentum import below_one, fraction_variance, log_transform, mean_size
+from .nodes import batch_nodes
+
+
+def _rounding(value):
+    return None if value is None else choice("rounding", value, ("stochastic", "nearest"))
 
 
 class Adam(Rule):
@@ -38,6 +45,12 @@ class Adam(Rule):
         Above 0, in units of the gradient ``r phi``.
     bias_correction : bool
         Without it only the simulation runs: the first steps are then larger the larger ``d`` is.
+    rounding : {"stochastic", "nearest"}, optional
+        Steps are rounded to multiples of ``delta``, and weights live on that lattice: SR-ADAM, R-ADAM (Li et al. 2017).
+        Stochastic rounding keeps ``a`` and ``b`` and adds ``delta^2 E[f (1 - f)]`` to ``D``, ``f`` the fractional part
+        of a step over ``delta``; for "nearest" the limit is known with ``beta1 = 0``.
+    delta : float, optional
+        Spacing of the lattice, times ``sqrt(d)``.
     """
 
     kind: ClassVar[str] = "adam"
@@ -50,6 +63,20 @@ class Adam(Rule):
     bias_correction: bool = eqx.field(
         default=True, static=True, converter=lambda v: flag("bias_correction", v)
     )
+    rounding: str | None = eqx.field(default=None, static=True, converter=_rounding)
+    delta: Float[Array, ""] | float | None = eqx.field(
+        default=None, converter=lambda v: None if v is None else positive("delta", v)
+    )
+
+    def __check_init__(self):
+        if (self.rounding is None) != (self.delta is None):
+            name, other = ("delta", "rounding") if self.delta is None else ("rounding", "delta")
+            fail(
+                name,
+                f"a value with {other}, as rounding needs a lattice and a way",
+                None,
+                f"set it, or leave {other} out",
+            )
 
     @classmethod
     def from_torch(cls, dim: int, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, **more) -> Adam:
@@ -61,6 +88,15 @@ class Adam(Rule):
     @property
     def state(self):
         return Memory({"mean": 0.0, "square": 0.0})
+
+    @property
+    def uniforms(self) -> int:  # type: ignore[override]
+        """One for stochastic rounding."""
+        return int(self.rounding == "stochastic")
+
+    @property
+    def lattice(self):
+        return self.delta
 
     @property
     def fading(self):
@@ -75,7 +111,10 @@ class Adam(Rule):
             n = seen.tau * seen.dim + 1
             lr = lr / -jnp.expm1(n * jnp.log(self.beta1))
             over = 1 / -jnp.expm1(n * jnp.log1p(-part))
-        return lr * mean / (jnp.sqrt(over * square) + self.eps), {"mean": mean, "square": square}
+        move = lr * mean / (jnp.sqrt(over * square) + self.eps)
+        if self.delta is not None:
+            move = self.delta * jnp.floor(move / self.delta + (0.5 if seen.u is None else seen.u[0]))
+        return move, {"mean": mean, "square": square}
 
     def move(self, r, phi, u, tau):
         """The direction of a step that remembers nothing."""
@@ -92,6 +131,12 @@ class Adam(Rule):
             fail("weights.ste", "'identity' or 'clipped' with the rule 'adam' (with others the mean square of a "
                  "gradient depends on the path of its weight, which is not implemented)", problem.ste,
                  "choose one of these, or simulate")  # fmt: skip
+
+        if self.rounding is not None and problem.model != "linear":
+            fail("teacher.model", "'linear' with rounded steps", problem.model, "choose it, or simulate")
+        if self.rounding == "nearest" and not is_traced(self.beta1) and np.any(np.asarray(self.beta1) != 0):
+            fail("rule.beta1", "0 with rounding = 'nearest' (the limit of others is a sum over all rounded steps, "
+                 "which is not derived)", self.beta1, "set it, round stochastically, or simulate")  # fmt: skip
 
     def check_dim(self, dim):
         if float(self.memory) * dim < 1:
@@ -126,8 +171,24 @@ class _Normalized(Response):
         known = square if order.memory is None else order.memory
         root = jnp.where(known > 0, jnp.sqrt(jnp.where(known > 0, known, 1.0)), 0.0)
         s = rule.rate(tau) / (root + rule.eps)
-        size = mean_size(rule.beta1, False, order.V, lambda t, V: rule.batch * log_transform(
-            t * V / rule.batch**2, inputs))  # fmt: skip
-        return Coefficients(
-            order.gain * s * inputs.k1, s * inputs.k2, s**2 * square, s * (1 - rule.beta1) * size
-        )
+        if rule.rounding == "nearest":
+            return self._nearest(s, order)
+
+        def transform(t, V):
+            return rule.batch * log_transform(t * V / rule.batch**2, inputs)
+
+        D, size = s**2 * square, s * (1 - rule.beta1) * mean_size(rule.beta1, False, order.V, transform)
+        if rule.rounding == "stochastic":
+            delta = jnp.asarray(rule.delta)
+            part = s * (1 - rule.beta1) / delta
+            D = D + delta**2 * fraction_variance(rule.beta1, part, order.V, transform)
+        return Coefficients(order.gain * s * inputs.k1, s * inputs.k2, D, size)
+
+    def _nearest(self, s, order):
+        """The step of one gradient, rounded: as of deterministic rounding at the rate ``s``."""
+        delta, nodes = jnp.asarray(self.rule.delta), batch_nodes(self.inputs, self.rule.batch)
+        V = jnp.maximum(order.V, 0.0)
+        root = jnp.where(V > 0, jnp.sqrt(jnp.where(V > 0, V, 1.0)), 0.0)
+        p = lattice.nearest(s * root * nodes.norm / delta)
+        a, b = order.gain * s * (p.slope @ nodes.teacher), s * (p.slope @ nodes.own)
+        return Coefficients(a, b, delta**2 * (p.square @ nodes.mass), delta * (p.mean_abs @ nodes.mass))

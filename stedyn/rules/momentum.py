@@ -25,6 +25,17 @@ _TERMS = 256
 _NODES = 0.5 * np.arange(-72, 73)
 
 
+def _harmonics(most: int = 64, step: float = 0.125, count: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of ``sum_(n>0) f(n) / (pi n)^2``: integers, and Simpson's rule in ``ln n`` beyond."""
+    n, tail = np.arange(1.0, most + 1), (most + 0.5) * np.exp(step * np.arange(count + 1))
+    simpson = np.where(np.arange(count + 1) % 2, 4.0, 2.0)
+    simpson[[0, -1]] = 1.0
+    return np.append(n, tail), np.append(n**-2, step / 3 * simpson / tail) / np.pi**2
+
+
+_HARMONICS, _HARMONIC_WEIGHTS = _harmonics()
+
+
 def below_one(name: str):
     def check(value):
         value = finite(name, value)
@@ -154,6 +165,19 @@ def mean_size(beta, nesterov: bool, V, log_transform) -> Float[Array, ""]:
     step = _NODES[1] - _NODES[0]
     root = jnp.sum(-jnp.expm1(log) * jnp.exp(-jnp.asarray(_NODES) / 2)) * step / (2 * np.sqrt(np.pi))
     return jnp.where(alive, np.sqrt(2 / np.pi) * root * jnp.sqrt(total), 0.0)
+
+
+def fraction_variance(beta, part, V, log_transform) -> Float[Array, ""]:
+    """``E[f (1 - f)]``, ``f`` the fractional part of ``part v``, ``v <- beta v + g``; the rest as of `mean_size`.
+
+    ``sum_(n>0) (1 - E cos(2 pi n part v)) / (pi n)^2``, where the average is ``E exp(-(2 pi n part)^2 S / 2)``, ``S``
+    the variance of ``v`` given all inputs; the many terms at large ``n`` are an integral over ``ln n``.
+    """
+    V = jnp.maximum(V, 0.0)
+    t = 0.5 * (2 * np.pi * jnp.asarray(_HARMONICS) * part) ** 2
+    square = beta ** (2 * jnp.arange(_TERMS))
+    log = lax.fori_loop(0, _TERMS, lambda k, log: log + log_transform(square[k] * t, V), jnp.zeros_like(t))
+    return -jnp.expm1(log) @ jnp.asarray(_HARMONIC_WEIGHTS)
 
 
 def log_transform(t: Float[Array, " n"], inputs: InputMoments) -> Float[Array, " n"]:

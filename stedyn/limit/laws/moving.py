@@ -157,6 +157,8 @@ class MovingFlow(GridFlow):
         """One linearly implicit Euler step; ``speed`` is that at its end."""
         mass, scale, speed = state
         order, end = self.order(state, memory), tau + step
+        if self.moving.schedule is not None:
+            speed = jnp.log(self.moving.schedule(end) / scale) / step
 
         def rates(speed):
             law = self.at(scale * jnp.exp(step * speed))
