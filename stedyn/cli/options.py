@@ -100,7 +100,7 @@ def _problem_flags(
     rule: Annotated[
         str | None,
         _problem_flag(
-            "sgd, shrinkage, quantized-gradient, deterministic-rounding, stochastic-rounding, sign, multinomial, adam or signum.",
+            "sgd, shrinkage, quantized-gradient, deterministic- or stochastic-rounding, sign, signum, adam, ...",
             metavar="KIND",
         ),
     ] = None,
