@@ -286,13 +286,15 @@ def test_limit_and_simulation(name):
 
 
 @pytest.mark.slow
-def test_a_fast_range_comes_closer_as_the_dimension_grows():
-    problem = r12(
-        2.0, MovingRange("fast-learned", lr=2.0), 3, start=Start.teacher(0.6, 0.3), weights=Quantizer(2, 1.0)
+def test_a_fast_range_lags_behind_by_the_root_of_the_dimension():
+    """By 2.5 % at d = 500 and 0.8 % at d = 8000, with standard errors of 0.4 and 0.2 %."""
+    moving, start = MovingRange("fast-learned", lr=0.5), Start.teacher(0.6, 0.3)
+    problem = r12(2.0, moving, 2, start=start, weights=Quantizer(2, 1.0))
+    expected = solve(problem).range[-1]
+    near, far = (
+        simulate(problem, dim=dim, seeds=seeds, taus=[2.0]).range[:, 0] / expected - 1
+        for dim, seeds in ((8000, 8), (500, 32))
     )
-    predicted, gaps = solve(problem), []
-    for dim, seeds in ((500, 64), (8000, 4)):
-        found = simulate(problem, dim=dim, seeds=seeds, taus=[1.0, 2.0]).range.mean(0)
-        gaps.append(np.abs(found / predicted.range[1:] - 1))
-    assert np.all(gaps[1] < 0.5 * gaps[0])  # 1/sqrt(d): a quarter
-    assert np.all(gaps[1] < 5e-3)
+    error = np.sqrt(near.var(ddof=1) / 8 + far.var(ddof=1) / 32 / 16)
+    assert far.mean() < -0.01
+    assert abs(near.mean() - far.mean() / 4) < 4 * error
