@@ -23,6 +23,7 @@ from ..checks import Failure, InputError, printable, shortened
 from ..files.report import describe, to_json
 from ..limit.laws.registry import has_densities, names
 from .approval import approve
+from .convert import convert
 from .environment import set_environment, show_warning
 from .lists import ListCommand
 from .measured import Data, Loss, Noisy, read_measured
@@ -160,6 +161,7 @@ def fixed_point(flags: dict, json: Json = False, out: Out = None) -> int:
 for command in (plateaus, choose, layers):
     app.command(cls=ListCommand)(command)
 app.command()(sweep)
+app.command()(convert)
 
 
 def _prepare(flags: dict, out: Path | None, plot: Path | None):

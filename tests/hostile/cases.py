@@ -321,7 +321,22 @@ def ranges() -> Iterator[Case]:
         yield Case(f"moving-range-{name}", ["predict", "a.toml", *READ], {"a.toml": text})
 
 
+def recipes() -> Iterator[Case]:
+    """The flags and the file of ``stedyn convert``."""
+    for flag in ("lr", "weight-decay", "momentum", "beta1", "beta2", "eps", "batch", "range", "steps"):
+        for value in ("nan", "-1", "text", DIGITS):
+            yield Case(f"convert-{flag}-{value[:5]}", ["convert", "--dim", "9", f"--{flag}", value])
+    yield Case("convert-dim", ["convert", "--dim", "0"])
+    yield Case("convert-no-dim", ["convert"])
+    contents = {"empty": b"", "list": b"[]", "nested": NESTED.encode(), "none": b'{"param_groups": []}',
+                "text": b'{"param_groups": [{"lr": "x"}]}', "betas": b'{"param_groups": [{"betas": [1]}]}',
+                "bytes": b"\xff\xfe", "nan": b'{"param_groups": [{"lr": NaN}]}'}  # fmt: skip
+    for name, content in contents.items():
+        yield Case(f"convert-file-{name}", ["convert", "a.json", "--dim", "9"], {"a.json": content})
+
+
 CASES = [
+    *recipes(),
     *ranges(),
     *numbers(),
     *files(),
