@@ -32,6 +32,7 @@ FLOAT_FIRST = Problem(
     rule=SGD(0.2),
     run=Run(taus=[0.0, 2.0, 3.9, 4.0, 5.0, 8.0]),
     phases=[Phase(4.0, weights=TWO_BITS)],
+    ptq=TWO_BITS,
 )
 
 
@@ -51,6 +52,13 @@ def test_float_first_and_two_bits_later():
     np.testing.assert_allclose(solution.error[:3], exact[:3], rtol=5e-3)
     assert solution.error[3] > 1.05 * solution.error[2]  # a time at the border shows the rounded weights
     assert (solution.occupancy, ensemble.occupancy) == (None, None)  # which the first phase has not
+    # rounding without training: before the border what the switch will cost, after it the error itself
+    np.testing.assert_allclose(solution.ptq_error[3:], solution.error[3:], rtol=1e-6)
+    np.testing.assert_allclose(ensemble.ptq_error[:, 3:], ensemble.error[:, 3:], rtol=1e-12)
+    spread = ensemble.ptq_error.std(0, ddof=1) / np.sqrt(6)
+    assert np.all(
+        np.abs(ensemble.ptq_error.mean(0) - solution.ptq_error) < 4 * spread + 5e-3 * solution.ptq_error
+    )
     # the curve ends before the border at what it was, and plateaus know the jump
     tau, error = solution.dense
     assert np.all(np.diff(tau) > 0)
@@ -72,6 +80,9 @@ def test_what_a_simulation_hands_on():
     first, second = FLOAT_FIRST.parts
     weights, teacher = ensemble.snapshots[0, 0], ensemble.teacher[0]
     assert Observer(second)(weights, teacher).error == ensemble.error[0, 3]
+    assert np.mean((teacher - np.asarray(TWO_BITS.round(weights))) ** 2) == pytest.approx(
+        ensemble.ptq_error[0, 3], rel=1e-6
+    )
     assert Observer(first)(weights, teacher).error == pytest.approx(ensemble.error[0, 2], rel=0.2)
 
 
@@ -122,6 +133,8 @@ def test_tables_without_a_kind_change_keys():
         ({"phases": [Phase(2.0, inputs=Quantizer(2, 1.0, kind="unsigned"))]}, "phase 2: inputs: .* mean"),
         ({"phases": [Phase(2.0, weights=Quantizer(kind="none"), ste="clipped")]}, "phase 2: weights.range"),
         ({"phases": 3}, "a list"),
+        ({"ptq": Quantizer(kind="none")}, "ptq.kind: expected a quantizer"),
+        ({"ptq": 2}, "ptq: expected a Quantizer"),
     ],
 )
 def test_what_cannot_follow_is_refused(fields, words):
@@ -152,6 +165,50 @@ CASES = {
         phases=[Phase(4.0, weights=Quantizer(kind="none"), inputs=Quantizer(4, 3.0)), Phase(10.0, rule=Sign(0.05), weights=TWO_BITS, latent_clip=0.8)],
     ),
 }  # fmt: skip
+
+
+ROUNDED = {
+    "float, Gaussian teacher": Problem(
+        Teacher.gaussian(1.0), Start.gaussian(0.0, 0.5), noise_std=0.3, rule=SGD(0.2), run=WIDE, ptq=Quantizer(3, 2.0)
+    ),
+    "stochastic, of quantized weights": Problem(
+        Teacher.gaussian(1.0), Start.gaussian(0.0, 0.5), noise_std=0.1, weights=Quantizer(4, 2.0), rule=SGD(0.2), run=WIDE,
+        ptq=Quantizer(2, 1.5, rounding="stochastic"),
+    ),
+    "unsigned, clipped": Problem(
+        noise_std=0.3, weights=Quantizer(3, 1.5), ste="clipped", rule=SGD(0.2), run=WIDE, ptq=Quantizer(2, 1.5, kind="unsigned")
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROUNDED)
+def test_rounding_without_training(name):
+    """The observable against rounding the weights of simulated runs."""
+    problem = ROUNDED[name]
+    solution = solve(problem)
+    ensemble = simulate(problem, dim=2000, seeds=12, snapshots=[8.0])
+    sem = np.hypot(
+        ensemble.ptq_error.std(0, ddof=1) / np.sqrt(12), solution.ptq_error * float(solution.error_estimate)
+    )
+    assert np.all(np.abs(ensemble.ptq_error.mean(0) - solution.ptq_error) < 4 * sem)
+    if problem.ptq.rounding == "nearest":
+        weights, place = ensemble.snapshots[:, 0], np.flatnonzero(ensemble.tau == 8.0)[0]
+        rounded = np.mean((ensemble.teacher - np.asarray(problem.ptq.round(weights))) ** 2, axis=1)
+        np.testing.assert_allclose(rounded, ensemble.ptq_error[:, place], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_law_of_small_lr_rounds_too():
+    problem = Problem(
+        start=Start.gaussian(0.0, 0.5),
+        weights=Quantizer(4, 2.0),
+        rule=SGD(0.01),
+        run=Run(taus=[0.0, 40.0, 80.0]),
+        ptq=TWO_BITS,
+    )
+    one, other = (solve(problem, law=law) for law in ("grid", "fluid"))
+    np.testing.assert_allclose(other.ptq_error, one.ptq_error, rtol=0.03)
 
 
 @pytest.mark.slow

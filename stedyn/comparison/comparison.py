@@ -116,13 +116,18 @@ class Comparison(Result):
         gaps, judged = self.gap_in_standard_errors, self.judgement
         record = self.solution.to_dict() | self.ensemble.to_dict()
         if self.tau.size != len(record["error"]) or self.tau.size != len(record["error_mean"]):
-            names = [name for name in ("m", "q", "classification_error") if name in record]
+            names = [name for name in ("m", "q", "classification_error", "ptq_error") if name in record]
             curves = {name: getattr(self.solution, name) for name in names}
             record |= {
                 name: np.interp(self.tau, self.solution.tau, curve).tolist() for name, curve in curves.items()
             }
             record |= {"tau": self.tau.tolist(), "error": self.theory.tolist()}
-            for name in {"error_mean", "error_std", "classification_error_mean"} & record.keys():
+            for name in {
+                "error_mean",
+                "error_std",
+                "classification_error_mean",
+                "ptq_error_mean",
+            } & record.keys():
                 record[name] = np.asarray(record[name])[self.gaps.common].tolist()
         return record | {
             "gap": self.gap.tolist(),

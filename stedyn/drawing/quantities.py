@@ -47,6 +47,12 @@ QUANTITIES: dict[str, Quantity] = {
         "1",
         "probability that the signs of the outputs of teacher and student differ",
     ),
+    "ptq_error": Quantity(
+        r"\varepsilon_\mathrm{PTQ}",
+        "error after rounding without training",
+        "output variance",
+        "error of the latent weights rounded by the quantizer ptq (post-training quantization)",
+    ),
     "kappa": Quantity(
         r"\kappa", "kappa", "1", "part of the residual by which one step changes the mean output, below 2"
     ),

@@ -101,6 +101,7 @@ def problem_from_dict(
             covariance=_law(Covariance, "covariance", checked["covariance"], folder),
             channels=_channels(checked["channels"]) if "channels" in tables else None,
             run=horizon,
+            ptq=_quantizer("ptq", checked["ptq"]) if "ptq" in tables else None,
             phases=[_phase(number, phase) for number, phase in enumerate(checked_phases(tables), 2)],
         )
 

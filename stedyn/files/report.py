@@ -71,6 +71,7 @@ def describe(problem: Problem, weights: Quantizer | None = None) -> str:
         "weights": weights_line,
         "inputs": _quantizer(problem.inputs) + _input_law(problem, tables) + _covariance(tables),
         "rule": _rule(problem.rule),
+        **({} if problem.ptq is None else {"ptq": f"rounding without training: {_quantizer(problem.ptq)}"}),
         **{f"phase {number}": _phase(phase) for number, phase in enumerate(problem.phases, 2)},
         "units": CONVENTIONS,
     }

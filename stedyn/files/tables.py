@@ -41,6 +41,7 @@ _KEYS: dict[str, dict[str | None, tuple[str, ...]]] = {
     "noise": {None: ("std",)},
     "weights": {kind: keys + _STE for kind, keys in _QUANTIZER.items()},
     "inputs": {kind: keys + _LAW for kind, keys in _QUANTIZER.items()},
+    "ptq": {kind: keys for kind, keys in _QUANTIZER.items() if kind != "none"},
     "covariance": {"identity": (), "power-law": ("exponent", "scale"), "file": ("path", "values", "tensor")},
     "channels": {None: ("teacher", "range", "start", "shares")},
     "run": {None: ("tau", "points", "taus")},
@@ -50,12 +51,13 @@ _DEFAULT_KIND = {
     "start": "gaussian",
     "weights": "mid-rise",
     "inputs": "mid-rise",
+    "ptq": "mid-rise",
     "rule": "sgd",
     "covariance": "identity",
 }
 #: Tables that a phase may have.
 PHASE_TABLES = ("weights", "inputs", "rule")
-TABLES = ("teacher", "start", "noise", "weights", "inputs", "rule", "covariance", "channels", "run")
+TABLES = ("teacher", "start", "noise", "weights", "inputs", "rule", "covariance", "channels", "run", "ptq")
 
 
 #: What a command computes when it is given no problem file: setting R1.

@@ -49,6 +49,8 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
         "channels": {} if problem.channels is None else vars(problem.channels),
         "run": {"tau": run.tau, "points": run.points} if run.explicit is None else {"taus": run.explicit},
     }
+    if problem.ptq is not None:
+        tables["ptq"] = _quantizer_table(problem.ptq)
     kinds = {"teacher": teacher.kind, "start": start.kind, "rule": rule.kind, "covariance": covariance.kind}
     plain = {table: {"kind": kinds[table]} if table in kinds else {} for table in tables}
     for table, content in tables.items():

@@ -155,7 +155,10 @@ def _bends(problem: Problem, ratios):
     """Teacher values at which the answer has kinks; ``ratios`` are `_ideal` of the phases in `_bending`."""
     parts = list(zip(_bending(problem), ratios, strict=True))
     kinks = [_kinks(part) / ratio for part, ratio in parts]
-    return jnp.concatenate([*kinks, *(_steps(part) for part, _ in parts)])
+    steps = [_steps(part) for part, _ in parts]
+    if problem.ptq is not None:  # its levels, and weights near the teacher's on its thresholds
+        steps += [problem.ptq.levels, problem.ptq.thresholds]
+    return jnp.concatenate([*kinks, *steps])
 
 
 def _steps(problem: Problem):

@@ -70,6 +70,7 @@ class Limit(eqx.Module):
     model: Linear = eqx.field(static=True)
     has_mean: bool = eqx.field(static=True)
     range_rule: MovingRange | None = None
+    ptq: Pieces | None = None
 
     @property
     def mean(self) -> Float[Array, " C"]:
@@ -127,7 +128,7 @@ class Limit(eqx.Module):
     def without_levels(self) -> Limit:
         """What the steps of the grid law need: classes, rule, model; not levels and start, which its cells know."""
         inputs = self.inputs._replace(levels=None, mass=None, overlap=None)
-        none = dict.fromkeys(("pieces", "start", "range", "latent_clip", "surrogate"))
+        none = dict.fromkeys(("ptq", "pieces", "start", "range", "latent_clip", "surrogate"))
         return dataclasses.replace(self, levels=jnp.zeros(0), spare=0, inputs=inputs, **none)
 
     @property
@@ -272,6 +273,7 @@ def limit_of(problem: Problem, found: Classes) -> Limit:
         problem.labels,
         problem.means == "kept",
         problem.range_rule,
+        None if problem.ptq is None else problem.ptq.pieces,
     )
 
 
@@ -279,7 +281,7 @@ def is_symmetric(problem: Problem) -> bool:
     """Whether the laws of a problem are known to stay the same when weights and teacher change their signs."""
     start = problem.start
     centred = start.data is None and not is_traced(start.mean) and np.all(np.asarray(start.mean) == 0)
-    kinds = {part.weights.kind for part in problem.parts}
+    kinds = {part.weights.kind for part in problem.parts} | ({problem.ptq.kind} if problem.ptq else set())
     return (
         bool(centred)
         and problem.means != "kept"

@@ -55,7 +55,9 @@ def _extrapolate(curves, coarse, least, xp):
     changes = [{name: curve - other[name] for name, curve in curves.items()} for other in coarse]
     parts = []
     for change in changes:
-        part = xp.max(xp.abs(change["error"]) / xp.maximum(curves["error"], least))
+        errors = [name for name in ("error", "ptq_error") if name in curves]
+        each = [xp.max(xp.abs(change[name]) / xp.maximum(curves[name], least)) for name in errors]
+        part = functools.reduce(xp.maximum, each)
         if "tangent" in curves:  # of the error with respect to a parameter, relative to its largest value
             largest = xp.max(xp.abs(curves["tangent"]))
             part = xp.maximum(part, xp.max(xp.abs(change["tangent"])) / xp.where(largest > 0, largest, 1.0))
@@ -64,7 +66,7 @@ def _extrapolate(curves, coarse, least, xp):
     for name, curve in curves.items():
         if name in ("occupancy", "saturated", "classification_error"):
             better[name] = xp.clip(better[name], 0.0, 1.0)
-        elif name in ("error", "q", "norm", "flip_rate"):
+        elif name in ("error", "ptq_error", "q", "norm", "flip_rate"):
             better[name] = xp.where(better[name] > 0, better[name], curve)
     return better, xp.stack(parts)
 
@@ -93,6 +95,7 @@ def _first_mesh(problem, cells, classes, foldable: bool) -> tuple[Mesh, int, lis
     atoms = problem.teacher.data is not None and problem.teacher.data.atoms is not None and not problem.paired
     if classes is None:  # an interval of the teacher values on either side of every kink
         kinks = 0 if single or atoms else features * (1 + (problem.start.kind == "teacher"))
+        kinks += 0 if problem.ptq is None else 2 * problem.ptq.n_levels
         classes = max(FIRST_CLASSES, min(MOST_CLASSES // 2, NODES * (kinks + 2)))
     coarser = [(True, False, False)]
     coarser += [] if single or atoms else [(False, True, False)]

@@ -32,6 +32,9 @@ def check_means(problem: Problem) -> None:
     if problem.means != "kept":
         return
     fix = "set inputs.centre = true, or simulate"
+    if problem.ptq is not None:
+        fail("ptq", "none with inputs that have a mean (rounding shifts the mean output, and the error of that grows "
+             "like d)", problem.ptq.kind, fix)  # fmt: skip
     if problem.rule.shift(0.0) is None:
         fail("rule", "'sgd', or 'shrinkage' with a fixed q, with inputs that have a mean (the law of the mean output "
              "under others is not derived)", problem.rule.kind, fix)  # fmt: skip

@@ -29,6 +29,7 @@ CURVES = (
     "saturated",
     "flip_rate",
     "classification_error",
+    "ptq_error",
     "kappa",
     "mean_mode",
     "range",
@@ -119,6 +120,8 @@ class Solution(Result, eqx.Module):
         the model "sign".
     classification_error : (T,) or None
         ``P(sign of the student's output is not that of the teacher's)``; None for a linear teacher.
+    ptq_error : (T,) or None
+        The error that the weights would have if they were rounded by ``problem.ptq``, without further training.
     kappa, mean_mode : (T,) or None
         For inputs with a mean (``docs/inputs.md``): ``lr E[phi]^2 <psi'>``, which has to stay below 2, and the part of
         the error that fluctuations of the mean output cost.
@@ -160,6 +163,7 @@ class Solution(Result, eqx.Module):
     problem: Problem
     steps: tuple[Steps, ...] = ()
     classification_error: Float[Array | np.ndarray, " T"] | None = None
+    ptq_error: Float[Array | np.ndarray, " T"] | None = None
     kappa: Float[Array | np.ndarray, " T"] | None = None
     mean_mode: Float[Array | np.ndarray, " T"] | None = None
     range: Float[Array | np.ndarray, " T"] | None = None
@@ -233,6 +237,7 @@ class Solution(Result, eqx.Module):
             "minimum": {"tau": tau, "error": error},
             "final_error": self.final_error,
             "law": self.law,
+            **({} if self.ptq_error is None else {"ptq_error": np.asarray(self.ptq_error).tolist()}),
             **({} if self.kappa is None else {"kappa": np.asarray(self.kappa).tolist()}),
             **({} if self.range is None else {"range": np.asarray(self.range).tolist()}),
             **({} if self.mean_mode is None else {"mean_mode": np.asarray(self.mean_mode).tolist()}),
@@ -258,7 +263,9 @@ class Solution(Result, eqx.Module):
         learning_curve(ax, self)
 
     def __str__(self):
-        rows = self.to_pandas().filter(["tau", "error", "m", "q", "range", "classification_error"])
+        rows = self.to_pandas().filter(
+            ["tau", "error", "m", "q", "range", "classification_error", "ptq_error"]
+        )
         picked = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, 9).round().astype(int))]
         tau, error = self.minimum
         lines = [

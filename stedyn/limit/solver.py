@@ -17,7 +17,16 @@ from .solution import DIVERGED, MAX_STEPS, MEAN_MODE, Densities, Solution, Solve
 
 #: Saved times of a law that makes at least one of its 200 000 steps to each.
 MOST_TIMES = 100_000
-_OPTIONAL = ("saturated", "flip_rate", "occupancy", "classification_error", "kappa", "mean_mode", "range")
+_OPTIONAL = (
+    "saturated",
+    "flip_rate",
+    "occupancy",
+    "classification_error",
+    "ptq_error",
+    "kappa",
+    "mean_mode",
+    "range",
+)
 
 
 @checked(problem=Problem)

@@ -23,6 +23,15 @@ def check_together(problem) -> None:
         fail("weights.ste", f"'identity' or 'clipped' with the rule {rule.kind!r} (other multiples of a "
              "move leave its lattice)", problem.ste, "choose one of these, or another rule")  # fmt: skip
     _check_magnitudes(problem)
+    if problem.ptq is not None and problem.ptq.is_none:
+        fail("ptq.kind", "a quantizer", problem.ptq.kind, "choose one, or remove ptq")
+    if problem.ptq is not None and problem.range_rule is not None:
+        fail(
+            "ptq",
+            "none with a range that moves (not implemented)",
+            problem.range_rule.kind,
+            "leave out either",
+        )
     for own in (problem.channels, problem.range_rule):
         if own is not None:
             own.check(problem)

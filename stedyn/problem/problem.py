@@ -62,6 +62,9 @@ class Problem(eqx.Module):
         Groups of coordinates with their own teacher scale, range and start (a range per channel).
     run : Run
         Horizon and saved times, in units of ``tau = steps / d``.
+    ptq : Quantizer or None
+        What the weights would be rounded by without further training: the curve ``ptq_error`` is the error of that
+        at every saved time (``docs/phases.md``). It changes nothing in the run.
     phases : sequence of Phase
         What changes during the run, and when (``docs/phases.md``); the fields above hold until then.
 
@@ -93,6 +96,7 @@ class Problem(eqx.Module):
     means: str = eqx.field(static=True, init=False)
     run: Run
     range_rule: MovingRange | None
+    ptq: Quantizer | None
     phases: tuple[Phase, ...]
 
     @checked(
@@ -106,6 +110,7 @@ class Problem(eqx.Module):
         input_law=InputLaw,
         run=Run,
         range_rule=MovingRange,
+        ptq=Quantizer,
     )
     def __init__(
         self,
@@ -124,6 +129,7 @@ class Problem(eqx.Module):
         input_law: InputLaw | None = None,
         run: Run | None = None,
         range_rule: MovingRange | None = None,
+        ptq: Quantizer | None = None,
         phases: Iterable[Phase] = (),
     ):
         self.teacher = Teacher.constant() if teacher is None else teacher
@@ -140,6 +146,7 @@ class Problem(eqx.Module):
         self.input_law = InputLaw() if input_law is None else input_law
         self.run = Run() if run is None else run
         self.range_rule = range_rule
+        self.ptq = ptq
         self.phases = several("phases", phases)
         if not all(isinstance(phase, Phase) for phase in self.phases):
             fail("phases", "a list of Phase", self.phases, "give Phase(begin, weights=..., rule=...)")

@@ -58,6 +58,24 @@ def pieces_of(levels: Float[Array, " L"], rounding: str, spare=0) -> Pieces:
     )
 
 
+def cell_averages(pieces: Pieces, faces: Float[Array, " E"]) -> Float[Array, "2 N"]:
+    """Averages of mean and mean square of the rounded value over the cells between increasing faces."""
+
+    def below(coefficients, x):  # the integral from the first face to x, piece by piece
+        ends = jnp.concatenate([faces[:1], pieces.breaks, faces[-1:]])
+        ends = jnp.clip(ends, faces[0], faces[-1])
+        power = np.arange(1, coefficients.shape[1] + 1)
+
+        def primitive(x):
+            return (jnp.expand_dims(x, -1) ** power / power) * coefficients
+
+        upper, lower = primitive(jnp.clip(x[:, None], ends[:-1], ends[1:])), primitive(ends[:-1])
+        return jnp.sum(upper - lower, axis=(1, 2))
+
+    each = [below(part, faces) for part in (pieces.first, pieces.second)]
+    return jnp.diff(jnp.stack(each)) / jnp.diff(faces)
+
+
 class PartialMoments(NamedTuple):
     """``E[w^n ; w in piece k]`` for ``n = 0, 1, 2`` and ``w ~ N(mean, std^2)``; and pdf at breaks."""
 

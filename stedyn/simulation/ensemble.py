@@ -38,6 +38,8 @@ class Ensemble(Runs, Result):
         ``sqrt(d)`` times the fraction of weights whose level changes in a step, averaged over the
         ``max(1, min(32, d // 32))`` steps that follow the saved time; None for stochastic rounding
         of the weights and without a weight quantizer.
+    ptq_error : array (S, T) or None
+        Error of the latent weights rounded by ``problem.ptq``; None if the problem names no such quantizer.
     classification_error : array (S, T) or None
         ``arccos(correlation of the outputs of teacher and student) / pi``; None for a linear teacher.
     range : array (S, T) or None
@@ -84,6 +86,7 @@ class Ensemble(Runs, Result):
     partial: bool = False
     classification_error: Float[np.ndarray, "S T"] | None = None
     range: Float[np.ndarray, "S T"] | None = None
+    ptq_error: Float[np.ndarray, "S T"] | None = None
 
     @property
     def coordinate_steps_per_second(self) -> float:
@@ -108,6 +111,7 @@ class Ensemble(Runs, Result):
             "saturated",
             "flip_rate",
             "classification_error",
+            "ptq_error",
             "range",
         ):
             values = getattr(self, name)
@@ -117,24 +121,19 @@ class Ensemble(Runs, Result):
 
     def to_dict(self) -> dict:
         """Plain numbers and lists, for JSON; ``steps`` is the length of each run."""
-        wrong = self.classification_error
-        moving = {} if self.range is None else {"range_mean": self.range.mean(axis=0).tolist()}
-        return (
-            moving
-            | ({} if wrong is None else {"classification_error_mean": wrong.mean(axis=0).tolist()})
-            | {
-                "tau": self.tau.tolist(),
-                "error_mean": self.error_mean.tolist(),
-                "error_std": self.error_std.tolist(),
-                "seeds": self.seeds,
-                "dim": self.dim,
-                "steps": int(self.steps[-1]),
-                "seconds": self.seconds,
-                "coordinate_steps_per_second": self.coordinate_steps_per_second,
-                "device": self.device,
-                "partial": self.partial,
-            }
-        )
+        some = {name: getattr(self, name) for name in ("range", "classification_error", "ptq_error")}
+        return {f"{name}_mean": v.mean(axis=0).tolist() for name, v in some.items() if v is not None} | {
+            "tau": self.tau.tolist(),
+            "error_mean": self.error_mean.tolist(),
+            "error_std": self.error_std.tolist(),
+            "seeds": self.seeds,
+            "dim": self.dim,
+            "steps": int(self.steps[-1]),
+            "seconds": self.seconds,
+            "coordinate_steps_per_second": self.coordinate_steps_per_second,
+            "device": self.device,
+            "partial": self.partial,
+        }
 
     def _summary(self) -> str:
         return (

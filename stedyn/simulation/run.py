@@ -255,7 +255,7 @@ def _run(task: Task, threads: int, bar: tqdm, save: Callable[[float], None] | No
 
 def _ensemble(task: Task, record: Record, seed: int, seconds: float, device: str) -> Ensemble:
     absent: dict[str, Any] = dict.fromkeys(
-        ("saturated", "flip_rate", "occupancy", "classification_error", "range")
+        ("saturated", "flip_rate", "occupancy", "classification_error", "ptq_error", "range")
     )
     times, kept = record["error"].shape[1], record["snapshots"].shape[1]
     record = {name: values for name, values in record.items() if name != "variance"}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..problem.phases import replaced
 from ..problem.problem import Problem
 from . import kernel
 from .model import Model, model_of
@@ -16,12 +17,16 @@ from .sources import centres
 
 
 class Stage(NamedTuple):
-    """A phase from its first step on: its problem, what the kernel needs of it, and what measures its weights."""
+    """A phase from its first step on: its problem, what the kernel needs of it, and what measures its weights.
+
+    ``rounded`` measures them as they would be rounded without further training, None if that is not asked for.
+    """
 
     begin: int
     problem: Problem
     model: Model
     observe: Observer
+    rounded: Observer | None
 
 
 class Stages(tuple[Stage, ...]):
@@ -31,7 +36,7 @@ class Stages(tuple[Stage, ...]):
     def of(cls, problem: Problem, dim: int) -> Stages:
         """The stages of a problem."""
         each = zip(problem.begins, problem.parts, strict=True)
-        return cls(Stage(round(tau * dim), part, model_of(part, dim), Observer(part)) for tau, part in each)
+        return cls(Stage(round(tau * dim), p, model_of(p, dim), Observer(p), _rounded(p)) for tau, p in each)
 
     def number(self, step: int) -> int:
         """Which stage makes the step after ``step`` others; weights at that time are seen with its quantizer."""
@@ -47,6 +52,7 @@ class Stages(tuple[Stage, ...]):
         names = ["error", "m", "q", "overlap", "norm"] + ["range"] * (self[0].model.range is not None)
         names += ["saturated"] * all(part.weights.range is not None for part in parts)
         names += ["flip_rate"] * all(counts_flips(part) for part in parts)
+        names += ["ptq_error"] * (parts[0].ptq is not None)
         names += ["classification_error"] * (parts[0].model == "sign")
         record = {name: np.zeros((seeds, times)) for name in names}
         levels = {part.weights.n_levels for part in parts}
@@ -68,6 +74,10 @@ class Stages(tuple[Stage, ...]):
             x, phi = (put(np.stack(part)) for part in zip(*each, strict=True))
             found.append(common._replace(centres=(x, phi)))
         return tuple(found)
+
+
+def _rounded(problem: Problem) -> Observer | None:
+    return None if problem.ptq is None else Observer(replaced(problem, weights=problem.ptq))
 
 
 def counts_flips(problem: Problem) -> bool:

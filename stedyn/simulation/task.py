@@ -276,6 +276,9 @@ class Task:
             seen = stage.observe(values, record["teacher"][row], variance, own)
             for name in set(Observed._fields) & record.keys():
                 record[name][row, columns] = getattr(seen, name)
+            if stage.rounded is not None:
+                rounded = stage.rounded(values, record["teacher"][row], variance, own)
+                record["ptq_error"][row, columns] = rounded.error
         if scales is not None:
             record["range"][rows, columns] = scales[:, None] * float(np.asarray(self.problem.weights.range))
         if self.counts_flips:

@@ -227,6 +227,13 @@ def phases() -> Iterator[Case]:
     }  # fmt: skip
     for name, text in texts.items():
         yield Case(f"phase-{name}", ["predict", "a.toml", *READ], {"a.toml": text.encode()})
+    for name, text in {
+        "none": 'kind = "none"',
+        "no-range": "bits = 2",
+        "ste": 'bits = 2\nrange = 1.0\nste = "clipped"',
+        "nan": "bits = 2\nrange = nan",
+    }.items():
+        yield Case(f"ptq-{name}", ["predict", "a.toml", *READ], {"a.toml": f"[ptq]\n{text}\n".encode()})
     good = {"a.toml": f"[[phase]]\nfrom = 1\n{weights}".encode()}
     for command in (
         ["plateaus"],

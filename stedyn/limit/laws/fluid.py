@@ -55,7 +55,13 @@ def observe_paths(limit: Limit, taus: Float[Array, " T"], starts: int) -> dict[s
         return jnp.sum(x * share[..., None], axis=1)
 
     psi, square = average(psi), average(square)
-    return dict(
+    rounded = {}
+    if limit.ptq is not None:
+        piece = jnp.searchsorted(limit.ptq.breaks, w, side="right")
+        first, second = limit.ptq.first[piece], limit.ptq.second[piece]
+        each = first[..., 0] + first[..., 1] * w, second[..., 0] + second[..., 1] * w + second[..., 2] * w**2
+        rounded["ptq_error"] = limit.error(*map(average, each))
+    return rounded | dict(
         error=limit.error(psi, square),
         m=(limit.share * limit.teacher) @ psi,
         q=limit.share @ square,

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ...quantizers.pieces import cell_averages
 from ...rules import Order
 from ..limit import Limit
 from .fluxes import bernoulli, implicit, velocity
@@ -35,7 +36,8 @@ class GridFlow(eqx.Module):
 
     What the steps need is the same for all quantizers and estimators, so that these share a program: ``level, part
     (N,)`` are a cell's level and its part in the next one, ``flips (N,)`` gives the rate of flips from the mean moves,
-    ``saturated (N,)`` the part of a cell beyond the range, and ``limit`` has neither levels nor start.
+    ``saturated (N,)`` the part of a cell beyond the range, ``rounded`` averages of weights rounded by ``ptq``, and
+    ``limit`` has neither levels nor start.
     """
 
     limit: Limit
@@ -52,6 +54,7 @@ class GridFlow(eqx.Module):
     part: Float[Array, " N"] | None
     flips: Float[Array, " N"] | None
     saturated: Float[Array, " N"] | None
+    rounded: Float[Array, "2 N"] | None
     levels: int = eqx.field(static=True)
 
     def __init__(
@@ -114,6 +117,7 @@ class GridFlow(eqx.Module):
         """What the curves of levels, flips and saturation take from every cell."""
         w, h, levels, theta = self.centers, self.widths, limit.levels, limit.pieces.breaks
         self.level = self.part = self.flips = self.saturated = None
+        self.rounded = None if limit.ptq is None else cell_averages(limit.ptq, self.faces)
         self.levels = levels.size
         if levels.size:
             nearest = limit.pieces.first.shape[0] == levels.size
@@ -229,6 +233,7 @@ class GridFlow(eqx.Module):
             self.second,
             w,
             w**2 + h**2 / 12,
+            *(() if self.rounded is None else self.rounded),
             *filter(eqx.is_array, (self.saturated, self.flips)),
         ]
         sums = jnp.sum(jnp.stack(rows)[:, :, None] * mass, axis=1)
@@ -244,6 +249,8 @@ class GridFlow(eqx.Module):
         limit = self.limit
         psi, square, weights, norms, *others = seen["sums"]
         out = {name: value for name, value in seen.items() if name not in ("sums", "memory")}
+        if self.rounded is not None:
+            out["ptq_error"], others = limit.error(*others[:2]), others[2:]
         out |= dict(
             m=psi @ (limit.weight * limit.teacher),
             q=square @ limit.weight,

@@ -34,6 +34,8 @@ from .remembering import flow_of
 
 #: Start and teacher classes.
 STARTS, CLASSES = 16, 32
+#: Teacher classes where the error of rounded weights is observed.
+PTQ_CLASSES = 512
 #: Classes of input variances where nothing else limits the accuracy.
 LINEAR_VARIANCES = 64
 #: Cells in which the density of a mixture is handed out.
@@ -100,12 +102,15 @@ class MixtureFlow(eqx.Module):
 
     def moments(self, state):
         """``E[psi], E[psi^2]`` of every teacher class, (C,) each."""
-        psi, square = self._averages(self._partial(state))
+        return self._of_classes(self._averages(self._partial(state)))
+
+    def _of_classes(self, averages):
+        psi, square = averages
         return jnp.sum(psi * self.share, axis=1), jnp.sum(square * self.share, axis=1)
 
-    def _averages(self, p: PartialMoments):
-        """``E[psi], E[psi^2]`` of every class, (C, J) each."""
-        _, first, second = self.limit.pieces
+    def _averages(self, p: PartialMoments, pieces=None):
+        """``E[psi], E[psi^2]`` of every class, (C, J) each; or those of other pieces."""
+        _, first, second = self.limit.pieces if pieces is None else pieces
         psi = p.zeroth @ first[:, 0] + p.first @ first[:, 1]
         return psi, p.zeroth @ second[:, 0] + p.first @ second[:, 1] + p.second @ second[:, 2]
 
@@ -180,6 +185,9 @@ class MixtureFlow(eqx.Module):
         out |= limit.observables(psi, square)
         out["effective_step"] = limit.effective_step(order, tau)
         std = jnp.sqrt(jnp.maximum(var, 1e-14 * limit.scale))
+        if limit.ptq is not None:
+            rounded = self._averages(partial_moments(limit.ptq.breaks, mean, std), limit.ptq)
+            out["ptq_error"] = limit.error(*self._of_classes(rounded))
         levels = limit.levels
         if levels.size:
             p = partial_moments(limit.pieces.breaks, mean, std)
@@ -233,10 +241,13 @@ def _laplace_moments(breaks, mean, std) -> PartialMoments:
 
 
 @eqx.filter_jit
-def _pass(problem, legs, rtol, blend, coarse, classes, variances):
+def _pass(problem, legs, rtol, blend, coarse, classes, variances, single=False):
     found, runs, kept, state = channel_classes(problem, classes, coarse, variances), [], [], None
     for part, leg in zip(problem.parts, legs, strict=True):
-        law, memory = MixtureFlow(limit_of(part, found), STARTS, blend, coarse), None
+        law, memory = (
+            MixtureFlow(limit_of(part, found), 2 if single else STARTS, blend, coarse | single),
+            None,
+        )
         if state is not None:
             (mean, var), memory = state
             law = eqx.tree_at(lambda law: (law.mean0, law.var0), law, (mean, var))
@@ -261,12 +272,14 @@ def _pass(problem, legs, rtol, blend, coarse, classes, variances):
 def mixture_curves(problem: Problem, asked: Asked) -> Solved:
     """Curves of the law, with an estimate of their error from half the classes and from another shape."""
     legs, tol, _, classes, traced = asked
-    classes = CLASSES if classes is None else classes
+    if classes is None:  # rounded narrow classes bend sharply from one teacher value to the next
+        classes = CLASSES if problem.ptq is None else PTQ_CLASSES
     linear = all(part.weights.is_none for part in problem.parts)
     # a linear psi leaves nothing but the error in time
     rtol = 1e-8 if linear else 1e-5
     variances = LINEAR_VARIANCES if linear else None
-    run = functools.partial(_pass, problem, legs, classes=classes, variances=variances)
+    single = linear and problem.ptq is not None and problem.start.data is None  # whose classes stay Gaussian
+    run = functools.partial(_pass, problem, legs, classes=classes, variances=variances, single=single)
     blend = None if traced or linear else jnp.zeros(())
     curves, stats, kept, path, bad = run(jnp.asarray(rtol), blend, jnp.asarray(False))
     counts = dict(stats, classes=classes, starts=STARTS, passes=1)
@@ -276,6 +289,9 @@ def mixture_curves(problem: Problem, asked: Asked) -> Solved:
     shaped = merged if linear else run(jnp.asarray(rtol), jnp.ones(()), jnp.asarray(False))[0]
     size = jnp.maximum(curves["error"], least_error(problem))
     apart = [jnp.max(jnp.abs(other["error"] - curves["error"]) / size) for other in (merged, shaped)]
+    if problem.ptq is not None:
+        size = jnp.maximum(curves["ptq_error"], least_error(problem))
+        apart[0] = jnp.maximum(apart[0], jnp.max(jnp.abs(merged["ptq_error"] - curves["ptq_error"]) / size))
     estimate = apart[0] if linear else 2 * (apart[0] + apart[1])
     code = jnp.where(bad, MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
     return Solved(curves, counts, kept, path, estimate, code)
