@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
+from stedyn.checks import InputError
 from stedyn.inputs.moments import input_moments
 from stedyn.quantizers.pieces import gaussian_moments, jumps
 from stedyn.quantizers.quantizer import Quantizer
@@ -200,3 +201,39 @@ def test_jumps_add_up_to_the_span_of_the_levels():
 def test_a_bad_quantizer_is_refused_in_one_sentence(arguments, word):
     with pytest.raises(ValueError, match=rf"^{word}: expected .*, found .*; .*\.$"):
         Quantizer(**arguments)
+
+
+def test_named_formats_have_the_published_levels():
+    from stedyn.quantizers.formats import NAMED
+
+    levels = {kind: np.asarray(Quantizer(range=1.0, kind=kind, bits=4 if kind == "power-of-two" else None).levels)
+              for kind in NAMED}  # fmt: skip
+    assert {kind: values.size for kind, values in levels.items()} == {
+        "int4": 16, "fp4-e2m1": 15, "fp6-e2m3": 63, "fp6-e3m2": 63, "fp8-e4m3": 253, "fp8-e5m2": 247, "nf4": 16,
+        "power-of-two": 15,
+    }  # fmt: skip
+    assert levels["fp4-e2m1"][7:] * 6 == pytest.approx([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    assert levels["int4"] * 8 == pytest.approx(np.arange(-8, 8))
+    # QLoRA (arXiv 2305.14314), appendix E
+    published = [
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+        -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+        0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+    ]  # fmt: skip
+    assert levels["nf4"] == pytest.approx(published, abs=2e-7)
+    # largest finite, and smallest positive numbers of the OCP formats
+    for kind, largest, least in (("fp8-e4m3", 448, 2.0**-9), ("fp8-e5m2", 57344, 2.0**-16),
+                                 ("fp6-e2m3", 7.5, 2.0**-3), ("fp6-e3m2", 28, 2.0**-4)):  # fmt: skip
+        positive = levels[kind][levels[kind] > 0] * largest
+        assert (positive[0], positive[-1]) == (least, largest)
+    for kind, values in levels.items():
+        own = Quantizer(range=2.5, kind=kind, bits=4 if kind == "power-of-two" else None)
+        assert np.max(np.abs(np.asarray(own.levels))) == 2.5
+        assert own.symmetric == np.allclose(values, -values[::-1], atol=1e-12)
+
+
+@pytest.mark.parametrize("fault", [dict(kind="nf4", bits=3), dict(kind="fp4-e2m1", edge="bin"),
+                                   dict(kind="power-of-two", bits=7), dict(kind="power-of-two")])  # fmt: skip
+def test_faults_of_formats(fault):
+    with pytest.raises(InputError):
+        Quantizer(range=1.0, **fault)

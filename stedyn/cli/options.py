@@ -79,7 +79,7 @@ def _problem_flags(
     kind: Annotated[
         str | None,
         _problem_flag(
-            "mid-rise, mid-tread, twos-complement, unsigned, sign, ternary or none.", metavar="KIND"
+            "mid-rise, mid-tread, ..., none, or a format such as nf4 (docs/conventions.md).", metavar="KIND"
         ),
     ] = None,
     edge: Annotated[

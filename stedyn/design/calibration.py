@@ -16,6 +16,8 @@ lsq          step ``= 2 E|w| / sqrt(Qp)``, ``Qp`` the highest level in steps
 
 Max, percentile, k-sigma and kl name a threshold, which is the range: outermost level or edge of the outermost bin, by
 the convention of the quantizer. Mse, aciq and lsq name levels, the same in both conventions.
+Aciq, kl and lsq are made for equally spaced levels; other formats (nf4, floats) have the first four rules, of which max
+is what block formats use.
 All rules see the same weights. Measured ones are the sample. A Gaussian stands for ``count`` draws from it (4096): what
 depends on single draws (max, percentile, kl's end) takes medians of order statistics, what depends on averages the law.
 """
@@ -26,18 +28,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from ..checks import checked, choice, fail, in_float64, positive, whole
+from ..checks import checked, choice, fail, positive, whole
 from ..problem.problem import Start, Teacher
-from ..quantizers.lattices import Grid, grid
+from ..quantizers.formats import FORMATS
+from ..quantizers.lattices import grid
 from ..quantizers.quantizer import Quantizer
+from .rounding import outermost, rounding_errors, tried_ranges, unit_pieces
 from .weight_law import WeightLaw, weight_law
-
-#: Numbers held at once while many ranges are tried.
-_BLOCK = 2**20
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,12 @@ def calibrated_range(
 def calibrated_ranges(
     weights: Teacher | Start | ArrayLike, quantizer: Quantizer, **options
 ) -> dict[str, float]:
-    """`calibrated_range` of every rule, in the order of `CALIBRATIONS`."""
+    """`calibrated_range` of every rule that these levels have, in the order of `CALIBRATIONS`."""
     law, chosen = weight_law(weights), _options(options)
-    return {rule: _checked(rule, function(law, quantizer, chosen)) for rule, function in CALIBRATIONS.items()}
+    rules = (
+        CALIBRATIONS if quantizer.kind not in FORMATS else {rule: CALIBRATIONS[rule] for rule in ANY_LEVELS}
+    )
+    return {rule: _checked(rule, function(law, quantizer, chosen)) for rule, function in rules.items()}
 
 
 @checked(quantizer=Quantizer)
@@ -117,8 +120,10 @@ def rounding_error(weights: Teacher | Start | ArrayLike, quantizer: Quantizer) -
     In closed form for a Gaussian, the exact mean for values. ValueError if the levels of the quantizer
     are a list or there are none.
     """
-    ranges = np.array([grid(quantizer).range])
-    return float(_errors(weight_law(weights), _unit_pieces(quantizer), ranges)[0])
+    pieces = unit_pieces(quantizer)
+    return float(
+        rounding_errors(weight_law(weights), pieces, np.array([float(np.asarray(quantizer.range))]))[0]
+    )
 
 
 def _options(options: dict) -> Options:
@@ -138,7 +143,7 @@ def _max(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
 
     Wu et al., arXiv 2004.09602 (2020).
     """
-    grid(quantizer)
+    outermost(quantizer)
     return law.largest(options.count)
 
 
@@ -147,7 +152,7 @@ def _percentile(law: WeightLaw, quantizer: Quantizer, options: Options) -> float
 
     Of a Gaussian the values are the medians of ``count`` ordered draws. Wu et al., arXiv 2004.09602 (2020).
     """
-    grid(quantizer)
+    outermost(quantizer)
     return law.percentile(options.percentile, options.count)
 
 
@@ -156,7 +161,7 @@ def _k_sigma(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
 
     A rule of thumb of quantization programs, such as ``MeanSigmaStd`` of brevitas.
     """
-    grid(quantizer)
+    outermost(quantizer)
     return abs(law.mean) + options.k * law.std
 
 
@@ -171,13 +176,13 @@ def _mse(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
 
     J. Max, IRE Trans. Inf. Theory 6 (1960) for the Gaussian; Choukroun et al., arXiv 1902.06822 (2019).
     """
-    numbers, pieces = grid(quantizer), _unit_pieces(quantizer)
-    widths = _tried(law, numbers, pieces.breaks.size)
+    pieces = unit_pieces(quantizer)
+    widths = tried_ranges(law, outermost(quantizer), pieces.breaks.size)
 
     def error(width: float) -> float:
-        return float(_errors(law, pieces, np.array([width]))[0])
+        return float(rounding_errors(law, pieces, np.array([width]))[0])
 
-    errors = _errors(law, pieces, widths)
+    errors = rounding_errors(law, pieces, widths)
     dips = 1 + np.flatnonzero((errors[1:-1] <= errors[:-2]) & (errors[1:-1] <= errors[2:]))
     best = np.unique(np.concatenate([dips[:1], dips[np.argsort(errors[dips])[:5]], [errors.argmin()]]))
     minima = [(float(errors[i]), float(widths[i])) for i in best]
@@ -189,41 +194,6 @@ def _mse(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
         minima.append((float(near.fun), float(near.x)))
     lowest = min(minima)[0] + 1e-12 * law.mean_square
     return min(width for value, width in minima if value <= lowest)
-
-
-def _tried(law: WeightLaw, numbers: Grid, breaks: int) -> Float[np.ndarray, " N"]:
-    """Ranges on a logarithmic grid, with four steps to the spacing of the outermost levels."""
-    low, high = law.mean_abs / 20, 8 * law.reach
-    spacing = 1 / min(2 * (breaks + 1), 512)
-    points = min(int(np.log(high / low) / spacing), max(4 * _BLOCK // breaks, 64))
-    return np.geomspace(low, high, points) * numbers.range / (numbers.level * numbers.step)
-
-
-@dataclass(frozen=True)
-class _UnitPieces:
-    """The `stedyn.quantizers.pieces.Pieces` of the quantizer with range 1, in 64 bits."""
-
-    breaks: Float[np.ndarray, " B"]
-    first: Float[np.ndarray, "K 2"]
-    second: Float[np.ndarray, "K 3"]
-
-
-@in_float64
-def _unit_pieces(quantizer: Quantizer) -> _UnitPieces:
-    grid(quantizer)  # refuses what has no bits
-    unit = quantizer.with_range(1.0)
-    return _UnitPieces(*(np.asarray(array) for array in unit.pieces))
-
-
-def _errors(law: WeightLaw, pieces: _UnitPieces, ranges: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
-    """``E[(w - Q_R(w))^2]``: with ``v = w/R`` and ``Q_R(w) = R Q_1(v)`` it needs the moments of ``v``."""
-    parts = []
-    for some in np.array_split(ranges, -(-ranges.size * (pieces.breaks.size + 1) // _BLOCK)):
-        zeroth, first, second = law.partial(pieces.breaks, some)
-        square = zeroth @ pieces.second[:, 0] + first @ pieces.second[:, 1] + second @ pieces.second[:, 2]
-        product = first @ pieces.first[:, 0] + second @ pieces.first[:, 1]
-        parts.append(some**2 * (square - 2 * product) + law.mean_square)
-    return np.concatenate(parts)
 
 
 def _aciq(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
@@ -287,6 +257,8 @@ def _lsq(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
     return 2 * law.mean_abs / (highest or 1.0) ** 0.5 * numbers.range / numbers.step
 
 
+#: The rules that take any levels.
+ANY_LEVELS = ("max", "percentile", "k-sigma", "mse")
 #: The rules by name: each is a function of the law of the weights, the quantizer and the `Options`.
 CALIBRATIONS: dict[str, Callable[[WeightLaw, Quantizer, Options], float]] = {
     "max": _max,

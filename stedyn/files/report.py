@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..checks import in_float64
+from ..quantizers.formats import NAMED
 from .whole import write_atomic
 
 if TYPE_CHECKING:
@@ -159,7 +160,8 @@ def _quantizer(quantizer: Quantizer) -> str:
 
 def _geometry(quantizer: Quantizer) -> str:
     zero = f", zero point {quantizer.zero_point}" if quantizer.zero_point else ""
-    return f"{quantizer.kind}{zero}, {quantizer.edge} edge, {quantizer.rounding} rounding"
+    edge = "" if quantizer.kind in NAMED else f", {quantizer.edge} edge"
+    return f"{quantizer.kind}{zero}{edge}, {quantizer.rounding} rounding"
 
 
 def to_json(record: dict[str, Any]) -> str:

@@ -10,13 +10,15 @@ from typing import Any
 
 from ..checks import InputError, check_known, choice, fail
 from ..problem.moving_range import MEASURED, PARAMETERS
-from ..quantizers.quantizer import KINDS
+from ..quantizers.formats import NAMED
+from ..quantizers.quantizer import FIXED_BITS, KINDS
 from ..rules import RULES
 from ..rules.memory import check_momentum
 
 _LATTICE = ("bits", "range", "edge", "rounding")
 _QUANTIZER: dict[str | None, tuple[str, ...]] = dict.fromkeys(KINDS, _LATTICE)
 _QUANTIZER |= {
+    **dict.fromkeys(NAMED, ("bits", "range", "rounding")),
     "unsigned": (*_LATTICE, "zero_point"),
     "levels": ("levels", *_LATTICE),
     "none": ("range", "edge"),
@@ -183,7 +185,7 @@ def set_value(tables: dict[str, Any], table: str, key: str, value: Any) -> dict[
     content = dict(tables.get(table, {}))
     if key == "kind" and value != content.get("kind", _DEFAULT_KIND[table]):
         allowed = keys_of(table, value)
-        fixed = ("bits",) if value in ("sign", "ternary") else ()
+        fixed = ("bits",) if isinstance(value, str) and value in FIXED_BITS else ()
         if allowed is not None:
             content = {name: old for name, old in content.items() if name in allowed and name not in fixed}
     if (table, key) == ("weights", "range_rule") and value in MEASURED:

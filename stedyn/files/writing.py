@@ -15,6 +15,7 @@ from ..inputs.samples import Samples
 from ..problem.moving_range import MovingRange
 from ..problem.phases import Phase
 from ..problem.problem import Problem
+from ..quantizers.formats import NAMED
 from ..quantizers.quantizer import Quantizer
 from ..rules import RULES, SCHEDULES, Rule, Schedule
 from .tables import rule_parameters
@@ -151,7 +152,8 @@ def _samples(data: Samples | None) -> dict[str, Any]:
 
 
 def _quantizer_table(quantizer: Quantizer) -> dict[str, Any]:
-    edge = None if quantizer.is_none and quantizer.edge == "level" else quantizer.edge
+    plain = quantizer.is_none or quantizer.kind in NAMED
+    edge = None if plain and quantizer.edge == "level" else quantizer.edge
     rounding = None if quantizer.is_none else quantizer.rounding
     range_ = None if quantizer.kind == "levels" else quantizer.range
     table = {"bits": quantizer.bits, "range": range_, "kind": quantizer.kind, "edge": edge}

@@ -14,6 +14,7 @@ from scipy.special import ndtr, ndtri
 from ..problem.phases import with_new
 from ..problem.populations import Covariance, Teacher
 from ..problem.problem import Problem
+from ..quantizers.pieces import size_of_steps
 from .quadrature import gauss_nodes, intervals
 
 
@@ -36,6 +37,8 @@ class Classes(NamedTuple):
 GAUSSIAN_POINTS = 2**12
 #: Nodes in each interval of the teacher values, and where levels are many; and how many variances fewer are ``coarse``.
 NODES, LEAST_NODES, FEWER_VARIANCES = 5, 3, 2
+#: Levels between steps below this part of the largest are no kinks.
+LARGE = 0.25
 #: Variances at which `k1 / k2` is tabulated.
 _TABLE = 257
 
@@ -140,7 +143,7 @@ def nodes_of(levels: int, n: int) -> int:
     return min(NODES, max(LEAST_NODES, n // (levels + 1)))
 
 
-def _kinks(problem: Problem):
+def _levels(problem: Problem):
     """The levels, with infinity for those that repeat the largest."""
     levels = problem.weights.levels
     return jnp.where(np.arange(levels.size) < levels.size - problem.weights.spare, levels, jnp.inf)
@@ -161,11 +164,25 @@ def _bends(problem: Problem, ratios):
     return jnp.concatenate([*kinks, *steps])
 
 
+def _kinks(problem: Problem):
+    """The levels, with infinity for those that repeat the largest, and for those between small steps."""
+    levels = _levels(problem)
+    if levels.size < 3:
+        return levels
+    return jnp.where(beside_large(jnp.diff(levels)), levels, jnp.inf)
+
+
+def beside_large(steps, xp=jnp):
+    """Which of the levels between these steps (infinite beyond the last) are beside one of at least `LARGE`."""
+    large = size_of_steps(xp.where(xp.isfinite(steps), steps, xp.inf), xp) >= LARGE
+    return xp.concatenate([large[:1], large[1:] | large[:-1], large[-1:]])
+
+
 def _steps(problem: Problem):
     """Teacher values whose weights start on a threshold."""
     if problem.start.scale is None or problem.weights.is_none:
         return jnp.zeros(0)
-    levels = _kinks(problem)
+    levels = _levels(problem)
     steps = 0.5 * (levels[1:] + levels[:-1]) / problem.start.scale
     return jnp.where(jnp.isfinite(steps), steps, jnp.inf)
 

@@ -281,10 +281,10 @@ def is_symmetric(problem: Problem) -> bool:
     """Whether the laws of a problem are known to stay the same when weights and teacher change their signs."""
     start = problem.start
     centred = start.data is None and not is_traced(start.mean) and np.all(np.asarray(start.mean) == 0)
-    kinds = {part.weights.kind for part in problem.parts} | ({problem.ptq.kind} if problem.ptq else set())
     return (
         bool(centred)
         and problem.means != "kept"
         and problem.teacher.kind in ("gaussian", "rademacher")
-        and not kinds & {"twos-complement", "unsigned", "levels"}
+        and all(part.weights.symmetric for part in problem.parts)
+        and (problem.ptq is None or problem.ptq.symmetric)
     )

@@ -8,11 +8,14 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
+from ..checks import is_traced
 from ..problem.phases import with_new
 from ..problem.problem import Problem
 from ..quantizers.padded import padded
-from .classes import NODES, nodes_of
+from ..quantizers.pieces import size_of_steps
+from .classes import NODES, beside_large, nodes_of
 from .laws.legs import Leg
+from .laws.mesh import LEAST_PART, cells_of
 from .laws.moving import reach_of, within
 from .limit import is_symmetric
 from .passes import Mesh, grid_pass, traced_pass
@@ -20,6 +23,8 @@ from .solution import INACCURATE, MAX_STEPS, REACHED
 
 #: Cells of a first pass of the grid law, over all intervals, and with many variances; the largest number of unknowns.
 FIRST_CELLS, FEWER_CELLS, MOST_UNKNOWNS = 800, 600, 1_500_000
+#: Cells of a first pass in the largest interval, where others have fewer.
+GRADED_CELLS = 88
 PASSES = 5
 #: A change of at most this multiple of what the second order promises confirms it.
 ORDER_MARGIN = 1.6
@@ -82,19 +87,38 @@ def _occupied(curves, levels: set[int], folded: bool, xp):
     return curves
 
 
-def _first_mesh(problem, cells, classes, foldable: bool) -> tuple[Mesh, int, list[tuple[bool, bool, bool]]]:
-    """The mesh of the first pass, its number of intervals, and the coarser ones that are compared with it."""
-    featured = with_new(problem, problem.parts, "weights")
+def _sizes(featured) -> tuple[np.ndarray, int]:
+    """The size of every interval of the mesh (`size_of_steps`), and how many levels are kinks of the teacher values."""
     features = sum(max(p.weights.n_levels - 1, 0) + (p.weights.rounding == "stochastic") for p in featured)
     edges = sum(p.surrogate.ends + (p.latent_clip is not None) for p in featured)
-    intervals = features + 1 + 2 * edges
+    sizes, kinks = np.ones(features + 1 + 2 * edges), sum(p.weights.n_levels for p in featured)
+    weights = featured[0].weights
+    traced = any(is_traced(level) for level in weights.explicit or ())
+    if len(featured) == 1 and weights.n_levels > 2 and not traced:
+        unit = weights.unit if weights.explicit is None else np.asarray(weights.explicit)
+        kinks = int(np.sum(beside_large(np.diff(unit), np)))
+        if not edges:
+            breaks = unit if weights.rounding == "stochastic" else 0.5 * (unit[1:] + unit[:-1])
+            sizes[1:-1] = size_of_steps(np.diff(breaks), np)
+    return sizes, kinks
+
+
+def _first_mesh(
+    problem, cells, classes, foldable: bool
+) -> tuple[Mesh, np.ndarray, list[tuple[bool, bool, bool]]]:
+    """The mesh of the first pass, the size of every interval, and the coarser ones that are compared with it."""
+    featured = with_new(problem, problem.parts, "weights")
+    sizes, levels = _sizes(featured)
+    intervals = int(np.sum(np.maximum(sizes, LEAST_PART)))
     alike = problem.covariance.kind == "identity"
     if cells is None:
-        cells = max(16, (FIRST_CELLS if alike else FEWER_CELLS) // intervals // 2 * 2)
+        least = 16 if np.min(sizes) == 1 else GRADED_CELLS
+        cells = max(least, (FIRST_CELLS if alike else FEWER_CELLS) // intervals // 2 * 2)
     single = problem.teacher.kind in ("constant", "rademacher")
     atoms = problem.teacher.data is not None and problem.teacher.data.atoms is not None and not problem.paired
     if classes is None:  # an interval of the teacher values on either side of every kink
-        kinks = 0 if single or atoms else features * (1 + (problem.start.kind == "teacher"))
+        kinks = levels - sum(p.weights.n_levels > 0 and p.weights.rounding == "nearest" for p in featured)
+        kinks = 0 if single or atoms else kinks * (1 + (problem.start.kind == "teacher"))
         kinks += 0 if problem.ptq is None else 2 * problem.ptq.n_levels
         classes = max(FIRST_CLASSES, min(MOST_CLASSES // 2, NODES * (kinks + 2)))
     coarser = [(True, False, False)]
@@ -102,11 +126,11 @@ def _first_mesh(problem, cells, classes, foldable: bool) -> tuple[Mesh, int, lis
     coarser += [] if alike else [(False, False, True)]
     folded = foldable and is_symmetric(problem)
     classes += -classes % 8
-    nodes = nodes_of(0 if single or atoms else sum(part.weights.n_levels for part in featured), classes)
+    nodes = nodes_of(0 if single or atoms else levels, classes)
     classes -= classes % (nodes * (1 + folded))
     variances = 1 if alike else FIRST_PAIRED if problem.paired else FIRST_VARIANCES
     mesh = Mesh(cells + cells % 2, max(classes, 2), variances, folded, nodes)
-    return mesh, intervals, coarser
+    return mesh, sizes, coarser
 
 
 def grid_curves(
@@ -117,7 +141,7 @@ def grid_curves(
     The steps are those of the first and of the second mesh in turn, leg by leg.
     """
     foldable = not any(leg.kept for leg in legs)
-    mesh, intervals, coarser = _first_mesh(problem, cells, classes, foldable)
+    mesh, sizes, coarser = _first_mesh(problem, cells, classes, foldable)
     levels, xp = {part.weights.n_levels for part in problem.parts}, jnp if traced else np
     least = least_error(problem)
     if traced:
@@ -128,7 +152,7 @@ def grid_curves(
     reach = reach_of(problem, legs[-1].taus[-1])
     confirmed, expected = np.zeros(len(coarser), bool), np.zeros(len(coarser))
     for count in range(1, PASSES + 1):
-        size = mesh.cells * intervals
+        size = int(np.sum(cells_of(sizes, mesh.cells, np)))
         shape = mesh._replace(cells=filled(size))
         # all have the same shapes and share one compilation
         runs = [

@@ -68,7 +68,7 @@ def check_start(problem) -> None:
 def means_of(problem) -> str:
     """What `input_moments` has to know of ``E[x]`` and ``E[phi]``: they are zero, removed, or kept."""
     law = problem.input_law
-    if law.symmetric and problem.inputs.kind not in ("twos-complement", "unsigned", "levels"):
+    if law.symmetric and problem.inputs.symmetric:
         return "zero"
     if law.centre:
         return "removed"

@@ -31,8 +31,11 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy as np
+
 from ..checks import checked, choice, fail
 from .dialects import READERS, WRITERS
+from .formats import FORMATS
 from .lattices import grid
 from .quantizer import Quantizer
 
@@ -58,18 +61,22 @@ def both_edges(quantizer: Quantizer) -> dict[str, float]:
     dict
         ``"level"``, the outermost level, and ``"bin"``, the edge of the outermost bin, half a step
         beyond it. For two's complement they are, as in `quantizers`, the size of the lowest level and
-        the upper bin edge, half a step short of it.
+        the upper bin edge, half a step short of it. For levels that are not equally spaced the bin ends half the
+        outermost step beyond.
 
     Raises
     ------
     ValueError
-        If the quantizer has no single step (kinds ``levels`` and ``none``).
+        If the quantizer has no range of its own (kinds ``levels`` and ``none``).
 
     Examples
     --------
     >>> both_edges(Quantizer(2, 2.0, kind="mid-rise", edge="bin"))
     {'level': 1.5, 'bin': 2.0}
     """
+    if quantizer.kind in FORMATS:
+        level, unit = float(np.asarray(quantizer.range)), quantizer.unit
+        return {"level": level, "bin": level * float(1.5 - 0.5 * unit[-2])}
     lattice = grid(quantizer)
     return {"level": lattice.level * lattice.step, "bin": lattice.bin * lattice.step}
 
@@ -96,7 +103,8 @@ def library_names(quantizer: Quantizer) -> dict[str, dict[str, Any] | str]:
     if quantizer.is_none:
         return dict.fromkeys(WRITERS, "Nothing is quantized: leave the quantizer out.")
     if quantizer.lattice is None:
-        return {name: f"{name} has equally spaced levels only, and these are a list." for name in WRITERS}
+        these = "a list" if quantizer.explicit is not None else f"those of {quantizer.kind}"
+        return {name: f"{name} has equally spaced levels only, and these are {these}." for name in WRITERS}
     return {name: write(grid(quantizer)) for name, write in WRITERS.items()}
 
 

@@ -11,8 +11,8 @@ from .quantizer import Quantizer
 class Grid(NamedTuple):
     """A quantizer with equally spaced levels, as plain numbers.
 
-    ``family`` counts sign to mid-rise and ternary to mid-tread; ``level`` and ``bin`` are the ranges of
-    the two edge conventions in units of the step; ``half = 2^(bits - 1)``; ``zero`` is the zero point of unsigned
+    ``family`` counts sign to mid-rise, ternary to mid-tread, int4 to two's complement; ``level`` and ``bin`` are the
+    ranges of the two edge conventions in units of the step; ``half = 2^(bits - 1)``; ``zero`` is the zero point of unsigned
     integers.
     """
 
@@ -30,11 +30,13 @@ class Grid(NamedTuple):
 
 
 def grid(quantizer: Quantizer) -> Grid:
-    """The numbers of a quantizer; ValueError for kinds ``levels`` and ``none``."""
+    """The numbers of a quantizer; ValueError for kinds whose levels are not equally spaced, or a list."""
     if quantizer.lattice is None or quantizer.bits is None or quantizer.range is None:
         fail("quantizer", "equally spaced levels", f"kind {quantizer.kind!r}", "choose another kind")
     unit, lowest, offset = quantizer.lattice
-    family = {"sign": "mid-rise", "ternary": "mid-tread"}.get(quantizer.kind, quantizer.kind)
+    family = {"sign": "mid-rise", "ternary": "mid-tread", "int4": "twos-complement"}.get(
+        quantizer.kind, quantizer.kind
+    )
     width, level = float(quantizer.range), max(-(lowest + offset), lowest + quantizer.n_levels - 1 + offset)
     outside = -0.5 if family == "twos-complement" else 0.5
     edge = "level" if family != quantizer.kind else quantizer.edge

@@ -35,11 +35,9 @@ class PaddedQuantizer(eqx.Module):
         while size < number:
             size *= GROWTH
         self.range, self.rounding = jnp.asarray(quantizer.range), quantizer.rounding
-        if quantizer.lattice is None:
+        unit = quantizer.unit
+        if quantizer.explicit is not None:
             unit = np.asarray(quantizer.explicit) / np.asarray(quantizer.range)
-        else:
-            step, lowest, offset = quantizer.lattice
-            unit = step * (np.arange(number) + lowest + offset)
         self.unit, self.spare = (
             jnp.asarray(np.pad(unit, (0, size - number), "edge")),
             jnp.asarray(size - number),

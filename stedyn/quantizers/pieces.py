@@ -76,6 +76,22 @@ def cell_averages(pieces: Pieces, faces: Float[Array, " E"]) -> Float[Array, "2 
     return jnp.diff(jnp.stack(each)) / jnp.diff(faces)
 
 
+#: Steps between levels differ where the largest is this many times the smallest; then they count by their size.
+DIFFERENT = 8.5
+
+
+def size_of_steps(steps, xp=jnp):
+    """Size of every step (n,) over the largest, infinite ones left out, or 1 for all if they hardly differ.
+
+    A mesh, and intervals of the teacher, need not resolve the small steps of a format that is finer towards 0 as well
+    as the large ones: what a step does to averages is of the order of its square.
+    """
+    real = xp.isfinite(steps)
+    largest, smallest = xp.max(xp.where(real, steps, 0.0)), xp.min(steps)
+    differ = largest > DIFFERENT * smallest
+    return xp.where(real & differ, steps / xp.where(differ, largest, 1.0), 1.0)
+
+
 class PartialMoments(NamedTuple):
     """``E[w^n ; w in piece k]`` for ``n = 0, 1, 2`` and ``w ~ N(mean, std^2)``; and pdf at breaks."""
 

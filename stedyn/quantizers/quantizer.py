@@ -18,7 +18,8 @@ unsigned           ``{-z, ..., 2^b - 1 - z} * step`` with the zero point ``z``, 
                    ``bin``: the outer edge of its bin, half a step beyond
 =================  =======================================================================
 
-plus ``sign`` (levels ``-R, R``), ``ternary`` (``-R, 0, R``), explicit ``levels`` and ``none``.
+plus ``sign`` (levels ``-R, R``), ``ternary`` (``-R, 0, R``), ``int4`` (two's complement with 4 bits), the formats of
+`stedyn.quantizers.formats` (``R`` is the largest absolute level), explicit ``levels`` and ``none``.
 Rounding is to the nearest level (a tie goes up) or stochastic between the two neighbours.
 """
 
@@ -33,12 +34,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..checks import InputError, checked, choice, fail, finite, is_traced, positive, several, whole
+from .formats import FORMATS, MOST_POWER_BITS, NAMED, format_levels
 from .pieces import Pieces, pieces_of
 
-KINDS = ("mid-rise", "mid-tread", "twos-complement", "unsigned", "sign", "ternary", "levels", "none")
+KINDS = ("mid-rise", "mid-tread", "twos-complement", "unsigned", "sign", "ternary", *NAMED, "levels", "none")
 EDGES = ("level", "bin")
 ROUNDINGS = ("nearest", "stochastic")
-_FIXED_BITS = {"sign": 1, "ternary": 2}
+#: Bits of the kinds that have one number of them.
+FIXED_BITS = {"sign": 1, "ternary": 2, "int4": 4} | {name: bits for name, bits in FORMATS.items() if bits}
+#: Kinds whose levels are not those of their negatives.
+_ONE_SIDED = ("twos-complement", "unsigned", "int4", "nf4", "levels")
 MAX_BITS = 16
 
 
@@ -91,6 +96,13 @@ class Quantizer(eqx.Module):
     ):
         self.kind = choice("kind", kind, KINDS)
         self.edge = choice("edge", edge, EDGES)
+        if self.edge == "bin" and kind in NAMED:
+            fail(
+                "edge",
+                f"'level' for kind {kind!r}, whose range is its largest absolute level",
+                edge,
+                "leave it out",
+            )
         self.rounding = choice("rounding", rounding, ROUNDINGS)
         self.zero_point = None
         if zero_point is not None and kind != "unsigned":
@@ -114,14 +126,15 @@ class Quantizer(eqx.Module):
             self.bits, self.rounding = None, "nearest"
             self.range = None if range is None else positive("range", range)
             return
-        fixed = _FIXED_BITS.get(kind)
+        fixed = FIXED_BITS.get(kind)
         if fixed is not None:
             if bits is not None and bits != fixed:
                 fail("bits", f"{fixed} for kind {kind!r}", bits, "leave it out")
             bits = fixed
         if bits is None:
             fail("bits", f"a whole number from 1 to {MAX_BITS}", None, f"set it, as kind {kind!r} needs it")
-        self.bits = whole("bits", bits, 2 if kind == "mid-tread" else 1, MAX_BITS)
+        least, most = 2 if kind in ("mid-tread", "power-of-two") else 1, MAX_BITS
+        self.bits = whole("bits", bits, least, MOST_POWER_BITS if kind == "power-of-two" else most)
         if range is None:
             fail("range", "a positive number", None, f"set it, as kind {kind!r} needs it")
         self.range = positive("range", range)
@@ -162,9 +175,9 @@ class Quantizer(eqx.Module):
         """``(unit_step, lowest, offset)``: levels are ``R * unit_step * (lowest + i + offset)``.
 
         ``unit_step`` is the step for range 1, ``lowest`` an integer and ``offset`` 0 or 1/2;
-        None if the levels are not given by a bit width (``levels``, ``none``).
+        None if the levels are not equally spaced or are a list (formats, ``levels``, ``none``).
         """
-        if self.kind in ("none", "levels"):
+        if self.kind in ("none", "levels", *FORMATS):
             return None
         half = 2 ** (self.bits - 1)
         bin_edge = self.edge == "bin"
@@ -185,7 +198,24 @@ class Quantizer(eqx.Module):
             return 0
         if self.explicit is not None:
             return len(self.explicit)
+        if self.kind in FORMATS:
+            return format_levels(self.kind, self.bits).size
         return 2**self.bits - (1 if self.kind in ("mid-tread", "ternary") else 0)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the levels of this kind are those of their negatives, whatever the range."""
+        return self.kind not in _ONE_SIDED
+
+    @property
+    def unit(self) -> Float[np.ndarray, " L"]:
+        """The levels for range 1 (none for explicit levels, which have no range of their own)."""
+        if self.kind in FORMATS:
+            return format_levels(self.kind, self.bits)
+        if (lattice := self.lattice) is None:
+            return np.zeros(0)
+        step, lowest, offset = lattice
+        return step * (np.arange(self.n_levels) + lowest + offset)
 
     @property
     def levels(self) -> Float[Array, " L"]:
@@ -194,10 +224,7 @@ class Quantizer(eqx.Module):
             if any(is_traced(level) for level in self.explicit):
                 return jnp.stack([jnp.asarray(level) * 1.0 for level in self.explicit])
             return jnp.asarray(np.array(self.explicit, dtype=float))
-        if (lattice := self.lattice) is None:
-            return jnp.zeros(0)
-        step, lowest, offset = lattice
-        return jnp.asarray(self.range) * (step * (np.arange(self.n_levels) + lowest + offset))
+        return jnp.zeros(0) if self.is_none else jnp.asarray(self.range) * self.unit
 
     @property
     def step(self) -> Float[Array, ""]:

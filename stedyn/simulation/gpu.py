@@ -90,7 +90,7 @@ def why_not(model: Model, pairs: int, held: int = HELD) -> str | None:
     if model.surrogate.smooth:
         return "a smooth surrogate derivative"
     if model.weights.levels is not None or model.inputs.levels is not None:
-        return "explicit levels"
+        return "levels that are not equally spaced"
     if model.rule.batch > 1 and not layout.held:
         return f"mini-batches beyond {2 * held} dimensions"
     if integer(model) and 2 * model.weights.bound * model.inputs.bound * layout.tiles > _INT32_MAX:

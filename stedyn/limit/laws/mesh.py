@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...quantizers.pieces import gaussian_moments
+from ...quantizers.pieces import gaussian_moments, size_of_steps
 from ..limit import Limit
 
 #: Start densities are resolved to this many standard deviations.
@@ -25,6 +25,15 @@ _BISECTIONS = 200
 SHARES = np.array([0.2, 0.2, 0.4, 0.2])[:, None]
 
 
+#: The least part of the cells of a large interval that a small one has.
+LEAST_PART = 1 / 32
+
+
+def cells_of(sizes, cells, xp=jnp):
+    """Cells (even) of intervals whose steps have these sizes (see `size_of_steps`), ``cells`` for a size of 1."""
+    return 2 * xp.ceil(cells * xp.maximum(sizes, LEAST_PART) / 2 - 1e-6).astype(int)
+
+
 def faces_of(
     limits: Sequence[Limit],
     cells,
@@ -35,7 +44,8 @@ def faces_of(
 ) -> tuple[Float[Array, " E"], Float[Array, ""]]:
     """Edges of ``size`` cells, with ``cells`` (even) in every interval between two features, and the upper wall.
 
-    The limits are those of the phases of a run, one for each set of features; all share the mesh.
+    The limits are those of the phases of a run, one for each set of features; all share the mesh. Between thresholds
+    of steps that are much smaller than others there are fewer (`cells_of`), but not with several phases.
 
     As many empty cells as are left are put behind the wall, so that meshes of different problems have one shape
     and share a compilation; with ``coarse`` (traced, as ``cells``) every other edge is dropped.
@@ -70,8 +80,11 @@ def faces_of(
     ends = jnp.concatenate([low[None], hard, high[None]])
     ends = jnp.where(np.arange(ends.size) > last, high, ends)
     number = jnp.arange((cells * (hard.size + 1) if size is None else size) + 1)
-    each = jnp.where(coarse, cells // 2, cells)
-    interval = jnp.minimum(number // each, last)
+    counts = _counts(limits, ends, cells)
+    counts = jnp.where(coarse, counts // 2, counts)
+    until = jnp.cumsum(counts)
+    interval = jnp.minimum(jnp.searchsorted(until, number, side="right"), last)
+    each = counts[interval]
     below, above = ends[interval], ends[interval + 1]
     # for each coordinate: whether distances are taken from the upper end, and their unit
     lowest, highest = interval == 0, interval == last
@@ -94,7 +107,7 @@ def faces_of(
         1 + jnp.abs(first) + jnp.abs(final)
     )  # the others have too few digits between the ends
     weight = jnp.where(seen, SHARES / span, 0.0)
-    place = number - interval * each
+    place = number - (until[interval] - each)
     target = place / each * jnp.sum(weight * span, axis=0)
 
     def halve(_, bracket):
@@ -133,6 +146,16 @@ def _features(limit: Limit, gap):
             hard = jnp.concatenate([pushed, jnp.stack([-edge, edge])])
             real = jnp.concatenate([real, np.ones(2, bool)])
     return jnp.where(real, hard, jnp.inf)
+
+
+def _counts(limits: Sequence[Limit], ends, cells):
+    """Cells of every interval: fewer in those between two thresholds of a small step, where nothing else lies."""
+    full, pieces = jnp.full(ends.size - 1, cells), limits[0].pieces
+    if len(limits) > 1 or pieces.breaks.size < 2 or ends.size - 2 > pieces.breaks.size:
+        return full
+    real = np.arange(pieces.breaks.size - 1) < limits[0].breaks - 1
+    steps = jnp.where(real, jnp.diff(pieces.breaks), jnp.inf)
+    return full.at[1:-1].set(cells_of(size_of_steps(steps), cells))
 
 
 def _pushed_out(features, edge, gap, number):
