@@ -24,6 +24,9 @@ Normalise = Annotated[
 def choose(
     flags: dict,
     bits: Bits = None,
+    kinds: Annotated[
+        Any, numbers(str, "Kinds of quantizers to compare: --kinds int4,fp4-e2m1,nf4.", "KIND")
+    ] = None,
     objective: Annotated[
         str,
         typer.Option(help="final-error, error-at=TAU, time-to=ERROR or plateau-length.", metavar="NAME"),
@@ -66,18 +69,19 @@ def choose(
         flags = flags | {"set_": [*_teacher(layer, tensor, normalise), *(flags["set_"] or ())]}
     problem = build_problem(flags)
     check_outputs(out, None)
-    widths, rates = bits or (2, 3, 4), lrs or [None]
-    runs = [(problem, dim, seeds)] * (
-        10 * len(widths) if simulated else 0
-    )  # about ten ranges of each bit width
-    what = f"{scan} ranges of {len(widths)} bit widths"
-    _approve(what, yes, problem, widths, scan * len(widths) * len(rates), objective, runs)
-    from ..design.ranges import choose
+    from ..design.ranges import candidates, choose
+
+    quantizers, rates = candidates(problem, bits, kinds), lrs or [None]
+    # about ten ranges of each
+    runs = [(problem, dim, seeds)] * (10 * len(quantizers) if simulated else 0)
+    what = f"{scan} ranges of {len(quantizers)} quantizers"
+    _approve(what, yes, problem, quantizers[0], scan * len(quantizers) * len(rates), objective, runs)
 
     progress = sys.stderr.isatty()
     choices = choose(
         problem,
-        bits=widths,
+        bits=bits,
+        kinds=kinds,
         objective=objective,
         max_error=max_error,
         ranges=ranges,
@@ -114,11 +118,13 @@ def layers(
     problem = build_problem(flags)
     check_outputs(out, None)
     from ..design.layer_report import entries_of, report_layers
+    from ..design.ranges import template
     from ..files.layers import Layer
 
     options: dict[str, Any] = dict(per_channel=per_channel, axis=axis, normalise=normalise)
     count, widths = sum(isinstance(x, Layer) for x in entries_of(file, tensor, **options)), bits or (2, 3, 4)
-    _approve(f"{count} layers in {len(widths)} bit widths", yes, problem, widths, count * len(widths) * scan)
+    first = template(problem, widths[0])
+    _approve(f"{count} layers in {len(widths)} bit widths", yes, problem, first, count * len(widths) * scan)
     report = report_layers(
         file,
         problem,
@@ -133,18 +139,17 @@ def layers(
 
 
 def _approve(
-    what: str, yes: bool, problem, widths, count: int, objective: str = "final-error", runs=()
+    what: str, yes: bool, problem, quantizer, count: int, objective: str = "final-error", runs=()
 ) -> None:
     """`approve` outcomes at ``count`` ranges and simulations."""
     from ..curves.objectives import Objective
     from ..design.predictor import Predictor
-    from ..design.ranges import template
 
     places = itertools.count(1)
 
     @in_float64
     def one():
-        predictor = Predictor(problem, template(problem, widths[0]), Objective.parse(objective), None, 1e-2)
+        predictor = Predictor(problem, quantizer, Objective.parse(objective), None, 1e-2)
         predictor.scan(1 + 0.01 * next(places), float(problem.rule.lr))
 
     approve(what, yes, runs=runs, count=count, one=one)
@@ -165,8 +170,8 @@ def _named(choices: Any) -> str:
 
     lines = []
     for choice in choices.choices:
-        lines.append(f"{choice.bits} bits, range {choice.range:.5g}:")
-        names = library_names(template(choices.problem, choice.bits).with_range(choice.range))
+        lines.append(f"{choice.kind}, {choice.bits} bits, range {choice.range:.5g}:")
+        names = library_names(template(choices.problem, choice.bits, choice.kind).with_range(choice.range))
         for library, given in names.items():
             text = (
                 given

@@ -59,6 +59,8 @@ class Choice:
         Other ranges whose objective is equal within the uncertainty.
     status
         A sentence.
+    kind
+        That of the quantizer.
     """
 
     bits: int
@@ -76,6 +78,7 @@ class Choice:
     rivals: tuple[float, ...]
     status: str
     simulated: Simulated | None = None
+    kind: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +92,7 @@ class Baseline:
     error: float
     edges: dict[str, float]
     simulated: Simulated | None = None
+    kind: str = ""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -123,7 +127,8 @@ class Choices(Result):
         rows = []
         entries: list[Choice | Baseline] = [*self.choices, *self.baselines]
         for entry in entries:
-            row: dict[str, Any] = {
+            row: dict[str, Any] = {"kind": entry.kind} if self._several else {}
+            row |= {
                 "bits": entry.bits,
                 "rule": getattr(entry, "rule", "best"),
                 "range": entry.range,
@@ -136,11 +141,20 @@ class Choices(Result):
                 seen = entry.simulated
                 row |= {"simulated": seen.value, "sem": seen.sem, "against the best": seen.verdict or "-"}
             rows.append(row)
-        return pd.DataFrame(rows).sort_values(["bits"], kind="stable", ignore_index=True)
+        order = ["bits", "kind"] if self._several else ["bits"]
+        return pd.DataFrame(rows).sort_values(order, kind="stable", ignore_index=True)
+
+    @property
+    def _several(self) -> bool:
+        """Whether kinds of quantizers are compared."""
+        return len({choice.kind for choice in self.choices}) > 1
 
     def _summary(self) -> str:
-        best = ", ".join(f"{c.bits} bits: range {c.range:.4g} ({c.value:.4g})" for c in self.choices)
+        best = ", ".join(f"{self._name(c)}: range {c.range:.4g} ({c.value:.4g})" for c in self.choices)
         return f"{self.objective}; {best}"
+
+    def _name(self, choice: Choice) -> str:
+        return (f"{choice.kind}, " if self._several else "") + f"{choice.bits} bits"
 
     def _draw(self, ax) -> None:
         from ..drawing.axes import choices
@@ -155,7 +169,11 @@ class Choices(Result):
             f"objective: {self.objective}, to be small; ranges by outermost level and by outermost bin edge",
             frame.to_string(index=False, float_format=lambda x: f"{x:.4g}"),
         ]
-        lines += [_describe(choice) for choice in self.choices]
+        lines += [_describe(self._name(choice), choice) for choice in self.choices]
+        for bits in sorted({choice.bits for choice in self.choices}) if self._several else ():
+            same = sorted((c for c in self.choices if c.bits == bits), key=lambda c: c.value)
+            order = ", ".join(f"{c.kind} {c.value:.5g} (+- {c.uncertainty:.1%})" for c in same)
+            lines.append(f"{bits} bits, each at its best range, by {self.objective}: {order}")
         if self.max_error is not None:
             enough = f"{self.fewest_bits} bits are the fewest that reach"
             none = "none of these bit widths reaches"
@@ -165,7 +183,7 @@ class Choices(Result):
         return "\n".join(lines)
 
 
-def _describe(choice: Choice) -> str:
+def _describe(name: str, choice: Choice) -> str:
     low, high = choice.range_interval
     misses = ", ".join(f"{factor:g}: {_times(ratio)}" for factor, ratio in choice.misses.items())
     facts = [f"within 1 % from {low:.4g} to {high:.4g}", f"at multiples of the range {misses}"]
@@ -178,7 +196,7 @@ def _describe(choice: Choice) -> str:
     if choice.rivals:
         facts.append("equal within the uncertainty: " + ", ".join(f"{r:.4g}" for r in choice.rivals))
     return (
-        f"{choice.bits} bits: range {choice.range:.5g}, lr {choice.lr:g}: {choice.value:.5g} "
+        f"{name}: range {choice.range:.5g}, lr {choice.lr:g}: {choice.value:.5g} "
         f"(+- {choice.uncertainty:.1%}); " + "; ".join(facts) + f". {choice.status}"
     )
 

@@ -46,20 +46,20 @@ def confirm(
     """
     if seeds < 2:
         raise InputError(f"seeds: expected at least 2, to have a standard error, found {seeds}; run more.")
-    outcomes: dict[tuple[int, float], np.ndarray] = {}
+    outcomes: dict[tuple[str, int, float], np.ndarray] = {}
     entries = [*choices.choices, *choices.baselines]
-    rates = {choice.bits: choice.lr for choice in choices.choices}
+    rates = {(choice.kind, choice.bits): choice.lr for choice in choices.choices}
     for entry in tqdm(entries, unit="range", disable=not progress):
-        key = entry.bits, round(entry.range, 9)
+        key = entry.kind, entry.bits, round(entry.range, 9)
         if key not in outcomes:
-            problem = _problem(choices, entry, rates[entry.bits])
+            problem = _problem(choices, entry, rates[entry.kind, entry.bits])
             ensemble = simulate(problem, dim=dim, seeds=seeds, seed=seed)
             outcomes[key] = _values(choices.objective, ensemble)
-    best = {c.bits: outcomes[c.bits, round(c.range, 9)] for c in choices.choices}
+    best = {(c.kind, c.bits): outcomes[c.kind, c.bits, round(c.range, 9)] for c in choices.choices}
 
     def seen(entry: Choice | Baseline) -> Simulated:
-        values = outcomes[entry.bits, round(entry.range, 9)]
-        return _simulated(values, None if isinstance(entry, Choice) else best[entry.bits])
+        values = outcomes[entry.kind, entry.bits, round(entry.range, 9)]
+        return _simulated(values, None if isinstance(entry, Choice) else best[entry.kind, entry.bits])
 
     return dataclasses.replace(
         choices,
@@ -72,7 +72,7 @@ def _problem(choices: Choices, entry: Choice | Baseline, lr: float) -> Problem:
     goal, run = choices.objective, choices.problem.run
     if goal.kind == "error-at":
         run = Run(taus=[0.0, float(goal.number or 0.0)])
-    quantizer = template(choices.problem, entry.bits).with_range(entry.range)
+    quantizer = template(choices.problem, entry.bits, entry.kind).with_range(entry.range)
     return with_quantizer(choices.problem, quantizer, lr, run)
 
 

@@ -19,12 +19,13 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from ..checks import checked, fail, in_float64, positive, several, whole
+from ..checks import checked, choice, fail, in_float64, positive, several, whole
 from ..curves.objectives import Objective, longest_plateau, time_to
 from ..limit.solution import Solution
 from ..problem.problem import Problem
 from ..quantizers.conventions import both_edges
-from ..quantizers.quantizer import Quantizer
+from ..quantizers.formats import NAMED
+from ..quantizers.quantizer import FIXED_BITS, KINDS, Quantizer
 from .calibration import calibrated_range, calibrated_ranges
 from .choices import Baseline, Choice, Choices
 from .predictor import ROUGH, Outcome, Predictor
@@ -43,7 +44,8 @@ REACHED = 0.02
 def choose(
     problem: Problem,
     *,
-    bits: Sequence[int] = (2, 3, 4),
+    bits: Sequence[int] | None = None,
+    kinds: Sequence[str] | None = None,
     objective: str = "final-error",
     max_error: float | None = None,
     ranges: tuple[float, float] | None = None,
@@ -59,8 +61,10 @@ def choose(
     ----------
     problem : Problem
         Its weight quantizer gives kind, edge and rounding (mid-rise by level if it has none), its run the horizon.
-    bits : sequence of int
-        Bit widths.
+    bits : sequence of int, optional
+        Bit widths; by default 2, 3 and 4, or those of a kind that has one.
+    kinds : sequence of str, optional
+        Kinds of the quantizer to compare, such as ``("int4", "fp4-e2m1", "nf4")``; that of the problem by default.
     objective : str
         ``final-error``, ``error-at=TAU``, ``time-to=ERROR`` or ``plateau-length``: see
         `stedyn.curves.objectives.Objective`.
@@ -108,41 +112,64 @@ def choose(
     points = whole("points", points, 5, 10_000)
     rates = _rates(lrs, problem, goal)
     problem.alike("choose")
-    widths = checked_bits(bits, problem)
-    bounds = {b: _bounds(ranges, problem, b) for b in widths}
-    rules: dict[int, dict[str, float]] = {}
+    quantizers = candidates(problem, bits, kinds)
+    bounds = [_bounds(ranges, problem, quantizer) for quantizer in quantizers]
+    rules: list[dict[str, float]] = [{} for _ in quantizers]
     if baselines:
-        rules = {b: calibrated_ranges(problem.target, template(problem, b)) for b in widths}
-    steps = len(widths) * (points * len(rates) + len(MISSES) + 1) + sum(len(rule) for rule in rules.values())
+        rules = [calibrated_ranges(problem.target, quantizer) for quantizer in quantizers]
+    steps = len(quantizers) * (points * len(rates) + len(MISSES) + 1) + sum(len(rule) for rule in rules)
     choices, others = [], []
     with tqdm(total=steps, unit="range", disable=not progress) as bar:
-        for b in widths:
-            predictor = Predictor(problem, template(problem, b), goal, max_error, tol)
-            chosen, lr = _best(predictor, bounds[b], points, rates, bar)
+        for quantizer, limits, baseline in zip(quantizers, bounds, rules, strict=True):
+            predictor = Predictor(problem, quantizer, goal, max_error, tol)
+            chosen, lr = _best(predictor, limits, points, rates, bar)
             choices.append(_describe(predictor, chosen, lr, max_error, bar))
-            for name, width in rules.get(b, {}).items():
-                outcome = predictor.exact(width, lr)
+            for name, width in baseline.items():
+                value, error = predictor.exact(width, lr)
                 edges = both_edges(predictor.quantizer.with_range(width))
-                others.append(Baseline(b, name, width, outcome.value, outcome.error, edges))
+                others.append(Baseline(predictor.bits, name, width, value, error, edges, kind=quantizer.kind))
                 bar.update()
     _check_reachable(goal, max_error, choices, problem)
     enough = [c.bits for c in choices if max_error is not None and c.error <= max_error]
     return Choices(problem, goal, max_error, tuple(choices), tuple(others), min(enough, default=None))
 
 
-def checked_bits(bits, problem: Problem) -> tuple[int, ...]:
+def checked_bits(bits, problem: Problem, kind: str | None = None) -> tuple[int, ...]:
     """Bit widths, each once, that the kind of the weight quantizer takes."""
     widths = tuple(whole("bits", b, 1, 8) for b in several("bits", bits))
     if not widths or len(set(widths)) < len(widths):
         fail("bits", "different bit widths, at least one", list(bits), "list each once")
     for b in widths:
-        template(problem, b)
+        template(problem, b, kind)
     return widths
 
 
-def template(problem: Problem, bits: int) -> Quantizer:
-    """The weight quantizer of a problem with other bits, for range 1; mid-rise by level if it has none."""
+def candidates(problem: Problem, bits=None, kinds=None) -> tuple[Quantizer, ...]:
+    """The quantizers to choose from, for range 1: every kind with every bit width, its own if it has one."""
+    names = (problem.weights.kind,) if kinds is None else tuple(kinds)
+    if not names or len(set(names)) < len(names):
+        fail("kinds", "different kinds, at least one", list(names), "list each once")
+    found = []
+    for name in names:
+        if kinds is not None:
+            choice("kinds", name, KINDS[:-2])  # without 'levels' and 'none'
+        own = FIXED_BITS.get(name)
+        widths = (2, 3, 4) if bits is None and own is None else (own,) if bits is None else bits
+        if own is not None and kinds is not None:
+            if own not in widths:
+                fail("kinds", f"kinds with one of the bit widths {list(widths)}", f"{name} with {own} bits",
+                     f"add {own} to the bit widths, or leave it out")  # fmt: skip
+            widths = (own,)
+        found += [template(problem, b, name) for b in checked_bits(widths, problem, name)]
+    return tuple(found)
+
+
+def template(problem: Problem, bits: int, kind: str | None = None) -> Quantizer:
+    """The weight quantizer of a problem (of that ``kind``) with other bits and range 1; mid-rise if it has none."""
     old = problem.weights
+    if kind not in (None, old.kind):
+        edge = "level" if kind in NAMED else old.edge
+        return Quantizer(bits, 1.0, kind=kind, edge=edge, rounding=old.rounding)
     if old.kind == "levels":
         fail("weights.kind", "a kind with bits and a range", old.kind, "choose mid-rise or mid-tread")
     if old.is_none:
@@ -150,9 +177,9 @@ def template(problem: Problem, bits: int) -> Quantizer:
     return old.with_bits(bits, 1.0)
 
 
-def _bounds(ranges, problem: Problem, bits: int) -> tuple[float, float]:
+def _bounds(ranges, problem: Problem, quantizer: Quantizer) -> tuple[float, float]:
     if ranges is None:
-        middle = calibrated_range(problem.target, template(problem, bits), "mse")
+        middle = calibrated_range(problem.target, quantizer, "mse")
         return middle / REACH, middle * REACH
     bounds = [positive("ranges", value) for value in several("ranges", ranges)]
     if len(bounds) != 2 or not bounds[0] < bounds[1]:
@@ -214,6 +241,7 @@ def _describe(predictor: Predictor, chosen: Candidate, lr: float, max_error, bar
         fixed_point=fixed,
         edges=both_edges(predictor.quantizer.with_range(chosen.range)),
         rivals=tuple(rivals),
+        kind=predictor.quantizer.kind,
         status=_status(chosen, best, fixed, curve, predictor),
     )
 

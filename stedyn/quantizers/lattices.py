@@ -12,8 +12,8 @@ class Grid(NamedTuple):
     """A quantizer with equally spaced levels, as plain numbers.
 
     ``family`` counts sign to mid-rise, ternary to mid-tread, int4 to two's complement; ``level`` and ``bin`` are the
-    ranges of the two edge conventions in units of the step; ``half = 2^(bits - 1)``; ``zero`` is the zero point of unsigned
-    integers.
+    ranges of the two edge conventions in units of the step; ``half = 2^(bits - 1)``; ``zero`` is the zero point of
+    unsigned integers.
     """
 
     kind: str

@@ -342,7 +342,28 @@ def recipes() -> Iterator[Case]:
         yield Case(f"convert-file-{name}", ["convert", "a.json", "--dim", "9"], {"a.json": content})
 
 
+def formats() -> Iterator[Case]:
+    """Named formats with keys, bits and companions that they cannot have."""
+    tables = {
+        "edge": "kind = 'nf4'\nrange = 1.0\nedge = 'level'", "bits": "kind = 'nf4'\nbits = 3\nrange = 1.0",
+        "zero": "kind = 'int4'\nrange = 1.0\nzero_point = 3", "no-range": "kind = 'fp8-e4m3'",
+        "levels": "kind = 'fp4-e2m1'\nrange = 1.0\nlevels = [0.0, 1.0]", "no-bits": "kind = 'power-of-two'\nrange = 1.0",
+        "many": "kind = 'power-of-two'\nbits = 9\nrange = 1.0", "unknown": "kind = 'fp4'\nrange = 1.0",
+    }  # fmt: skip
+    for name, lines in tables.items():
+        for table in ("weights", "inputs"):
+            text = f"[{table}]\n{lines}\n".encode()
+            yield Case(f"format-{table}-{name}", ["predict", "a.toml", *READ], {"a.toml": text})
+    for name, argv in {
+        "other-bits": ["--kinds", "nf4,fp8-e4m3", "--bits", "4"], "twice": ["--kinds", "nf4,nf4"],
+        "unknown": ["--kinds", "fp4"], "none": ["--kinds", ","], "levels": ["--kinds", "levels"],
+        "identity": ["--kinds", "none"],
+    }.items():  # fmt: skip
+        yield Case(f"kinds-{name}", ["choose", *argv])
+
+
 CASES = [
+    *formats(),
     *recipes(),
     *ranges(),
     *numbers(),

@@ -1,0 +1,107 @@
+"""INT4, FP4, NF4 and 4-bit mid-rise: the final error of training against the scale of the format.
+
+A Gaussian teacher of std 1, label noise 0.1, inputs that are not quantized. Lines are errors of fixed points; points
+are simulations, averaged over the last quarter of the run, at the best range of each format and at that of absmax (the
+median of the largest of 4096 weights).
+"""
+
+import argparse
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from stedyn import plots
+from stedyn.design.calibration import calibrated_range, rounding_error
+from stedyn.files import report
+from stedyn.limit.stationary import final_error
+from stedyn.problem.populations import Teacher
+from stedyn.problem.problem import Problem, Run
+from stedyn.quantizers.quantizer import Quantizer
+from stedyn.rules import SGD
+from stedyn.simulation import simulate
+
+FORMATS = {"INT4": "int4", "FP4 (e2m1)": "fp4-e2m1", "NF4": "nf4", "mid-rise, 4 bits": "mid-rise"}
+#: The run ends at this time over lr.
+HORIZON = 8.0
+
+
+def problem_of(kind: str, width: float, lr: float) -> Problem:
+    """The student whose weights have this format and range."""
+    run, weights = Run(taus=np.linspace(0.75, 1.0, 41) * HORIZON / lr), Quantizer(4, width, kind=kind)
+    return Problem(Teacher.gaussian(1.0), noise_std=0.1, weights=weights, rule=SGD(lr), run=run)
+
+
+def errors(lr: float, points: int, dim: int, seeds: int) -> list[dict]:
+    """A row for each format and range: fixed point, rounding error, and simulated where it is."""
+    rows, absmax = [], calibrated_range(Teacher.gaussian(1.0), Quantizer(4, 1.0), "max")
+    for name, kind in tqdm(FORMATS.items(), desc=f"lr {lr:g}"):
+        found = []
+        for width in np.append(np.geomspace(1.5, 5.0, points), absmax):
+            problem = problem_of(kind, float(width), lr)
+            rounding = rounding_error(Teacher.gaussian(1.0), problem.weights)
+            row = dict(
+                format=name,
+                lr=lr,
+                range=float(width),
+                final_error=final_error(problem),
+                rounding_error=rounding,
+            )
+            found.append(row)
+        for row in (min(found, key=lambda row: row["final_error"]), found[-1]):
+            seen = simulate(problem_of(kind, row["range"], lr), dim=dim, seeds=seeds, seed=4).error.mean(
+                axis=1
+            )
+            row |= dict(dim=dim, seeds=seeds, simulated=seen.mean(), sem=seen.std(ddof=1) / seeds**0.5)
+        rows += sorted(found, key=lambda row: row["range"])
+    return rows
+
+
+def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
+    """Write ``formats.csv`` and ``.png``; return the table, one row a format, learning rate and range."""
+    jax.config.update("jax_enable_x64", True)
+    size = dict(points=7, dim=100, seeds=2) if quick else dict(points=40, dim=1000, seeds=8)
+    table = pd.DataFrame([row for lr in ([0.1] if quick else [0.1, 0.05]) for row in errors(lr, **size)])
+    print(table.dropna().to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+    rates = table["lr"].unique()
+    figure, axes = plots.panels(len(rates), width=4.6)
+    for ax, lr in zip(np.atleast_1d(axes), rates, strict=True):
+        for k, (name, part) in enumerate(table[table["lr"] == lr].groupby("format", sort=False)):
+            ax.plot(part["range"], part["final_error"], color=f"C{k}", label=name)
+            ax.plot(part["range"], part["rounding_error"], color=f"C{k}", ls=":", lw=1.0)
+            seen = part.dropna()
+            ax.errorbar(
+                seen["range"],
+                seen["simulated"],
+                2 * seen["sem"],
+                color=f"C{k}",
+                ls="none",
+                marker="o",
+                mfc="w",
+            )
+        ax.set(
+            xscale="log",
+            yscale="log",
+            xlabel="range (largest level)",
+            title=f"lr {lr:g}",
+            ylabel="final error",
+        )
+        ax.set_xticks([1.5, 2, 3, 4, 5], ["1.5", "2", "3", "4", "5"], minor=False)
+        ax.set_xticks([], minor=True)
+        ax.legend(frameon=False, fontsize="small", title="dotted: rounding error", title_fontsize="small")
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = f"studies/formats.py: Gaussian teacher of std 1, label noise 0.1, {jax.devices()[0].platform}"
+    report.write_csv(folder / "formats.csv", table, about)
+    report.write_figure(folder / "formats.png", figure)
+    return table
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small dimension, few runs")
+    parser.add_argument("--out", default="data", help="folder of the results")
+    given = parser.parse_args()
+    main(given.quick, given.out)
