@@ -20,6 +20,8 @@ from stedyn import (
     simulate,
     solve,
 )
+from stedyn.curves.jumps import plateaus_between
+from stedyn.curves.plateaus import find_plateaus
 from stedyn.files.problems import load_problem, problem_from_dict
 from stedyn.files.writing import problem_to_dict, save_problem
 from stedyn.rules import Sign, StochasticRounding
@@ -115,6 +117,19 @@ def test_tables_without_a_kind_change_keys():
     assert (three.weights.kind, three.ste) == ("none", "identity")
     assert three.rule == four.rule == SGD(0.1, momentum=0.5)
     assert four.weights == Quantizer(3, 1.0)
+
+
+def test_plateaus_between_jumps():
+    """A jump up begins a part of its own; a plateau goes through a border without one, and ends with a jump down."""
+    tau = np.linspace(0.0, 30.0, 3001)
+    drop = 1.0 - 0.9 / (1 + np.exp(-4 * (tau - 10.0)))
+    (plain,) = find_plateaus(tau, drop, 0.0)
+    assert plateaus_between(tau, drop, (0.0, 5.0, 20.0), 0.0) == [plain]
+    up = np.where(tau < 20.0, drop, drop + 0.5 * np.exp(-2 * (tau - 20.0)))
+    assert plateaus_between(tau, up, (0.0, 20.0), 0.0) == [plain]
+    down = np.where(tau < 20.0, 1.0, 0.2)
+    (found,) = plateaus_between(tau, down, (0.0, 20.0), 0.0)
+    assert found.end == pytest.approx(20.0, abs=0.02)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from scipy import stats
 
 from ..checks import checked, fail, in_float64
-from ..curves.plateaus import Plateau, find_plateaus
+from ..curves.jumps import plateaus_between
+from ..curves.plateaus import Plateau
 from ..files.results import Result
 from ..inputs.samples import Samples
 from ..limit.solution import Solution
@@ -244,7 +245,8 @@ def compare(solution: Solution, ensemble: Ensemble | Measured) -> Comparison:
     predicted, simulated = solution.plateaus(), []
     if np.all(np.isfinite(ensemble.error)) and np.all(ensemble.error_mean > 0):
         noise = ensemble.error_sem / np.maximum(ensemble.error_mean, 1e-300)
-        simulated = find_plateaus(ensemble.tau, ensemble.error_mean, noise if seeds > 1 else None)
+        begins, noise = solution.problem.begins, noise if seeds > 1 else None
+        simulated = plateaus_between(ensemble.tau, ensemble.error_mean, begins, noise)
     pairs = pair_plateaus(predicted, gaps.tau, gaps.theory, ensemble.error[:, gaps.common], ensemble.dim)
     histogram = weight_histogram(solution, ensemble)
     others = []

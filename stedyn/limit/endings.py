@@ -8,7 +8,8 @@ import functools
 import numpy as np
 
 from ..checks import in_float64
-from ..curves.plateaus import LEAST_DROP, Plateau, find_plateaus
+from ..curves.jumps import plateaus_between
+from ..curves.plateaus import LEAST_DROP, Plateau
 from ..curves.slopes import ends_slowly, sinking
 from ..problem.problem import Problem
 from .fixed_points import fixed_point
@@ -42,7 +43,8 @@ def course(problem: Problem, tau, error, samples: int | None = None) -> Course:
     either stands on a closed-form stair that is left later (`stedyn.small_lr_stairs`), or falls slower than the
     relaxation to the fixed point (`stedyn.curves.slopes.sinking`). Beyond all stairs, and otherwise, it sinks.
     """
-    found = find_plateaus(tau, error, 0.0 if samples is None else None, floor=0.0, sinks=False)
+    noise = 0.0 if samples is None else None
+    found = plateaus_between(tau, error, problem.begins, noise, floor=0.0, sinks=False)
     if samples is not None:
         found = [plateau for plateau in found if plateau.height * samples >= np.max(error)]
     last = found[-1] if found and found[-1].open else None
