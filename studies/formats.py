@@ -2,7 +2,8 @@
 
 A Gaussian teacher of std 1, label noise 0.1, inputs that are not quantized. Lines are errors of fixed points; points
 are simulations, averaged over the last quarter of the run, at the best range of each format and at that of absmax (the
-median of the largest of 4096 weights).
+median of the largest of 4096 weights). The runs end at tau = 8 / lr, where the curve still rises to its fixed point,
+so that points lie 4 to 11 % below the lines.
 """
 
 import argparse
