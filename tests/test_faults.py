@@ -349,3 +349,14 @@ def test_numbers_that_become_infinite_end_an_integration_soon():
 def test_rules_that_move_nothing_have_no_fixed_point():
     with pytest.raises(InputError, match="expected one that moves weights"):
         fixed_point(Problem(weights=Quantizer(2, 2.0), rule=DeterministicRounding(0.3, delta=1e6)))
+
+
+def test_the_folder_of_programs_is_private(tmp_path):
+    folder = tmp_path / "stedyn"
+    folder.mkdir(mode=0o755)
+    code = "import stedyn.cli.environment as e; e.set_environment()"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX")}
+    subprocess.run(
+        [sys.executable, "-c", code], env=environment | {"XDG_CACHE_HOME": str(tmp_path)}, check=True
+    )
+    assert folder.stat().st_mode & 0o777 == 0o700

@@ -29,7 +29,7 @@ class Cost(NamedTuple):
 
 
 def memory_of(problem: Problem, dim: int, seeds: int, times: int) -> float:
-    """Bytes that a simulation takes beside its programs: what `benchmarks/memory.py` measures, for R1."""
+    """Bytes that a simulation takes beside its programs: what `benchmarks/memory.py` measures, to a quarter."""
     memory = len(jax.tree.leaves(problem.rule.state.own))
     # of every seed: state, teacher on the host and the device, last weights, weights at two saved times
     coordinate = 44.0 + 4.0 * memory + 16.0 * (problem.covariance.kind != "identity")

@@ -95,6 +95,8 @@ def test_files_that_may_not_grow(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
+    import matplotlib.font_manager  # noqa: F401  its list of fonts is made once on a machine, and kept in a file
+
     environment = dict(os.environ, STEDYN_CACHE="off")
     for argv in (["--out", "o"], ["--plot", "a.png"]):
         code, _, err = finished(tmp_path, *RUN, "--tau", "5", *argv, preexec_fn=small, env=environment)
