@@ -33,6 +33,7 @@ RECORDS = {
     "Densities": "limit.solution",
     "Status": "limit.solution",
     "Steps": "curves.dense",
+    "Spread": "limit.spread",
     "FixedPoint": "limit.fixed_points",
     "Searched": "limit.roots",
     "Ensemble": "simulation.ensemble",

@@ -105,11 +105,18 @@ def _follow(*arguments):
 
 
 #: What is made once needs no optimized program, which takes XLA four times as long.
-_make = eqx.filter_jit(make, compiler_options=QUICKLY)  # type: ignore[call-overload]
+make_compiled = eqx.filter_jit(make, compiler_options=QUICKLY)  # type: ignore[call-overload]
 
 
 def grid_pass(
-    problem, legs: tuple[Leg, ...], rtol, coarse, cells, mesh: Mesh, reach=None, programs=(_make, _follow)
+    problem,
+    legs: tuple[Leg, ...],
+    rtol,
+    coarse,
+    cells,
+    mesh: Mesh,
+    reach=None,
+    programs=(make_compiled, _follow),
 ):
     """Curves, counts, densities, steps by leg and failure of the grid law on one mesh; jvp is the only derivative.
 

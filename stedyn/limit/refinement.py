@@ -103,7 +103,7 @@ def _sizes(featured) -> tuple[np.ndarray, int]:
     return sizes, kinks
 
 
-def _first_mesh(
+def first_mesh(
     problem, cells, classes, foldable: bool
 ) -> tuple[Mesh, np.ndarray, list[tuple[bool, bool, bool]]]:
     """The mesh of the first pass, the size of every interval, and the coarser ones that are compared with it."""
@@ -141,7 +141,7 @@ def grid_curves(
     The steps are those of the first and of the second mesh in turn, leg by leg.
     """
     foldable = not any(leg.kept for leg in legs)
-    mesh, sizes, coarser = _first_mesh(problem, cells, classes, foldable)
+    mesh, sizes, coarser = first_mesh(problem, cells, classes, foldable)
     levels, xp = {part.weights.n_levels for part in problem.parts}, jnp if traced else np
     least = least_error(problem)
     if traced:

@@ -15,6 +15,7 @@ from ..curves.plateaus import Plateau
 from ..files.results import Result
 from ..problem.problem import Problem
 from .endings import Course, course
+from .spread import Spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,6 +141,8 @@ class Solution(Result, eqx.Module):
     statistics : dict
         Steps, cells, classes, passes.
     problem : Problem
+    spread : Spread or None
+        How far one run strays, where a ``dim`` was asked for (``docs/width.md``).
     steps : tuple of Steps
         Error at every step of the solver, phase by phase; two of a phase are extrapolated, as the curves are; none for
         the saved curve.
@@ -167,6 +170,12 @@ class Solution(Result, eqx.Module):
     kappa: Float[Array | np.ndarray, " T"] | None = None
     mean_mode: Float[Array | np.ndarray, " T"] | None = None
     range: Float[Array | np.ndarray, " T"] | None = None
+    spread: Spread | None = None
+
+    @property
+    def error_std(self) -> np.ndarray | None:
+        """Standard deviation of the error of one run of dimension ``dim`` (T,); None without a ``dim``."""
+        return None if self.spread is None else np.asarray(self.spread.error_std)
 
     @property
     def final_error(self) -> float:
@@ -220,6 +229,8 @@ class Solution(Result, eqx.Module):
             curve = getattr(self, name)
             if curve is not None:
                 columns[name] = np.asarray(curve)
+        if self.error_std is not None:
+            columns["error_std"] = self.error_std
         if self.occupancy is not None:
             columns |= {f"occupancy_{k}": column for k, column in enumerate(np.asarray(self.occupancy).T)}
         return pd.DataFrame(columns)
@@ -233,7 +244,8 @@ class Solution(Result, eqx.Module):
             "error": np.asarray(self.error).tolist(),
             "m": np.asarray(self.m).tolist(),
             "q": np.asarray(self.q).tolist(),
-            "plateaus": [plateau.to_dict() for plateau in self.plateaus()],
+            "plateaus": self._plateaus_to_dict(),
+            **({} if self.spread is None else self.spread.to_dict()),
             "minimum": {"tau": tau, "error": error},
             "final_error": self.final_error,
             "law": self.law,
@@ -244,6 +256,13 @@ class Solution(Result, eqx.Module):
             "error_estimate": None if self.error_estimate is None else float(self.error_estimate),
             "status": str(self.status),
         }
+
+    def _plateaus_to_dict(self) -> list[dict]:
+        rows = [plateau.to_dict() for plateau in self.plateaus()]
+        if self.spread is not None:
+            for row, escape, length in zip(rows, self.spread.escape_std, self.spread.length_std, strict=True):
+                row |= {"escape_std": escape, "length_std": length}
+        return rows
 
     def _claim(self) -> str:
         estimate = self.error_estimate
@@ -264,7 +283,7 @@ class Solution(Result, eqx.Module):
 
     def __str__(self):
         rows = self.to_pandas().filter(
-            ["tau", "error", "m", "q", "range", "classification_error", "ptq_error"]
+            ["tau", "error", "error_std", "m", "q", "range", "classification_error", "ptq_error"]
         )
         picked = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, 9).round().astype(int))]
         tau, error = self.minimum

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from .laws.registry import LAWS, chosen
 from .limit import LARGEST_KAPPA
 from .refused import check_closes
 from .solution import DIVERGED, MAX_STEPS, MEAN_MODE, Densities, Solution, SolveError, Status
+from .width import check_width, with_spread
 
 #: Saved times of a law that makes at least one of its 200 000 steps to each.
 MOST_TIMES = 100_000
@@ -39,6 +42,8 @@ def solve(
     densities=None,
     cells: int | None = None,
     classes: int | None = None,
+    dim: int | None = None,
+    given: Sequence[str] = (),
     throw: bool = True,
 ) -> Solution:
     r"""Deterministic limit of a problem along its run, in 64-bit floats whatever JAX's flag is.
@@ -59,6 +64,10 @@ def solve(
     cells, classes : int, optional
         Cells of the grid between two features, and number of teacher classes, for the first pass. Inside
         a JAX transformation (vmap, grad, jit) there is one pass, with its error estimate and no refinement.
+    dim : int, optional
+        Predict, too, how far one run of this dimension strays: ``error_std`` and ``spread`` (``docs/width.md``).
+    given : sequence of {"teacher", "start"}
+        What is the same in all these runs, instead of drawn anew; of use with a ``dim`` only.
     throw : bool
         Raise `SolveError` if the horizon is not reached; otherwise return what was, with its status.
 
@@ -89,6 +98,12 @@ def solve(
     taus = problem.taus
     keep = _kept_times(densities, taus[-1])
     check_closes(problem)
+    if given and dim is None:
+        fail("given", "none without a dim", given, "give the dim of the runs")
+    if dim is not None:
+        check_width(problem, given)
+        if law == "fluid":
+            fail("law", "'grid' or 'mixture' with dim", law, "choose one of these")
     if LAWS[law].densities and taus.size > MOST_TIMES:
         fail("run.points", f"at most {MOST_TIMES} saved times for the law {law!r}, which makes a step to each",
              taus.size, "save fewer")  # fmt: skip
@@ -118,7 +133,7 @@ def solve(
     densities_kept = None if kept is None else Densities(keep, *kept)
     optional = {name: curves.get(name) for name in _OPTIONAL}
     required = {name: curves[name] for name in ("error", "m", "q", "overlap", "norm", "effective_step")}
-    return Solution(
+    solution = Solution(
         tau=np.asarray(taus),
         **required,
         **optional,
@@ -130,6 +145,7 @@ def solve(
         problem=problem,
         steps=path,
     )
+    return solution if dim is None else with_spread(solution, dim, given)
 
 
 def _kept_times(densities, horizon) -> np.ndarray:

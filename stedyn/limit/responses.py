@@ -1,0 +1,132 @@
+r"""Responses of the error at many times to the masses of the cells before: one sweep back along the steps.
+
+All saved times share the matrices of a step, which are factorized once; see `stedyn.limit.width` for the equations.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .laws.fluxes import implicit, velocity
+from .laws.grid import GridFlow
+
+#: The L-stable method of second order with two equal implicit steps (Alexander 1977): their size, and its last weight.
+PART, _LAST = 1 - 0.5**0.5, 2**0.5
+
+
+class Sums(NamedTuple):
+    """Averages at both stages of every step (K, 2, T), at all ends (K + 1, T); the responses at the start (N, C, T)."""
+
+    inner: Any
+    gain: Any
+    moved: Any
+    drift: Any
+    ends: Any
+    start: Any
+
+
+def _rates(flow: GridFlow, V, tau, decayed=True):
+    limit = flow.limit
+    shrinking = 0.0 if decayed else -limit.decay(tau)
+    return flow.rates(limit.order_at(V), tau, shrinking=shrinking)
+
+
+def _added(limit, tau):
+    """The part of ``D`` (C,) that is not proportional to the square of the residual."""
+    noise = getattr(limit.rule, "noise_std", 0.0)
+    return (limit.rule.rate(tau) * noise / limit.unit) ** 2 * jnp.ones_like(limit.teacher)
+
+
+def _forward(flow: GridFlow, tau, V):
+    """Masses (K + 1, N, C) at the ends of all steps."""
+
+    def step(mass, ends):
+        (left, right), (low, high) = ends
+        up, down = _rates(flow, 0.5 * (low + high), 0.5 * (left + right))
+        size = PART * (right - left)
+        once = implicit(size * up, size * down, mass)
+        twice = implicit(size * up, size * down, once)
+        new = twice + _LAST * (twice - once)
+        return new, new
+
+    start = flow.start()
+    pairs = (tau[:-1], tau[1:]), (V[:-1], V[1:])
+    return jnp.concatenate([start[None], jax.lax.scan(step, start, pairs)[1]])
+
+
+def _implicit_adjoint(up, down, value):
+    """The transpose of `implicit`: responses (N, C, T) before an implicit step, in which nothing is subtracted."""
+    none = jnp.zeros((1, up.shape[1]))
+
+    def eliminate(below, cell):
+        stay, arriving = below
+        up, down, value = cell
+        stay = 1 + down * stay
+        part = 1 / (stay + up)
+        new = (value + down[:, None] * arriving) * part[:, None]
+        return (stay * part, new), (new, up * part)
+
+    cells = jnp.concatenate([up, none]), jnp.concatenate([none, down]), value
+    _, (value, part) = jax.lax.scan(eliminate, (none[0], jnp.zeros_like(value[0])), cells)
+
+    def substitute(above, cell):
+        value, part = cell
+        new = value + part[:, None] * above
+        return new, new
+
+    return jax.lax.scan(substitute, jnp.zeros_like(value[0]), (value, part), reverse=True)[1]
+
+
+@eqx.filter_jit
+def sums(flow: GridFlow, tau, V, at) -> Sums:
+    """Responses of the errors at the steps ``at (T,)``, swept back along steps at ``tau, V (K + 1,)``."""
+    limit, e = flow.limit, flow.error_weights
+    own = e / jnp.where(limit.share > 0, limit.share, 1.0)
+    mass = _forward(flow, tau, V)
+    gap = jnp.diff(flow.centers)[:, None]
+    crossed = ((flow.rise > 0) | (flow.fall > 0))[:, None]
+
+    def hit(number, x):
+        return x + e[:, :, None] * (at == number)
+
+    def step(x, inputs):
+        number, left, right, low, high, before, after = inputs
+        x = hit(number + 1, x)
+        end = jnp.einsum("nc,nct->t", after * own, x)
+        V, time, mean = 0.5 * (low + high), 0.5 * (left + right), 0.5 * (before + after)
+        (up, down), slopes = jax.jvp(lambda V: _rates(flow, V, time), (V,), (jnp.ones_like(V),))
+        gain = velocity(*slopes, mean)
+        size = PART * (right - left)
+
+        def implicit_step(x):
+            """Sherman and Morrison 1950: the feedback through V is a matrix of rank one."""
+            both = _implicit_adjoint(size * up, size * down, jnp.concatenate([x, e[:, :, None]], axis=2))
+            x, back = both[:, :, :-1], both[:, :, -1]
+            fed = jnp.einsum("nc,nct->t", gain, x) / (1 - size * jnp.sum(gain * back))
+            return x + size * back[:, :, None] * fed
+
+        once = implicit_step(x)
+        twice = implicit_step(once)
+        new = twice + _LAST * (twice - once)
+        free = velocity(*_rates(flow, V, time, decayed=False), mean)
+        a, b, D, _ = limit.coefficients(limit.order_at(V), time)
+        work = (a * limit.teacher) * flow.span[:, None] - b * flow.pull[:, None]
+        density = mean / flow.widths[:, None]
+        pushed = jnp.where(crossed, 0.5 * (density[:-1] + density[1:]) * work / gap, 0.0)
+        drift = velocity(pushed, jnp.zeros_like(pushed), jnp.ones_like(mean))
+        moved = drift + (1 - _added(limit, time) / jnp.maximum(D, 1e-300)) * (free - drift)
+        rows = jnp.stack([mean * own, gain, moved, drift])
+        # at both stages, whose values are damped where a response is not yet smooth
+        return new, (jnp.einsum("rnc,snct->rst", rows, jnp.stack([once, new])), end)
+
+    number = jnp.arange(tau.size - 1)
+    inputs = (number, tau[:-1], tau[1:], V[:-1], V[1:], mass[:-1], mass[1:])
+    nothing = jnp.zeros((*e.shape, at.size))
+    start, (rows, ends) = jax.lax.scan(step, nothing, inputs, reverse=True)
+    start = hit(0, start)
+    first = jnp.einsum("nc,nct->t", mass[0] * own, start)
+    return Sums(*jnp.moveaxis(rows, 1, 0), jnp.concatenate([first[None], ends]), start)

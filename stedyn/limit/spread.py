@@ -1,0 +1,40 @@
+"""How far one run of finite dimension strays from the limit, as a record (``docs/width.md``)."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Float
+
+
+class Spread(eqx.Module):
+    """How far one run of dimension ``dim`` strays, beside a solution with ``T`` saved times and its plateaus.
+
+    Attributes
+    ----------
+    dim, given : int, tuple of str
+        For which runs: what is given is the same in all of them.
+    error_std : (T,)
+        Standard deviation of the error of one run, over seeds.
+    covariance : (T, T)
+        Covariance of the errors of one run at two saved times.
+    escape_std, length_std : list of float or None
+        Standard deviations of escape and length of every plateau, in ``tau``; None of an open one.
+    """
+
+    dim: int = eqx.field(static=True)
+    given: tuple[str, ...] = eqx.field(static=True)
+    error_std: Float[Array | np.ndarray, " T"]
+    covariance: Float[Array | np.ndarray, "T T"]
+    escape_std: list
+    length_std: list
+
+    @property
+    def correlation(self) -> np.ndarray:
+        """Correlation of the errors of one run at two saved times (T, T)."""
+        scale = np.where(self.error_std > 0, self.error_std, 1.0)
+        return np.asarray(self.covariance) / np.outer(scale, scale)
+
+    def to_dict(self) -> dict:
+        """Plain numbers and lists; those of the plateaus stand beside these."""
+        return {"dim": self.dim, "given": list(self.given), "error_std": np.asarray(self.error_std).tolist()}

@@ -1,0 +1,180 @@
+r"""How far one run of finite dimension strays from the limit: the covariance of its error over time.
+
+One run has ``error_d(tau) = error(tau) + xi(tau) / sqrt(d) + O(1/d)`` with ``xi`` Gaussian of mean 0. With the cell
+masses ``p`` of the `grid` law, ``d p / d tau = A(V) p`` and ``error = e . p``, the response of the error at ``t`` to
+the masses at ``s <= t`` is ``x_t(s)``,
+
+    ``- d x / d s = A(V)^T x + e G``,   ``G = (dA/dV p) . x``,   ``x_t(t) = e``,
+
+and the noise of the inputs, the random start and the random size of the residual give, for ``t <= u``,
+
+    ``Cov(xi(t), xi(u)) = H_u(t) - E[x_t] E[x_u] + int_0^t { H_t G_u + H_u G_t + clock M_t M_u - common C_t C_u } ds``,
+
+``H = E[x e]``, ``M = A_0^T x . p`` without weight decay, ``C = E[x' (a c - b psi)]``, averages over all coordinates.
+SGD with batches of ``B`` has ``clock = 2/B, common = 1/B``. The singular ``int E[D x'^2] ds`` is gone: both equations
+turn it into ``H`` and ``G`` (``docs/width.md``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from ..checks import InputError, fail, is_traced, whole
+from ..problem.problem import Problem
+from ..quantizers.padded import padded
+from .laws.grid import GridFlow
+from .passes import make_compiled
+from .refinement import filled, first_mesh
+from .responses import PART, sums
+from .spread import Spread
+
+if TYPE_CHECKING:
+    from .solution import Solution
+
+#: Fewest steps of the sweep, responses that are swept at once, and teacher classes beside those of input variances.
+STEPS, AT_ONCE, FEWER_CLASSES = 200, 64, 8
+#: What of a run may be given, instead of drawn anew for every seed.
+GIVEN = ("teacher", "start")
+
+
+def check_width(problem: Problem, given: Sequence[str]) -> None:
+    """Refuse what the fluctuations are not derived for, in one sentence."""
+    for name in given:
+        if name not in GIVEN:
+            fail("given", f"names of {', '.join(GIVEN)}", name, "choose these")
+    problem.steady("dim")
+    rule, fix = problem.rule, "leave dim out, or simulate"
+    shrunken = rule.kind == "shrinkage" and rule.q_min is None
+    known = rule.kind == "sgd" or shrunken or (rule.kind == "sign" and rule.batch == 1)
+    reasons = [
+        (not known or getattr(rule, "momentum", None) is not None, "rule",
+         "'sgd' or 'shrinkage' with a fixed q and without momentum, or 'sign' with single samples", rule.kind),
+        (problem.model != "linear", "teacher.model", "'linear'", problem.model),
+        (problem.surrogate.ends or problem.surrogate.smooth, "weights.ste", "'identity'", problem.ste),
+        (problem.range_rule is not None, "weights.range_rule", "a fixed range", "one that moves"),
+        (problem.means == "kept", "inputs", "inputs without a mean", "E[phi] other than 0"),
+        ("start" in given and "teacher" not in given and (problem.paired or problem.start.scale is not None),
+         "given", "'teacher' beside 'start', which was measured or made with it", given),
+    ]  # fmt: skip
+    for refused, name, expected, found in reasons:
+        if refused:
+            fail(name, f"{expected} with dim (the fluctuations of others are not derived)", found, fix)
+
+
+def with_spread(solution: Solution, dim: int, given: Sequence[str] = ()) -> Solution:
+    """A solution with its `Spread`: how far one run of dimension ``dim`` strays from it.
+
+    ``given`` names what is the same in all runs: "teacher", "start"; both are drawn by default, if their law is one
+    that is drawn. Variances of inputs and scales of channels are the same in all runs, unless they are measured
+    together with a teacher that is drawn.
+
+    Raises
+    ------
+    InputError
+        For a problem for which this is not derived, or a ``dim`` out of bounds.
+    """
+    problem = solution.problem
+    dim = whole("dim", dim, 2, 2**29)
+    laws = {"teacher": problem.teacher, "start": problem.start}
+    given = tuple(dict.fromkeys([*given, *(n for n, law in laws.items() if _as_it_is(law.data, dim))]))
+    if is_traced(solution.error) or any(is_traced(leaf) for leaf in jax.tree.leaves(problem)):
+        raise InputError("dim: expected none inside a JAX transformation; leave it out there.")
+    plateaus = solution.plateaus()
+    closed = [plateau for plateau in plateaus if plateau.end is not None]
+    saved = np.asarray(solution.tau)
+    times = np.concatenate([saved, *([p.start, p.end, p.escape] for p in closed)])
+    covariance = _covariance(solution, dim, times, given) / dim
+    size, std = saved.size, np.sqrt(np.maximum(np.diag(covariance)[: saved.size], 0.0))
+    tau, error = solution.dense
+    slope = np.interp(times[size:], tau, np.gradient(error, tau))
+    escape_std, length_std = [], []
+    for plateau in plateaus:
+        if plateau.end is None:
+            escape_std.append(None)
+            length_std.append(None)
+            continue
+        first = 3 * closed.index(plateau)
+        own, part = slope[first : first + 3], covariance[size + first :, size + first :][:3, :3]
+        at_start = 0.0 if plateau.start <= saved[0] else -1 / own[0]
+        change = np.array([at_start, 1 / own[1], 0.0])
+        length_std.append(float(np.sqrt(max(change @ part @ change, 0.0))))
+        escape_std.append(float(np.sqrt(max(part[2, 2], 0.0)) / abs(own[2])))
+    spread = Spread(dim, given, std, covariance[:size, :size], escape_std, length_std)
+    return dataclasses.replace(solution, spread=spread)
+
+
+def _as_it_is(data, dim: int) -> bool:
+    """Whether every run has the same measured values."""
+    return data is not None and data.values.size == dim
+
+
+def _covariance(solution: Solution, dim: int, times, given) -> np.ndarray:
+    """Covariance of ``xi`` at any times (T, T), on the steps of a solution."""
+    problem = solution.problem
+    tau, V, at = _steps_of(solution, times)
+    alike = problem.covariance.kind == "identity"
+    mesh, intervals, _ = first_mesh(problem, None, None if alike else FEWER_CLASSES, foldable=False)
+    shape = mesh._replace(cells=filled(mesh.cells * intervals))
+    none = np.zeros(3, bool)
+    law = make_compiled(padded(problem), tau[-1], none, np.asarray(mesh.cells), shape).laws[0]
+    count = max(16, min(AT_ONCE, 1 << (times.size - 1).bit_length()))
+    parts, means = [], []
+    for first in range(0, times.size, count):
+        some = np.resize(at[first : first + count], count)
+        found = jax.tree.map(np.asarray, sums(law, tau, V, some))
+        means.append(_means(problem, dim, law, found.start, given))
+        parts.append(found._replace(start=0.0))
+    inner, gain, moved, drift, ends = (
+        np.concatenate([np.asarray(part[k]) for part in parts], axis=-1)[..., : times.size] for k in range(5)
+    )
+    size = np.diff(tau)[:, None] * np.array([1 - PART, PART])
+    clock, common = (
+        (0.0, 1.0) if problem.rule.kind == "sign" else (2 / problem.rule.batch, 1 / problem.rule.batch)
+    )
+    both = np.einsum("ks,ksi,ksj->ij", size, inner, gain)
+    out = both + both.T + clock * np.einsum("ks,ksi,ksj->ij", size, moved, moved)
+    out -= common * np.einsum("ks,ksi,ksj->ij", size, drift, drift)
+    mean = np.concatenate(means, axis=-1)[:, : times.size]
+    earlier = np.where(times[:, None] <= times, at[:, None], at[None, :])
+    later = np.where(times[:, None] <= times, np.arange(times.size), np.arange(times.size)[:, None])
+    return out + ends[earlier, later] - mean.T @ mean
+
+
+def _steps_of(solution: Solution, times) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Times and residual variances of the ends of all steps, `STEPS` or more, and which of them are ``times``."""
+    horizon = float(solution.tau[-1])
+    path = np.asarray(solution.steps[0].within(horizon).tau) if solution.steps else np.asarray(solution.tau)
+    tau = np.unique(np.concatenate([[0.0], path, times]))
+    tau = tau[np.append(True, np.diff(tau) > 1e-12 * horizon)]
+    parts = -(-STEPS // max(tau.size - 1, 1))
+    tau = np.append((tau[:-1, None] + np.diff(tau)[:, None] * np.arange(parts) / parts).ravel(), tau[-1])
+    at = np.abs(tau - times[:, None]).argmin(axis=1)
+    tau = np.append(tau, np.full(filled(tau.size) - tau.size, tau[-1]))
+    noise = float(np.asarray(solution.problem.noise_std)) ** 2
+    return tau, noise + np.interp(tau, *map(np.asarray, solution.dense)), at
+
+
+def _means(problem: Problem, dim: int, law: GridFlow, start, given) -> np.ndarray:
+    """Mean responses at the start of all coordinates that are alike in what is given, times the root of their share."""
+    limit = law.limit
+    share, group = np.asarray(limit.share), np.asarray(limit.group)
+    mass = np.asarray(law.initial)
+    fixed = problem.covariance.data is None or dim == problem.covariance.data.values.size
+    own = group if fixed or (problem.paired and "teacher" in given) else np.zeros(group.size)
+    keys = [own, np.asarray(limit.unit) * np.ones(group.size)]
+    keys += [np.asarray(limit.teacher)] if "teacher" in given else []
+    _, number = np.unique(np.stack(keys), axis=1, return_inverse=True)
+    size = int(number.max()) + 1
+    weight, summed = np.zeros((size, mass.shape[0])), np.zeros((size, *start.shape[::2]))
+    np.add.at(weight, number, (mass * share).T)
+    np.add.at(summed, number, np.moveaxis(mass[:, :, None] * start, 1, 0))
+    if "start" not in given:
+        weight, summed = weight.sum(axis=1), summed.sum(axis=1)
+    else:
+        weight, summed = weight.ravel(), summed.reshape(-1, start.shape[2])
+    return summed[weight > 0] / np.sqrt(weight[weight > 0])[:, None]
