@@ -16,7 +16,15 @@ SLOW_EXAMPLES = {
 #: Nine tenths of the default suite are compilations, which take XLA a third of the time without its optimizations.
 QUICK = [("xla_backend_optimization_level", 0), ("xla_cpu_use_fusion_emitters", False)]
 #: Programs that stay as users have them: their bits are compared, or they run for longer than they compile.
-OPTIMIZED = {"jit_advance", "jit_flips", "jit__moments", "jit__largest", "jit_expected", "jit_wrapped"}
+OPTIMIZED = {
+    "jit_advance",
+    "jit_flips",
+    "jit__moments",
+    "jit__largest",
+    "jit_expected",
+    "jit_wrapped",
+    "jit_sums",
+}
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 FOLDER = pytest.StashKey[str]()
 

@@ -41,6 +41,11 @@ app = typer.Typer(
 )
 
 Law = Annotated[str, typer.Option(help="How the limit is solved.", metavar="|".join(names()))]
+Dim = Annotated[int | None, typer.Option(help="Predict the spread of one run of this dimension, too.")]
+Given = Annotated[
+    str,
+    typer.Option(metavar="teacher,start", help="With --dim: what is the same in all runs.  [default: none]"),
+]
 Tol = Annotated[float, typer.Option(help="Relative accuracy asked of the law.")]
 
 
@@ -61,18 +66,22 @@ def predict(
     flags: dict,
     law: Law = "auto",
     tol: Tol = 5e-3,
+    dim: Dim = None,
+    given: Given = "",
     json: Json = False,
     out: Out = None,
     plot: Plot = None,
 ) -> int:
-    """The learning curve of the limit, its plateaus and its minimum.
+    """The learning curve of the limit, its plateaus and its minimum; how far one run strays from it, for a --dim.
 
     {plateau}
     """
     problem = _prepare(flags, out, plot)
     from ..limit.solver import solve
 
-    solution = solve(problem, law=law, tol=tol, throw=False)
+    solution = solve(
+        problem, law=law, tol=tol, dim=dim, given=list(filter(None, given.split(","))), throw=False
+    )
     if len(solution.tau) < 2:
         return _status(solution.status)
     record = solution.to_dict() | _about(problem)

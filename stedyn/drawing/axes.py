@@ -46,6 +46,10 @@ def learning_curve(ax: Axes, solution: Any = None, ensemble: Any = None) -> Axes
         lowest, highest = mean.min(), mean.max()
     if solution is not None:
         error = np.asarray(solution.error)
+        if solution.spread is not None:
+            std, label = solution.error_std, f"one run, d = {solution.spread.dim} (standard deviation)"
+            low, high = np.maximum(error - std, 0.0), error + std
+            ax.fill_between(solution.tau, low, high, color=THEORY, alpha=0.2, lw=0, label=label)
         ax.plot(solution.tau, error, color=THEORY, lw=1.8, label=f"limit ({solution.law})")
         lowest, highest = min(lowest, error.min()), max(highest, error.max())
     if lowest > 0 and highest > LOG_SPREAD * lowest:

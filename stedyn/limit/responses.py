@@ -99,7 +99,7 @@ def sums(flow: GridFlow, tau, V, at) -> Sums:
         end = jnp.einsum("nc,nct->t", after * own, x)
         V, time, mean = 0.5 * (low + high), 0.5 * (left + right), 0.5 * (before + after)
         (up, down), slopes = jax.jvp(lambda V: _rates(flow, V, time), (V,), (jnp.ones_like(V),))
-        gain = velocity(*slopes, mean)
+        gain = velocity(slopes[0], slopes[1], mean)
         size = PART * (right - left)
 
         def implicit_step(x):
@@ -112,7 +112,8 @@ def sums(flow: GridFlow, tau, V, at) -> Sums:
         once = implicit_step(x)
         twice = implicit_step(once)
         new = twice + _LAST * (twice - once)
-        free = velocity(*_rates(flow, V, time, decayed=False), mean)
+        rates = _rates(flow, V, time, decayed=False)
+        free = velocity(rates[0], rates[1], mean)
         a, b, D, _ = limit.coefficients(limit.order_at(V), time)
         work = (a * limit.teacher) * flow.span[:, None] - b * flow.pull[:, None]
         density = mean / flow.widths[:, None]
@@ -129,4 +130,5 @@ def sums(flow: GridFlow, tau, V, at) -> Sums:
     start, (rows, ends) = jax.lax.scan(step, nothing, inputs, reverse=True)
     start = hit(0, start)
     first = jnp.einsum("nc,nct->t", mass[0] * own, start)
-    return Sums(*jnp.moveaxis(rows, 1, 0), jnp.concatenate([first[None], ends]), start)
+    inner, gain, moved, drift = jnp.moveaxis(rows, 1, 0)
+    return Sums(inner, gain, moved, drift, jnp.concatenate([first[None], ends]), start)

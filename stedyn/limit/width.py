@@ -25,6 +25,7 @@ import jax
 import numpy as np
 
 from ..checks import InputError, fail, is_traced, whole
+from ..problem.populations import Start, Teacher
 from ..problem.problem import Problem
 from ..quantizers.padded import padded
 from .laws.grid import GridFlow
@@ -36,8 +37,8 @@ from .spread import Spread
 if TYPE_CHECKING:
     from .solution import Solution
 
-#: Fewest steps of the sweep, responses that are swept at once, and teacher classes beside those of input variances.
-STEPS, AT_ONCE, FEWER_CLASSES = 200, 64, 8
+#: Fewest steps of the sweep, responses that are swept at once, cells; teacher classes, alone and of every variance.
+STEPS, AT_ONCE, CELLS, CLASSES, FEWER_CLASSES = 200, 64, 400, 32, 8
 #: What of a run may be given, instead of drawn anew for every seed.
 GIVEN = ("teacher", "start")
 
@@ -49,7 +50,7 @@ def check_width(problem: Problem, given: Sequence[str]) -> None:
             fail("given", f"names of {', '.join(GIVEN)}", name, "choose these")
     problem.steady("dim")
     rule, fix = problem.rule, "leave dim out, or simulate"
-    shrunken = rule.kind == "shrinkage" and rule.q_min is None
+    shrunken = rule.kind == "shrinkage" and getattr(rule, "q_min", None) is None
     known = rule.kind == "sgd" or shrunken or (rule.kind == "sign" and rule.batch == 1)
     reasons = [
         (not known or getattr(rule, "momentum", None) is not None, "rule",
@@ -58,7 +59,7 @@ def check_width(problem: Problem, given: Sequence[str]) -> None:
         (problem.surrogate.ends or problem.surrogate.smooth, "weights.ste", "'identity'", problem.ste),
         (problem.range_rule is not None, "weights.range_rule", "a fixed range", "one that moves"),
         (problem.means == "kept", "inputs", "inputs without a mean", "E[phi] other than 0"),
-        ("start" in given and "teacher" not in given and (problem.paired or problem.start.scale is not None),
+        ("start" in given and "teacher" not in given and (problem.together[1] == 0 or problem.start.scale is not None),
          "given", "'teacher' beside 'start', which was measured or made with it", given),
     ]  # fmt: skip
     for refused, name, expected, found in reasons:
@@ -80,7 +81,7 @@ def with_spread(solution: Solution, dim: int, given: Sequence[str] = ()) -> Solu
     """
     problem = solution.problem
     dim = whole("dim", dim, 2, 2**29)
-    laws = {"teacher": problem.teacher, "start": problem.start}
+    laws: dict[str, Teacher | Start] = {"teacher": problem.teacher, "start": problem.start}
     given = tuple(dict.fromkeys([*given, *(n for n, law in laws.items() if _as_it_is(law.data, dim))]))
     if is_traced(solution.error) or any(is_traced(leaf) for leaf in jax.tree.leaves(problem)):
         raise InputError("dim: expected none inside a JAX transformation; leave it out there.")
@@ -92,7 +93,8 @@ def with_spread(solution: Solution, dim: int, given: Sequence[str] = ()) -> Solu
     size, std = saved.size, np.sqrt(np.maximum(np.diag(covariance)[: saved.size], 0.0))
     tau, error = solution.dense
     slope = np.interp(times[size:], tau, np.gradient(error, tau))
-    escape_std, length_std = [], []
+    escape_std: list[float | None] = []
+    length_std: list[float | None] = []
     for plateau in plateaus:
         if plateau.end is None:
             escape_std.append(None)
@@ -117,8 +119,9 @@ def _covariance(solution: Solution, dim: int, times, given) -> np.ndarray:
     """Covariance of ``xi`` at any times (T, T), on the steps of a solution."""
     problem = solution.problem
     tau, V, at = _steps_of(solution, times)
-    alike = problem.covariance.kind == "identity"
-    mesh, intervals, _ = first_mesh(problem, None, None if alike else FEWER_CLASSES, foldable=False)
+    classes = CLASSES if problem.covariance.kind == "identity" else FEWER_CLASSES
+    intervals = first_mesh(problem, None, None, foldable=False)[1]
+    mesh, _, _ = first_mesh(problem, max(16, CELLS // intervals // 2 * 2), classes, foldable=False)
     shape = mesh._replace(cells=filled(mesh.cells * intervals))
     none = np.zeros(3, bool)
     law = make_compiled(padded(problem), tau[-1], none, np.asarray(mesh.cells), shape).laws[0]
@@ -156,7 +159,7 @@ def _steps_of(solution: Solution, times) -> tuple[np.ndarray, np.ndarray, np.nda
     at = np.abs(tau - times[:, None]).argmin(axis=1)
     tau = np.append(tau, np.full(filled(tau.size) - tau.size, tau[-1]))
     noise = float(np.asarray(solution.problem.noise_std)) ** 2
-    return tau, noise + np.interp(tau, *map(np.asarray, solution.dense)), at
+    return tau, noise + np.interp(tau, solution.dense[0], solution.dense[1]), at
 
 
 def _means(problem: Problem, dim: int, law: GridFlow, start, given) -> np.ndarray:
@@ -170,11 +173,11 @@ def _means(problem: Problem, dim: int, law: GridFlow, start, given) -> np.ndarra
     keys += [np.asarray(limit.teacher)] if "teacher" in given else []
     _, number = np.unique(np.stack(keys), axis=1, return_inverse=True)
     size = int(number.max()) + 1
-    weight, summed = np.zeros((size, mass.shape[0])), np.zeros((size, *start.shape[::2]))
+    cells, times = mass.shape[0], start.shape[2]
+    weight, summed = np.zeros((size, cells)), np.zeros((size, cells, times))
     np.add.at(weight, number, (mass * share).T)
     np.add.at(summed, number, np.moveaxis(mass[:, :, None] * start, 1, 0))
-    if "start" not in given:
-        weight, summed = weight.sum(axis=1), summed.sum(axis=1)
-    else:
-        weight, summed = weight.ravel(), summed.reshape(-1, start.shape[2])
-    return summed[weight > 0] / np.sqrt(weight[weight > 0])[:, None]
+    parts = 1 if "start" not in given else cells
+    weight = weight.reshape(size * parts, -1).sum(axis=1)
+    some = weight > 0
+    return summed.reshape(size * parts, -1, times).sum(axis=1)[some] / np.sqrt(weight[some])[:, None]

@@ -1,0 +1,125 @@
+"""How far one run strays: reference numbers, a closed form, what is given, simulations."""
+
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+
+from stedyn import load
+from stedyn.checks import InputError
+from stedyn.curves.plateaus import simulated_times
+from stedyn.limit.solver import solve
+from stedyn.problem.populations import Covariance, Start, Teacher
+from stedyn.problem.problem import Problem, Run
+from stedyn.quantizers.quantizer import Quantizer
+from stedyn.rules import SGD, Shrinkage, Sign
+from stedyn.simulation import simulate
+
+
+def r1(**changes):
+    given = (
+        dict(weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(0.1), run=Run(20.0, 5)) | changes
+    )
+    return Problem(**given)
+
+
+def r2(**changes):
+    return r1(**(dict(weights=Quantizer(3, 1.5), rule=SGD(0.3), noise_std=0.1) | changes))
+
+
+#: Standard deviations over 400 simulated runs, and how exact they are.
+KNOWN = [(r1(), [1.36, 0.718, 0.264]), (r2(), [0.305, 0.0791, 0.0570])]
+PLATEAU = Problem(
+    weights=Quantizer(2, 1.0, kind="mid-tread"), start=Start.gaussian(std=0.02), rule=SGD(0.05), noise_std=0.1,
+    run=Run(24.0, 121),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("problem", "expected"), KNOWN)
+def test_reference_numbers(problem, expected):
+    std = solve(problem, dim=400).error_std
+    assert 20 * std[[1, 2, 4]] == pytest.approx(expected, rel=3 / np.sqrt(800))
+
+
+def test_the_unquantized_student_has_a_closed_form():
+    lr, noise_var = 0.5, 0.25
+
+    def slope(tau, state):
+        e, variance = state
+        V = e + noise_var
+        moving = 4 * lr**2 * V * e + 4 * lr**2 * e**2 + 2 * lr**4 * V**2 - 8 * lr**3 * V * e
+        return [-2 * lr * e + lr**2 * V, moving - 2 * (2 * lr - lr**2) * variance]
+
+    problem = Problem(rule=SGD(lr), noise_std=0.5, run=Run(5.0, 5))
+    # (1 - w)^2 of w ~ N(0, 1) has the variance 6
+    exact = solve_ivp(slope, (0, 5), [2.0, 6.0], t_eval=problem.taus, rtol=1e-10, atol=1e-12).y[1]
+    solution = solve(problem, dim=100)
+    assert 10 * solution.error_std == pytest.approx(np.sqrt(exact), rel=1e-3)
+    # of a linear equation the two times of a pair are tied by its decay
+    decay = np.exp(-(2 * lr - lr**2) * np.diff(problem.taus[[1, 3]]))
+    assert solution.spread.covariance[1, 3] * 100 == pytest.approx(exact[1] * np.prod(decay), rel=5e-3)
+
+
+def test_what_is_given_does_not_vary():
+    problem = r1(teacher=Teacher.gaussian(1.0), run=Run(2.0, 3))
+    drawn, taught = solve(problem, dim=100), solve(problem, dim=100, given=["teacher"])
+    same = solve(problem, dim=100, given=["teacher", "start"])
+    assert same.error_std[0] < 1e-6 < taught.error_std[0] < drawn.error_std[0]
+    assert np.all(same.error_std[1:] <= taught.error_std[1:])
+    # the law of every coordinate at the start: given weights are left to the teacher, drawn anew
+    assert solve(problem, dim=100, given=["start"]).error_std[0] < drawn.error_std[0]
+
+
+def test_spreads_are_saved_and_shown(tmp_path):
+    solution = solve(r2(), dim=100)
+    again = load(solution.save(tmp_path / "a.npz"))
+    assert np.array_equal(again.spread.covariance, solution.spread.covariance)
+    assert np.array_equal(again.to_pandas()["error_std"], solution.error_std)
+    assert again.to_dict()["dim"] == 100
+    assert "one run, d = 100 (standard deviation)" in solution.plot().get_legend_handles_labels()[1]
+
+
+@pytest.mark.parametrize(
+    ("problem", "asked", "message"),
+    [
+        (r1(), dict(dim=1), "dim: expected a whole number from 2"),
+        (r1(), dict(given=["teacher"]), "given: expected none without a dim"),
+        (r1(), dict(dim=50, given=["x"]), "given: expected names of teacher, start"),
+        (r1(rule=SGD(0.1, momentum=0.5)), dict(dim=50), "rule: expected 'sgd'"),
+        (Problem(weights=Quantizer(2, 1.5), ste="clipped"), dict(dim=50), "weights.ste: expected 'identity'"),
+        (r1(), dict(dim=50, law="fluid"), "law: expected 'grid' or 'mixture' with dim"),
+    ],
+)
+def test_what_is_not_derived_is_refused(problem, asked, message):
+    with pytest.raises(InputError, match=message):
+        solve(problem, **asked)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "problem",
+    [
+        r1(),
+        r2(),
+        r2(rule=Sign(0.1)),
+        r2(rule=Shrinkage(0.3, q=0.7, noise_std=0.5)),
+        r2(rule=SGD(0.6, batch=4)),
+        r2(rule=SGD(0.3, weight_decay=0.1)),
+        r2(teacher=Teacher.gaussian(1.0)),
+        r2(covariance=Covariance.power_law(0.5)),
+    ],
+)
+def test_standard_deviations_of_simulated_runs(problem):
+    solution, ensemble = solve(problem, dim=200), simulate(problem, dim=200, seeds=400, seed=7000)
+    ratio = ensemble.error.std(0, ddof=1) / solution.error_std
+    assert ratio == pytest.approx(1.0, abs=4 / np.sqrt(800))
+    together = np.corrcoef(ensemble.error.T)
+    assert together == pytest.approx(solution.spread.correlation, abs=4 / 20)
+
+
+@pytest.mark.slow
+def test_standard_deviations_of_simulated_plateaus():
+    solution, ensemble = solve(PLATEAU, dim=200), simulate(PLATEAU, dim=200, seeds=400, seed=7000)
+    (plateau,) = solution.plateaus()
+    times = [simulated_times(plateau, None, solution.tau, solution.error, run) for run in ensemble.error]
+    spread = np.array([solution.spread.length_std[0], solution.spread.escape_std[0]])
+    assert np.std(times, axis=0, ddof=1) / spread == pytest.approx(1.0, abs=4 / np.sqrt(800))
