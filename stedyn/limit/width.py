@@ -29,6 +29,7 @@ from ..problem.populations import Start, Teacher
 from ..problem.problem import Problem
 from ..quantizers.padded import padded
 from .laws.grid import GridFlow
+from .laws.mesh import cells_of
 from .passes import make_compiled
 from .refinement import filled, first_mesh
 from .responses import PART, sums
@@ -124,9 +125,10 @@ def _covariance(solution: Solution, dim: int, times, given) -> np.ndarray:
     classes = CLASSES if problem.covariance.kind == "identity" else FEWER_CLASSES
     smooth = problem.weights.is_none and problem.teacher.kind in ("constant", "rademacher")
     cells = MORE_CELLS if smooth else CELLS
-    intervals = first_mesh(problem, None, None, foldable=False)[1]
-    mesh, _, _ = first_mesh(problem, max(16, cells // intervals // 2 * 2), classes, foldable=False)
-    shape = mesh._replace(cells=filled(mesh.cells * intervals))
+    sizes = first_mesh(problem, None, None, foldable=False)[1]
+    each = max(16, int(cells / np.sum(sizes)) // 2 * 2)
+    mesh, sizes, _ = first_mesh(problem, each, classes, foldable=False)
+    shape = mesh._replace(cells=filled(int(np.sum(cells_of(sizes, mesh.cells, np)))))
     none = np.zeros(3, bool)
     law = make_compiled(padded(problem), tau[-1], none, np.asarray(mesh.cells), shape).laws[0]
     count = max(16, min(AT_ONCE, 1 << (times.size - 1).bit_length()))
