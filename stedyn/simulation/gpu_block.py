@@ -130,19 +130,25 @@ def _streamed(self: Block, first: Counter, n, w, codes):
         return _residual(self, label + _only(self, noise, now.low), student)
 
     def body(i, carried):
+        """The update of the step before, where there is one, and the residual of this one."""
         r, noise, seed = carried
-        now, ahead = _later(first, i), _later(first, i + jnp.int32(1))
-        noise, seed = _renewed(self, ahead, noise), _remembered(self, seed, r, now)
+        before, now = _later(first, i - jnp.int32(1)), _later(first, i)
+        moves = i > jnp.int32(0)
+        noise = _renewed(self, now, noise)
+        seed = lax.cond(moves, lambda: _remembered(self, seed, r, before), lambda: seed)
+
+        def moved(at):
+            phi = _values(model, _load(codes, buffer(before, at), tile))
+            return _update(self, before, _load(w, at, tile), r, phi, seed, at)
 
         def visit(at):
-            phi = _values(model, _load(codes, buffer(now, at), tile))
-            return _update(self, now, _load(w, at, tile), r, phi, seed, at)
+            return lax.cond(moves, moved, lambda at: _load(self.start, at, tile), at)
 
-        return sweep(visit, ahead, noise), noise, seed
+        return sweep(visit, now, noise), noise, seed
 
-    noise = _noise(self, first)
-    r = sweep(lambda at: _load(self.start, at, tile), first, noise)
-    return lax.fori_loop(np.int32(0), n, body, (r, noise, _seed(self)))[2]
+    # the first sweep is one of the loop: compiled apart from it, it could add up in another order
+    none = jnp.float32(0.0), _noise(self, first), _seed(self)
+    return lax.fori_loop(np.int32(0), n + jnp.int32(1), body, none)[2]
 
 
 def _seed(self: Block):
