@@ -58,7 +58,7 @@ BAD = {
     "predict --out two.toml": "--out: expected a folder, found the file",
     "predict --out two.toml/deeper": "--out: expected a folder, found the file",
     "predict --out /proc/stedyn": "--out: expected a folder that can be written",
-    "predict --dim 10": "No such option: --dim",
+    "predict --seeds 10": "No such option: --seeds",
     "predict one.toml two.toml": "unexpected extra argument",
     "simulate --dim 0": "Invalid value for '--dim'",
     "simulate --seeds 0": "Invalid value for '--seeds'",

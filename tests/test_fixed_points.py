@@ -73,6 +73,7 @@ def bistable(lr, noise_std=0.1):
     return Problem(noise_std=noise_std, rule=rule)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lr", "noise_std", "apart"), [(1.508, 0.11, 1.17), (1.5173, 0.1, 1.054)])
 def test_a_pair_of_close_roots_is_found(lr, noise_std, apart):
     """Sixty points over the whole interval step over both pairs."""

@@ -227,6 +227,7 @@ def solved_r10():
     return solve(problem, tol=4e-3)
 
 
+@pytest.mark.slow
 def test_reference_r10():
     """The reference moves the start rigidly to where the mean outputs agree; here it starts there."""
     solution = solved_r10()
@@ -258,6 +259,7 @@ def test_the_first_steps_spread_a_start_that_is_off():
     assert np.all(norm.mean(0) - rigid > 10 * error)
 
 
+@pytest.mark.slow
 def test_linear_weights_have_closed_first_steps():
     """The mixture law, in which all is closed, against the grid."""
     fields = {**R10, "weights": None, "teacher": Teacher.rademacher(0.7), "rule": SGD(0.4)}

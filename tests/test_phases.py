@@ -44,6 +44,7 @@ def apart(solution, ensemble):
     return np.abs(ensemble.error_mean - solution.error) / sem
 
 
+@pytest.mark.slow
 def test_float_first_and_two_bits_later():
     solution = solve(FLOAT_FIRST, law="grid")
     ensemble = simulate(FLOAT_FIRST, dim=800, seeds=6)

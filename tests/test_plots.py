@@ -84,10 +84,8 @@ def test_the_figure_of_a_comparison_sets_weights_against_their_density():
     edges = np.linspace(-1.0, 1.0, 101)
     densities = SimpleNamespace(edges=edges, pdf=np.full((2, 100), 0.5))
     theory = solution(np.exp(-TAU))
-    theory.densities, theory.problem = (
-        densities,
-        SimpleNamespace(weights=SimpleNamespace(thresholds=np.zeros(1))),
-    )
+    phase = SimpleNamespace(weights=SimpleNamespace(thresholds=np.zeros(1)))
+    theory.densities, theory.problem = densities, SimpleNamespace(weights=phase.weights, parts=(phase,))
     runs = ensemble(np.exp(-TAU) * np.array([[0.9], [1.1]]))
     runs.weights = np.random.default_rng(0).uniform(-1, 1, (2, 5000))
     shown = SimpleNamespace(solution=theory, ensemble=runs, histogram=object())

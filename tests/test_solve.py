@@ -37,7 +37,12 @@ class Flat(Law):
     def solve(self, problem, asked):
         names = ("error", "m", "q", "overlap", "norm", "effective_step")
         return Solved(
-            dict.fromkeys(names, jnp.ones_like(asked.taus)), {}, None, (), None, jnp.asarray(UNESTIMATED)
+            dict.fromkeys(names, jnp.ones_like(asked.legs[0].taus)),
+            {},
+            None,
+            (),
+            None,
+            jnp.asarray(UNESTIMATED),
         )
 
 

@@ -138,6 +138,7 @@ def test_weights_that_leave_do_so_at_the_rate_of_their_drift():
     assert found.relaxation_time == pytest.approx(2 * D / 0.01**2, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_rounding_rule_never_gets_to_its_fixed_point():
     problem = Problem(noise_std=0.1, rule=DeterministicRounding(0.2, delta=1.5), run=Run(40.0, 9))
     found = fixed_point(problem)

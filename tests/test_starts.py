@@ -111,6 +111,7 @@ def test_predicted_and_simulated_pairs_meet(name, law):
     np.testing.assert_allclose(predicted, ensemble.error_mean, atol=4 * spread.max(), rtol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["mixture", "grid"])
 def test_a_linear_student_of_pairs_against_its_equation(law):
     """``d error / dtau = -2 lr error + lr^2 V`` from the error of the pairs."""
@@ -182,6 +183,7 @@ def test_a_start_around_the_teacher():
     assert problem_from_dict(problem_to_dict(problem)).start == problem.start
 
 
+@pytest.mark.slow
 def test_a_start_around_the_teacher_with_linear_weights():
     problem = Problem(Teacher.rademacher(0.8), Start.teacher(0.9, 0.2), rule=SGD(0.2), noise_std=0.2, run=RUN)
     exact, grid = solve(problem), solve(problem, law="grid")

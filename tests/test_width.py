@@ -60,7 +60,7 @@ def test_the_unquantized_student_has_a_closed_form():
 
 
 def test_what_is_given_does_not_vary():
-    problem = r1(teacher=Teacher.gaussian(1.0), run=Run(2.0, 3))
+    problem = r1(teacher=Teacher.rademacher(1.0), start=Start.gaussian(mean=0.5, std=1.0))
     drawn, taught = solve(problem, dim=100), solve(problem, dim=100, given=["teacher"])
     same = solve(problem, dim=100, given=["teacher", "start"])
     assert same.error_std[0] < 1e-6 < taught.error_std[0] < drawn.error_std[0]

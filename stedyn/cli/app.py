@@ -42,10 +42,7 @@ app = typer.Typer(
 
 Law = Annotated[str, typer.Option(help="How the limit is solved.", metavar="|".join(names()))]
 Dim = Annotated[int | None, typer.Option(help="Predict the spread of one run of this dimension, too.")]
-Given = Annotated[
-    str,
-    typer.Option(metavar="teacher,start", help="With --dim: what is the same in all runs.  [default: none]"),
-]
+Given = Annotated[str, typer.Option(metavar="teacher,start", help="With --dim: what all runs share.")]
 Tol = Annotated[float, typer.Option(help="Relative accuracy asked of the law.")]
 
 

@@ -46,7 +46,7 @@ def learning_curve(ax: Axes, solution: Any = None, ensemble: Any = None) -> Axes
         lowest, highest = mean.min(), mean.max()
     if solution is not None:
         error = np.asarray(solution.error)
-        if solution.spread is not None:
+        if getattr(solution, "spread", None) is not None:
             std, label = solution.error_std, f"one run, d = {solution.spread.dim} (standard deviation)"
             low, high = np.maximum(error - std, 0.0), error + std
             ax.fill_between(solution.tau, low, high, color=THEORY, alpha=0.2, lw=0, label=label)

@@ -225,12 +225,10 @@ class Solution(Result, eqx.Module):
         import pandas as pd  # slow to import
 
         columns = {"tau": np.asarray(self.tau)}
-        for name in CURVES:
+        for name in (*CURVES, "error_std"):
             curve = getattr(self, name)
             if curve is not None:
                 columns[name] = np.asarray(curve)
-        if self.error_std is not None:
-            columns["error_std"] = self.error_std
         if self.occupancy is not None:
             columns |= {f"occupancy_{k}": column for k, column in enumerate(np.asarray(self.occupancy).T)}
         return pd.DataFrame(columns)
@@ -238,8 +236,7 @@ class Solution(Result, eqx.Module):
     def to_dict(self) -> dict:
         """Plain numbers and lists: curve, plateaus, minimum, final error, law, estimate, status."""
         tau, error = self.minimum
-        wrong = self.classification_error
-        return ({} if wrong is None else {"classification_error": np.asarray(wrong).tolist()}) | {
+        return {
             "tau": np.asarray(self.tau).tolist(),
             "error": np.asarray(self.error).tolist(),
             "m": np.asarray(self.m).tolist(),
@@ -249,10 +246,11 @@ class Solution(Result, eqx.Module):
             "minimum": {"tau": tau, "error": error},
             "final_error": self.final_error,
             "law": self.law,
-            **({} if self.ptq_error is None else {"ptq_error": np.asarray(self.ptq_error).tolist()}),
-            **({} if self.kappa is None else {"kappa": np.asarray(self.kappa).tolist()}),
-            **({} if self.range is None else {"range": np.asarray(self.range).tolist()}),
-            **({} if self.mean_mode is None else {"mean_mode": np.asarray(self.mean_mode).tolist()}),
+            **{
+                name: np.asarray(curve).tolist()
+                for name in ("classification_error", "ptq_error", "kappa", "range", "mean_mode")
+                if (curve := getattr(self, name)) is not None
+            },
             "error_estimate": None if self.error_estimate is None else float(self.error_estimate),
             "status": str(self.status),
         }
