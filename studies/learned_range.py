@@ -90,8 +90,9 @@ def figure(table: pd.DataFrame) -> plt.Figure:
     return fig
 
 
-def main(quick: bool = False, out: Path | None = None) -> pd.DataFrame:
-    folder = Path(__file__).parents[1] / "data" if out is None else Path(out)
+def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
+    """Write ``learned_range.csv`` and ``.png``; return the table, one row a way to move the range."""
+    folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_enable_x64", True)
     bits, tau, tol, dim, seeds = ((2,), 4.0, 0.2, 0, 0) if quick else (BITS, 60.0, 1e-2, 1000, 6)
@@ -114,4 +115,5 @@ def main(quick: bool = False, out: Path | None = None) -> pd.DataFrame:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="2 bits, a short run, no simulation")
+    parser.add_argument("--out", default="data", help="folder of the results")
     main(**vars(parser.parse_args()))
