@@ -102,7 +102,7 @@ def solve(
         fail("given", "none without a dim", given, "give the dim of the runs")
     if dim is not None:
         check_width(problem, given)
-        if law == "fluid":
+        if not LAWS[law].densities:
             fail("law", "'grid' or 'mixture' with dim", law, "choose one of these")
     if LAWS[law].densities and taus.size > MOST_TIMES:
         fail("run.points", f"at most {MOST_TIMES} saved times for the law {law!r}, which makes a step to each",
