@@ -25,7 +25,8 @@ import jax
 import numpy as np
 
 from ..checks import InputError, fail, is_traced, whole
-from ..problem.populations import Start, Teacher
+from ..inputs.samples import Samples
+from ..problem.populations import Covariance, Start, Teacher
 from ..problem.problem import Problem
 from ..quantizers.padded import padded
 from .laws.grid import GridFlow
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 STEPS, AT_ONCE, CELLS, CLASSES, FEWER_CLASSES = 200, 64, 400, 32, 8
 #: Cells of one teacher value without a quantizer, where a closed form is met to 4e-5.
 MORE_CELLS = 3200
+#: Variances of a power law that are taken as they are.
+MOST_VALUES = 2**22
 #: What of a run may be given, instead of drawn anew for every seed.
 GIVEN = ("teacher", "start")
 
@@ -113,6 +116,19 @@ def with_spread(solution: Solution, dim: int, given: Sequence[str] = ()) -> Solu
     return dataclasses.replace(solution, spread=spread)
 
 
+def at_width(problem: Problem, dim: int) -> Problem:
+    """The problem with the ``dim`` variances that every run has, where the limit has a power law of them.
+
+    Squares of variances decide how far a run strays, and they may have no mean: that of ``dim`` values is another.
+    """
+    if problem.covariance.kind != "power-law":
+        return problem
+    if dim > MOST_VALUES:
+        fail("dim", f"at most {MOST_VALUES} with a power law of variances", dim, "lower it, or leave it out")
+    values = Samples(np.asarray(problem.covariance.values(dim)))
+    return dataclasses.replace(problem, covariance=Covariance("file", None, None, values))
+
+
 def _as_it_is(data, dim: int) -> bool:
     """Whether every run has the same measured values."""
     return data is not None and data.values.size == dim
@@ -122,12 +138,12 @@ def _covariance(solution: Solution, dim: int, times, given) -> np.ndarray:
     """Covariance of ``xi`` at any times (T, T), on the steps of a solution."""
     problem = solution.problem
     tau, V, at = _steps_of(solution, times)
+    problem = at_width(problem, dim)
     classes = CLASSES if problem.covariance.kind == "identity" else FEWER_CLASSES
     smooth = problem.weights.is_none and problem.teacher.kind in ("constant", "rademacher")
-    cells = MORE_CELLS if smooth else CELLS
-    sizes = first_mesh(problem, None, None, foldable=False)[1]
-    each = max(16, int(cells / np.sum(sizes)) // 2 * 2)
-    mesh, sizes, _ = first_mesh(problem, each, classes, foldable=False)
+    mesh, sizes, _ = first_mesh(problem, None, classes, foldable=False)
+    each = int((MORE_CELLS if smooth else CELLS) / np.sum(sizes))
+    mesh = mesh._replace(cells=max(16, each // 2 * 2))
     shape = mesh._replace(cells=filled(int(np.sum(cells_of(sizes, mesh.cells, np)))))
     none = np.zeros(3, bool)
     law = make_compiled(padded(problem), tau[-1], none, np.asarray(mesh.cells), shape).laws[0]
@@ -177,7 +193,7 @@ def _means(problem: Problem, dim: int, law: GridFlow, start, given) -> np.ndarra
     own = group if fixed or (problem.paired and "teacher" in given) else np.zeros(group.size)
     keys = [own, np.asarray(limit.unit) * np.ones(group.size)]
     keys += [np.asarray(limit.teacher)] if "teacher" in given else []
-    _, number = np.unique(np.stack(keys), axis=1, return_inverse=True)
+    number = np.unique(np.stack(keys), axis=1, return_inverse=True)[1].ravel()  # NumPy 2.0.0: not flat
     size = int(number.max()) + 1
     cells, times = mass.shape[0], start.shape[2]
     weight, summed = np.zeros((size, cells)), np.zeros((size, cells, times))
