@@ -67,6 +67,16 @@ def test_a_small_simulation_follows_it(solution):
     assert np.all(np.abs(gap) < 4.5), gap
 
 
+def test_a_range_that_nearly_collapses_and_comes_back():
+    """The weights know little of the teacher at first: the range falls to a hundredth, and grows with what they learn."""
+    problem = r12(1.0, MovingRange("learned", lr=400.0), weights=Quantizer(3, 0.3, kind="mid-tread"),
+                  run=Run(taus=[0.0, 0.01, 0.02, 1.0]))  # fmt: skip
+    predicted = solve(problem, tol=5e-2, densities=[1.0])  # the program of `solution`
+    assert predicted.status.ok
+    assert predicted.range[1:3].min() < 0.05 * predicted.range[0]
+    assert predicted.range[-1] > 0.3 * predicted.range[0]
+
+
 def test_a_saved_solution_keeps_its_range(tmp_path, solution):
     again = load(solution.save(tmp_path / "a.npz"))
     np.testing.assert_array_equal(again.range, solution.range)
@@ -283,6 +293,26 @@ def test_limit_and_simulation(name):
     spread = ensemble.range.std(0, ddof=1) / 8**0.5
     gap = np.abs(ensemble.range.mean(0) - predicted.range[1:])
     assert np.all(gap < 4.5 * spread + 1e-6 * predicted.range[1:]), (gap, spread)
+
+
+@pytest.mark.slow
+def test_a_range_that_nearly_collapses_agrees_with_the_simulation():
+    """From 0.75 it falls to 0.08 before the weights know enough, at a width at which it does not reach 0."""
+    problem = Problem(
+        Teacher.gaussian(1.0),
+        noise_std=0.1,
+        weights=Quantizer(2, 0.75),
+        rule=SGD(0.1),
+        run=Run(taus=[0.0, 0.5, 1.0, 2.0, 5.0]),
+        range_rule=MovingRange("learned", lr=5.0),
+    )
+    predicted, ensemble = solve(problem), simulate(problem, dim=8000, seeds=6, seed=50)
+    assert predicted.range[2] == pytest.approx(0.082, rel=1e-2)
+    for name in ("range", "error"):
+        values = getattr(ensemble, name)[:, 1:]
+        spread = values.std(0, ddof=1) / 6**0.5
+        gap = np.abs(values.mean(0) - getattr(predicted, name)[1:])
+        assert np.all(gap < 4.5 * spread), (name, gap, spread)
 
 
 @pytest.mark.slow

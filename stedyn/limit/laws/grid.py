@@ -178,18 +178,19 @@ class GridFlow(eqx.Module):
         return jnp.sum(jnp.abs(miss) * weight) / jnp.sum(weight)
 
     def rates(
-        self, order: Order, tau, push: Float[Array, " C"] | float = 0.0, shrinking=0.0
+        self, order: Order, tau, push: Float[Array, " C"] | float = 0.0, shrinking=0.0, carried=0.0
     ) -> tuple[Float[Array, "F C"], Float[Array, "F C"]]:
         """Rates of crossing every inner face upwards and downwards, per unit mass and ``tau``.
 
-        ``push`` is a further drift of every class, ``shrinking`` a further rate at which weights decay.
+        ``push`` is a further drift of every class, ``shrinking`` a further rate at which weights decay, ``carried`` the
+        velocity of the cells along the way from centre to centre.
         """
         limit = self.limit
         a, b, D, _ = limit.coefficients(order, tau)
         half = jnp.maximum(0.5 * D, 1e-30)
         work = (a * limit.teacher + push) * self.span[:, None] - b * self.pull[:, None]
         decay = limit.decay(tau) + shrinking
-        up, down = bernoulli((work - (decay * self.shrink)[:, None]) / half)
+        up, down = bernoulli((work - (decay * self.shrink + carried)[:, None]) / half)
         return half * up * self.rise[:, None], half * down * self.fall[:, None]
 
     def __call__(self, tau, mass, memory=None) -> Float[Array, "N C"]:

@@ -21,6 +21,8 @@ MOVES = 1e-3
 #: Features that lie closer, in distances of levels, are one.
 SAME = 1e-9
 _BISECTIONS = 200
+#: How much farther than levels and range the cells go that move with it.
+CORE = 1.25
 #: Shares of the four coordinates of `faces_of` among the cells of an interval.
 SHARES = np.array([0.2, 0.2, 0.4, 0.2])[:, None]
 
@@ -57,7 +59,7 @@ def faces_of(
     logarithmic distance to the feature, in layers and twice in units of the bulk; and everywhere
     ``arcsinh`` of the distance to the start in its standard deviations. The layer is
     ``D / (2 b step)`` at the smallest residual variance the problem allows and the smallest rate that still moves
-    weights.
+    weights. ``reach`` are multiples of a range that moves, for which the mesh of `laws.moving` is meant.
     """
     centre, spread = _start_scale(limits[0])
     centre += _shift(limits[0], centre, spread) if limits[0].has_mean else 0.0
@@ -66,9 +68,11 @@ def faces_of(
     hard = jnp.sort(
         jnp.concatenate([_features(limit, own.gap) for limit, own in zip(limits, extents, strict=True)])
     )
-    for unit in () if reach is None else reach:
+    for scale in () if reach is None else reach:
         times = _rate_times(limits[0], horizon)
-        extents.append(_extent(limits[0].scaled(unit), centre / unit, spread / unit, horizon, *times))
+        own = _extent(limits[0].scaled(scale), centre / scale, spread / scale, horizon, *times)
+        slack = core_of(limits[0]) * (1 - scale)
+        extents.append(own._replace(low=scale * own.low - slack, high=scale * own.high + slack))
     layer, low = (functools.reduce(jnp.minimum, [own[k] for own in extents]) for k in (0, 2))
     high = functools.reduce(jnp.maximum, [extent.high for extent in extents])
     bulk = jnp.maximum(spread, gap)
@@ -119,6 +123,14 @@ def faces_of(
     left, right = jax.lax.fori_loop(0, _BISECTIONS, halve, (below, above))
     faces = jnp.where(place == 0, below, 0.5 * (left + right))
     return jnp.where(place >= each, high + (high - low) * (place - each), faces), high
+
+
+def core_of(limit: Limit) -> Float[Array, ""]:
+    """How far from 0 a mesh moves in proportion to a range that moves: a little beyond levels and statistics of it."""
+    edges = [limit.range, limit.levels[0], limit.levels[-1]]
+    if limit.range_rule is not None and limit.range_rule.percentile is not None:
+        edges.append(limit.range / limit.range_rule.factor)
+    return CORE * jnp.max(jnp.abs(jnp.stack(edges)))
 
 
 class _Extent(NamedTuple):

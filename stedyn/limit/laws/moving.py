@@ -1,10 +1,10 @@
 r"""The ``grid`` law with a range that moves (``docs/moving-ranges.md``).
 
-State: ``(mass, scale, speed)``: cell masses in ``u = w / scale``, the range over that of the problem, and
-``d ln(scale) / dtau``. In ``u`` levels and thresholds stand still, so that the mesh can be fine where it has to be; a
-range that grows acts on ``u`` as weight decay does:
-
-    ``du = [ (a c - b scale psi(u)) / scale - (lr weight_decay + speed) u ] dtau + sqrt(D) / scale dB``.
+State: ``(mass, scale, speed)``: cell masses, the range over that of the problem, and ``d ln(scale) / dtau``. The cells
+around levels and thresholds move in proportion to the range, so that the mesh can be fine where it has to be; those
+farther out move along without changing their width, so that a range that shrinks does not carry the densities through
+them. The face at ``x`` of the mesh at ``scale = 1`` lies at ``scale clip(x) + x - clip(x)``, with ``clip`` to the
+`mesh.core_of`, and the flux through it is that relative to its own velocity.
 
 All range rules are one equation ``miss(mass, scale, speed) = 0``: a differential equation of a learned range, and for
 others what holds at every time. A step is one linearly implicit step of the masses, with one Newton step for ``speed``.
@@ -12,6 +12,7 @@ others what holds at every time. A step is one linearly implicit step of the mas
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import equinox as eqx
@@ -28,25 +29,29 @@ from ..limit import Limit
 from .fluxes import implicit, velocity
 from .grid import GridFlow
 from .masses import start_masses
+from .mesh import core_of
 
 #: Start classes from which the range of the start is taken, and bisections for it.
 STARTS, BISECTIONS = 4000, 60
 #: Ranges, over that of the problem, between which a fast range is looked for at the start, and how many.
 FASTEST, SCANNED = 64.0, 241
-#: By which factor a range is expected to move, at first.
-REACH = 4.0
+#: Between which multiples of its start a range is expected, at first; how far it falls matters little.
+REACH = np.array([1 / 64, 4.0])
 
 State = tuple[Float[Array, "N C"], Float[Array, ""], Float[Array, ""]]
 
 
 class MovingFlow(GridFlow):
-    """The grid law in ``u``; ``limit`` is that at ``scale = 1``.
+    """The grid law on cells that move; what it inherits is that at ``scale = 1``, `at` gives that at another.
 
-    ``seen (k, N)`` are cell averages: of ``E[e | u]`` and ``E[psi e | u]`` at ``scale = 1`` for the estimate ``e`` of
-    ``dpsi/dR``, or of the statistic that gives the range, whose mean is ``target``.
+    ``core, rest (N+1,)`` are the parts of the faces that move in proportion to the range, and that do not. ``seen
+    (2, N)`` are cell averages of ``E[e | w]`` and ``E[psi e | w]`` at ``scale = 1`` for the estimate ``e`` of
+    ``dpsi/dR``; for a percentile, the part of a cell that it counts. ``target`` is the statistic that is held.
     """
 
     moving: MovingRange
+    core: Float[Array, " N+1"]
+    rest: Float[Array, " N+1"]
     seen: Float[Array, "k N"]
     target: Float[Array, ""]
     unit: Float[Array, ""]
@@ -62,20 +67,22 @@ class MovingFlow(GridFlow):
         super().__init__(limit.scaled(unit), cells, horizon, coarse, shape, reach)
 
     def _at_start(self, limit, wall):
-        moving, inner = self.moving, self.faces[1:-1]
+        moving, edge = self.moving, core_of(limit)
+        self.core = jnp.clip(self.faces, -edge, edge)
+        self.rest = self.faces - self.core
         self.width, self.target, self.begin = limit.range * self.unit, jnp.zeros(()), jnp.ones(())
         self.seen = self._seen(limit)
         if moving.schedule is not None:
             self.begin = jnp.asarray(moving.schedule(jnp.zeros(()))) * 1.0
 
         def masses(scale):
-            mass = start_masses(limit.scaled(scale), inner, wall)
+            mass = start_masses(limit, (scale * self.core + self.rest)[1:-1], wall)
             return jnp.broadcast_to(mass, (mass.shape[0], limit.teacher.size))
 
         if moving.kind == "fast-learned":
             self.begin = _first_zero(lambda scale: self._force(limit, masses(scale), scale))
         if moving.measured:
-            self.target = (self.seen @ masses(1.0))[0] @ limit.share
+            self.target = self._statistic(self.faces) @ (masses(1.0) @ limit.share)
         return masses(self.begin)
 
     def check(self) -> None:
@@ -101,22 +108,25 @@ class MovingFlow(GridFlow):
             slope = limit.pieces.first[jnp.searchsorted(limit.pieces.breaks, w, side="right"), 1]
             product = w * self.first + slope * h**2 / 12
             return jnp.stack([self.first - w * inside, self.second - product * inside]) / size
-        if moving.kind == "absmean":
-            low, high = self.faces[:-1], self.faces[1:]
-            across = 0.5 * (low**2 + high**2) / h
-            return jnp.where((low < 0) & (high > 0), across, jnp.abs(w))[None]
-        if moving.kind == "rms":
-            return (w**2 + h**2 / 12)[None]
         if moving.kind == "percentile":
             edge = limit.range / moving.factor
             return part(-edge, edge)[None]
-        return jnp.zeros((1, w.size))
+        return jnp.zeros((0, w.size))
+
+    def _statistic(self, faces):
+        """Cell averages (N,) whose mean, over ``scale`` to their degree, a range in proportion to it keeps."""
+        low, high = faces[:-1], faces[1:]
+        if self.moving.kind == "absmean":
+            across = 0.5 * (low**2 + high**2) / (high - low)
+            return jnp.where((low < 0) & (high > 0), across, 0.5 * jnp.abs(low + high))
+        if self.moving.kind == "rms":
+            return (low**2 + low * high + high**2) / 3
+        return self.seen[0]
 
     def _force(self, limit: Limit, mass, scale) -> Float[Array, ""]:
-        """``<(k1 w* - k2 psi) e> - decay R`` of a learned range, at ``limit`` in units of ``scale = 1``."""
-        at = limit.scaled(scale)
+        """``<(k1 w* - k2 psi) e> - decay R`` of a learned range."""
         e, product = self.seen @ mass
-        mean = (at.share * at.unit) @ (at.k1 * at.teacher * e - at.k2 * product)
+        mean = (limit.share * limit.unit) @ (limit.k1 * limit.teacher * e - limit.k2 * scale * product)
         return mean - self.moving.decay * self.width * scale
 
     def miss(self, mass, scale, speed, tau) -> Float[Array, ""]:
@@ -125,20 +135,39 @@ class MovingFlow(GridFlow):
         if moving.schedule is not None:
             return scale - moving.schedule(tau)
         if moving.measured:
-            return (self.seen @ mass)[0] @ self.limit.share - self.target
+            mean = self._statistic(scale * self.core + self.rest) @ (mass @ self.limit.share)
+            return mean - self.target * scale ** {"absmean": 1, "rms": 2, "percentile": 0}[moving.kind]
         force = self._force(self.limit, mass, scale)
         return force if moving.kind == "fast-learned" else self.width * scale * speed - moving.lr * force
 
-    def at(self, scale) -> GridFlow:
-        """The law of the masses at a fixed scale."""
-        return eqx.tree_at(lambda law: law.limit, self, self.limit.scaled(scale))
+    def at(self, scale) -> MovingFlow:
+        """The law with the cells and levels at a scale."""
+        faces = scale * self.core + self.rest
+        h, w = jnp.diff(faces), 0.5 * (faces[1:] + faces[:-1])
+        first, second, gap = scale * self.first, scale**2 * self.second, 0.5 * (h[:-1] + h[1:])
+
+        def way(value):
+            return 0.5 * (h[:-1] * value[:-1] + h[1:] * value[1:])
+
+        rise, fall = (jnp.where(self.rise > 0, 1 / (gap * side), 0.0) for side in (h[:-1], h[1:]))
+        parts = faces, first, second, gap, way(first), way(w), rise, fall
+        names = "faces", "first", "second", "span", "pull", "shrink", "rise", "fall"
+        return eqx.tree_at(operator.attrgetter(*names), self, parts)
+
+    def _rates(self, order, tau, scale, speed):
+        """`rates` through faces of cells that move."""
+        law = self.at(scale)
+        h, core = law.widths, 0.5 * (self.core[1:] + self.core[:-1])
+        carried = 0.5 * scale * speed * (h[:-1] * core[:-1] + h[1:] * core[1:])
+        return law.rates(order, tau, carried=carried)
 
     def start(self) -> State:  # type: ignore[override]
         return self.initial, self.begin, jnp.zeros(())
 
     def error(self, state: State) -> Float[Array, ""]:
         mass, scale, _ = state
-        return jnp.sum(self.at(scale).error_weights * mass)
+        parts = scale * self.first, scale**2 * self.second
+        return jnp.sum(eqx.tree_at(operator.attrgetter("first", "second"), self, parts).error_weights * mass)
 
     def order(self, state: State, memory=None) -> Order:
         return self.limit.order(self.error(state))._replace(memory=memory)
@@ -150,7 +179,7 @@ class MovingFlow(GridFlow):
 
     def __call__(self, tau, state: State, memory=None) -> State:  # type: ignore[override]
         mass, scale, speed = state
-        up, down = GridFlow.rates(self.at(scale), self.order(state, memory), tau, shrinking=speed)
+        up, down = self._rates(self.order(state, memory), tau, scale, speed)
         return velocity(up, down, mass), scale * speed, jnp.zeros(())
 
     def advance(self, tau, step, state: State, memory=None) -> State:  # type: ignore[override]
@@ -161,8 +190,7 @@ class MovingFlow(GridFlow):
             speed = jnp.log(self.moving.schedule(end) / scale) / step
 
         def rates(speed):
-            law = self.at(scale * jnp.exp(step * speed))
-            return GridFlow.rates(law, order, end, shrinking=speed)
+            return self._rates(order, end, scale * jnp.exp(step * speed), speed)
 
         def miss(mass, speed):
             return self.miss(mass, scale * jnp.exp(step * speed), speed, end)
@@ -185,20 +213,19 @@ class MovingFlow(GridFlow):
         mass, scale, _ = state
 
         def one(mass, scale):
+            faces = scale * self.core + self.rest
             below = jnp.concatenate([jnp.zeros((1, mass.shape[1])), jnp.cumsum(mass, axis=0)])
-            inner = jax.vmap(lambda cdf: jnp.interp(self.faces[1:-1] / scale, self.faces, cdf), 1, 1)(below)
+            inner = jax.vmap(lambda cdf: jnp.interp(self.faces[1:-1], faces, cdf), 1, 1)(below)
             return jnp.diff(jnp.concatenate([below[:1], inner, below[-1:]]), axis=0)
 
         return jax.lax.map(lambda both: one(*both), (mass, scale))
 
     def observe(self, tau, state: State, memory=None) -> dict[str, Any]:
         mass, scale, _ = state
-        found = self.sums(mass)
-        one = jnp.ones(())
-        units = [scale, scale**2, scale, scale**2]
-        units += [one] * (self.saturated is not None) + [1 / scale] * (self.flips is not None)
-        sums = found["sums"] * jnp.stack(units)[:, None]
-        return found | dict(sums=sums, error=self.error(state), memory=memory, range=self.width * scale)
+        found = self.at(scale).sums(mass)
+        if self.flips is not None:
+            found["sums"] = found["sums"].at[-1].divide(scale)
+        return found | dict(error=self.error(state), memory=memory, range=self.width * scale)
 
     def curves(self, tau, seen) -> dict[str, Array]:
         out = super().curves(tau, seen)
@@ -249,23 +276,20 @@ def reach_of(problem, horizon) -> tuple[np.ndarray, ...]:
     rule = problem.range_rule
     if rule is None:
         return ()
-    if rule.schedule is None:
-        return (np.array([1 / REACH, REACH]),)
-    if is_traced(rule.schedule(0.0)):
-        return (np.array([1 / REACH, REACH]),)
+    if rule.schedule is None or is_traced(rule.schedule(0.0)):
+        return (REACH,)
     path = np.asarray(jax.vmap(rule.schedule)(horizon * jnp.linspace(0.0, 1.0, 513))) * 1.0
     return (np.array([path.min(), path.max()]),)
 
 
 def within(problem, reach, curves, xp):
-    """Whether the range stayed where it was expected, and where it is to be expected then."""
+    """Whether the range stayed below what was expected, and where it is to be expected then."""
     if not reach:
         return True, reach
     path = curves["range"]
     begin = path[0] if problem.range_rule.measured else problem.weights.range
-    low, high = xp.min(path) / begin, xp.max(path) / begin
-    (old,) = reach
-    inside = (low >= old[0] * (1 - 1e-6)) & (high <= old[1] * (1 + 1e-6))
+    (old,), high = reach, xp.max(path) / begin
+    inside = high <= old[1] * (1 + 1e-6)
     if xp is jnp:
         return inside, reach
-    return bool(inside), (np.array([min(old[0], low / 2), max(old[1], 2 * high)]) if not inside else old,)
+    return bool(inside), (old if inside else np.array([old[0], 2 * high]),)
