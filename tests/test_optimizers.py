@@ -286,9 +286,11 @@ def test_a_file_gives_the_rule_back(rule):
 
 
 REFUSED = {
-    r"rule\.momentum: expected a rule that is linear .* 'sign'; remove it": lambda: Sign(0.1, momentum=0.9),
-    r"rule\.momentum: expected a rule that is linear": lambda: problem_from_dict(
-        {"rule": {"kind": "stochastic-rounding", "delta": 0.1, "momentum": 0.5}}
+    r"rule\.momentum: expected 'sgd', .* the rule 'signum'.* 'sign'; remove it": lambda: Sign(
+        0.1, momentum=0.9
+    ),
+    r"rule\.momentum: expected 'sgd'": lambda: problem_from_dict(
+        {"rule": {"kind": "deterministic-rounding", "delta": 0.1, "momentum": 0.5}}
     ),
     r"momentum: expected a number from 0 up to, but not including, 1, found 1": lambda: SGD(
         0.1, momentum=1.0
@@ -299,7 +301,7 @@ REFUSED = {
     ),
     r"beta1: expected a number from 0": lambda: Adam(beta1=1.0),
     r"rule\.memory: expected at least 1/d": lambda: simulate(r13(rule=Adam(memory=1e-3)), dim=10),
-    r"rule\.momentum: expected a rule that is linear .* 'adam'": lambda: Adam(momentum=0.9),
+    r"rule\.momentum: expected 'sgd', .* 'adam'": lambda: Adam(momentum=0.9),
     r"dampening: expected none without momentum": lambda: SGD(0.1, dampening=0.5),
     r"nesterov: expected none without momentum": lambda: SGD(0.1, nesterov=True),
     r"nesterov: expected true or false": lambda: SGD(0.1, momentum=0.5, nesterov=1),

@@ -118,6 +118,8 @@ def solve(
         problem.steady("law = 'fluid'")
     curves, counts, kept, path, estimate, code = LAWS[law].solve(problem.timeless, asked)
     curves = {n: (c if traced else np.asarray(c))[: taus.size] for n, c in curves.items()}
+    if not all(part.rule.sized for part in problem.parts):
+        curves.pop("flip_rate", None)
     if not traced:
         told = ""
         if np.any(np.asarray(curves.get("kappa", 0.0)) >= LARGEST_KAPPA):

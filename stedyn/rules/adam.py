@@ -181,7 +181,7 @@ class _Normalized(Response):
         if rule.rounding == "stochastic":
             delta = jnp.asarray(rule.delta)
             part = s * (1 - rule.beta1) / delta
-            D = D + delta**2 * fraction_variance(rule.beta1, part, order.V, transform)
+            D = D + delta**2 * fraction_variance(rule.beta1, False, part, order.V, transform)
         return Coefficients(order.gain * s * inputs.k1, s * inputs.k2, D, size)
 
     def _nearest(self, s, order):

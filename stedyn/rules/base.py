@@ -113,6 +113,11 @@ class Rule(eqx.Module):
         return 1.0
 
     @property
+    def sized(self) -> bool:
+        """Whether the mean size ``E|U|`` of its moves is known, and with it the flip rate."""
+        return True
+
+    @property
     def fading(self) -> Float[Array, ""] | float | None:
         """Rate in ``tau`` at which what the limit remembers is forgotten; None if it remembers nothing."""
         return None

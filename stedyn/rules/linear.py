@@ -13,14 +13,14 @@ from jaxtyping import Array, Float
 from ..checks import fail, finite, is_traced, nonnegative
 from ..inputs.moments import InputMoments
 from .base import Coefficients, GradientResponse, Response
-from .momentum import Linear, log_transform
+from .momentum import WithMomentum, log_transform
 from .quadrature import Profile
 from .schedules import Schedule, as_schedule, check_schedule
 
 _ROOT, _ROOT_TWO = float(np.sqrt(2 / np.pi)), float(np.sqrt(2))
 
 
-class SGD(Linear):
+class SGD(WithMomentum):
     """Stochastic gradient descent: ``U = lr r phi``, so ``a = lr k1``, ``b = lr k2``, ``D = lr^2 k2 V / B``.
 
     With momentum the limit is that at ``lr (1 - dampening) / (1 - momentum)``.
@@ -32,7 +32,7 @@ class SGD(Linear):
     lr, weight_decay, batch, schedule
         See `Rule`.
     momentum, dampening, nesterov
-        See `stedyn.rules.momentum.Linear`.
+        See `stedyn.rules.momentum.WithMomentum`.
     """
 
     kind: ClassVar[str] = "sgd"
@@ -48,12 +48,6 @@ class SGD(Linear):
     def profile(self, s, tau):
         lr = self.rate(tau)
         return Profile(jnp.full_like(s, 1.0) * lr, (lr * s) ** 2, _ROOT * lr * s)
-
-    def gradient(self, r, phi, u, tau):
-        return r * phi
-
-    def log_transform(self, t, V, inputs, tau):
-        return self.batch * log_transform(t * V / self.batch**2, inputs)
 
     def response(self, inputs):
         if self.batch == 1:
@@ -83,7 +77,7 @@ def _fraction(name: str, value):
     return value
 
 
-class Shrinkage(Linear):
+class Shrinkage(WithMomentum):
     """SGD with a shrunken gradient: ``U = lr (q r phi + s z)``, ``z ~ N(0, 1)`` (arXiv 2508.07142).
 
     ``a = lr E[q] k1``, ``b = lr E[q] k2``, ``D = lr^2 (E[q^2] k2 V / B + s^2)``. Without noise a constant
@@ -94,7 +88,7 @@ class Shrinkage(Linear):
     lr, weight_decay, batch, schedule
         See `Rule`.
     momentum, dampening, nesterov
-        See `stedyn.rules.momentum.Linear`; they act on the shrunken gradient.
+        See `stedyn.rules.momentum.WithMomentum`; they act on the shrunken gradient.
     q : float
         Shrinkage factor in (0, 1].
     q_min : float, optional

@@ -43,5 +43,6 @@ def check_momentum(kind: str, given: Iterable[str], takes: Container[str]) -> No
     """Refuse momentum for a rule that has none, with the reason."""
     for name in given:
         if name in _MOMENTUM and name not in takes:
-            fail(f"rule.{name}", "a rule that is linear in the gradient ('sgd', 'shrinkage'): the limit of others with "
-                 "momentum is a sum over all that they remember, which is not derived", kind, "remove it")  # fmt: skip
+            fail(f"rule.{name}", "'sgd', 'shrinkage', 'quantized-gradient' or 'stochastic-rounding' (the sign of a "
+                 "buffer is the rule 'signum'; the limit of others with momentum is a sum over all that they remember, "
+                 "which is not derived)", kind, "remove it")  # fmt: skip

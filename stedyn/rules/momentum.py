@@ -4,7 +4,8 @@ With the gradient ``g``, weight decay included, a step is
 
     ``v <- momentum v + (1 - dampening) g``,  ``U = lr v``,   or   ``U = lr (g + momentum v)`` with ``nesterov``.
 
-In the limit that is the rule without momentum at ``lr (1 - dampening) / (1 - momentum)`` (``docs/optimizers.md``).
+In the limit that is the rule without momentum at ``lr (1 - dampening) / (1 - momentum)``, whatever gives ``g``
+(``docs/optimizers.md``).
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def _momentum(value):
     return value if is_traced(value) or np.any(np.asarray(value or 0.0) != 0) else None
 
 
-class Linear(Rule):
-    """A rule that moves by ``lr`` times a `gradient`, which is linear in ``r phi`` on average and in its mean square.
+class WithMomentum(Rule):
+    """A rule that moves by ``lr`` times a `gradient`, or a buffer of them.
 
     Parameters
     ----------
@@ -87,11 +88,15 @@ class Linear(Rule):
 
     def gradient(self, r, phi, u, tau):
         """What ``lr`` multiplies, before momentum."""
-        raise NotImplementedError
+        return r * phi
+
+    def placed(self, move, u):
+        """The move that is made of ``lr`` times the buffer."""
+        return move
 
     def log_transform(self, t, V, inputs: InputMoments, tau):
-        """``ln E exp(-t s^2)``, ``s^2`` the variance of the `gradient` given all but the residuals."""
-        raise NotImplementedError
+        """``ln E exp(-t s^2)``, ``s^2`` the variance of a Gaussian `gradient` given all but the residuals."""
+        return self.batch * log_transform(t * V / self.batch**2, inputs)
 
     @property
     def gain(self):
@@ -114,7 +119,7 @@ class Linear(Rule):
         decay = self.weight_decay / jnp.sqrt(jnp.float32(seen.dim))
         g = self.gradient(seen.r, seen.phi, seen.u, seen.tau) - decay * seen.w
         v = beta * own + jnp.where(seen.tau > 0, 1 - self.dampening, 1.0) * g
-        return lr * (g + beta * v if self.nesterov else v), v
+        return self.placed(lr * (g + beta * v if self.nesterov else v), seen.u), v
 
     def with_memory(self, response: Response, inputs: InputMoments) -> Response:
         """The response with momentum, from that without at the same `rate`."""
@@ -129,7 +134,7 @@ class _Remembering(Response):
     """
 
     single: Response
-    rule: Linear
+    rule: WithMomentum
     inputs: InputMoments
 
     def __call__(self, order, tau):
@@ -143,13 +148,16 @@ class _Remembering(Response):
         return self.single(order, tau)._replace(mean_abs=lr * size)
 
 
-def mean_size(beta, nesterov: bool, V, log_transform) -> Float[Array, ""]:
-    """``E|v|`` of ``v <- beta v + g``, or of ``g + beta v``; ``log_transform(t, V)`` as in `Linear`."""
-    V = jnp.maximum(V, 0.0)
+def _squares(beta, nesterov: bool) -> Float[Array, " n"]:
+    """Squares of what the gradients of the steps before count."""
     c = beta ** jnp.arange(_TERMS)
-    if nesterov:
-        c = (beta * c).at[0].add(1.0)
-    square = c**2
+    return ((beta * c).at[0].add(1.0) if nesterov else c) ** 2
+
+
+def mean_size(beta, nesterov: bool, V, log_transform) -> Float[Array, ""]:
+    """``E|v|`` of ``v <- beta v + g``, or of ``g + beta v``; ``log_transform(t, V)`` as in `WithMomentum`."""
+    V = jnp.maximum(V, 0.0)
+    square = _squares(beta, nesterov)
     left = square[-1] * beta**2 / (1 - beta**2)  # of all steps before
     alive = V > 0
     V = jnp.where(alive, V, 1.0)
@@ -167,15 +175,15 @@ def mean_size(beta, nesterov: bool, V, log_transform) -> Float[Array, ""]:
     return jnp.where(alive, np.sqrt(2 / np.pi) * root * jnp.sqrt(total), 0.0)
 
 
-def fraction_variance(beta, part, V, log_transform) -> Float[Array, ""]:
-    """``E[f (1 - f)]``, ``f`` the fractional part of ``part v``, ``v <- beta v + g``; the rest as of `mean_size`.
+def fraction_variance(beta, nesterov: bool, part, V, log_transform) -> Float[Array, ""]:
+    """``E[f (1 - f)]``, ``f`` the fractional part of ``part`` times what `mean_size` has the size of.
 
     ``sum_(n>0) (1 - E cos(2 pi n part v)) / (pi n)^2``, where the average is ``E exp(-(2 pi n part)^2 S / 2)``, ``S``
     the variance of ``v`` given all inputs; the many terms at large ``n`` are an integral over ``ln n``.
     """
     V = jnp.maximum(V, 0.0)
     t = 0.5 * (2 * np.pi * jnp.asarray(_HARMONICS) * part) ** 2
-    square = beta ** (2 * jnp.arange(_TERMS))
+    square = _squares(beta, nesterov)
     log = lax.fori_loop(0, _TERMS, lambda k, log: log + log_transform(square[k] * t, V), jnp.zeros_like(t))
     return -jnp.expm1(log) @ jnp.asarray(_HARMONIC_WEIGHTS)
 

@@ -10,10 +10,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..checks import InputError, UnknownKeyword, fail, is_traced, positive
+from ..inputs.moments import InputMoments
 from ..quantizers.pieces import gaussian_moments, partial_moments
 from ..quantizers.quantizer import Quantizer
 from . import lattice
-from .base import Rule
+from .base import Coefficients, GradientResponse, Response, Rule
+from .momentum import WithMomentum, fraction_variance, mean_size
 from .quadrature import Profile
 
 _ROOT = float(np.sqrt(2 / np.pi))
@@ -43,17 +45,21 @@ def _quantizer(value: Any) -> Quantizer:
     return value
 
 
-class QuantizedGradient(Rule):
+class QuantizedGradient(WithMomentum):
     """``U = lr G(r phi)`` with a quantizer ``G``, nearest or stochastic, of the (averaged) gradient.
 
     For a gradient ``g ~ N(0, s^2)`` a threshold ``t`` with jump ``j`` contributes ``j pdf(t/s)/s`` to
     ``E[g U]/(lr s^2)``; averaged over ``x ~ N(0, 1)`` that is ``j z K_1(z)/(pi sqrt V)``, ``z = |t|/sqrt V``.
     ``b/(lr k2)`` is the effective shrinkage of the step that arXiv 2508.07142 postulates.
 
+    Momentum acts on the quantized gradient, as an optimizer does that gets it; the flip rate is then not predicted.
+
     Parameters
     ----------
     lr, weight_decay, batch, schedule
         See `Rule`.
+    momentum, dampening, nesterov
+        See `stedyn.rules.momentum.WithMomentum`.
     quantizer : Quantizer or dict
         Of the gradient; its levels must be symmetric about 0.
     """
@@ -68,13 +74,28 @@ class QuantizedGradient(Rule):
         """One for stochastic rounding."""
         return int(self.quantizer.rounding == "stochastic")
 
+    @property
+    def sized(self):
+        return self.momentum is None
+
+    def gradient(self, r, phi, u, tau):
+        return self.quantizer.round(r * phi, None if u is None else u[0])
+
     def move(self, r, phi, u, tau):
-        return self.rate(tau) * self.quantizer.round(r * phi, None if u is None else u[0])
+        return self.rate(tau) * self.gradient(r, phi, u, tau)
+
+    def response(self, inputs):
+        return GradientResponse(self, inputs)
 
     def expected(self, r, phi, u, tau):
         pieces, g = self.quantizer.pieces, r * phi
         first = pieces.first[jnp.searchsorted(pieces.breaks, g, side="right")]
         return self.rate(tau) * (first[..., 0] + first[..., 1] * g)
+
+    def check_limit(self, problem):
+        if self.momentum is not None and problem.surrogate.ends:
+            fail("weights.ste", "'identity' with momentum of quantized gradients (the quantizer sees them times the "
+                 "derivative, which is not implemented)", problem.ste, "choose it, or simulate")  # fmt: skip
 
     def profile(self, s, tau):
         lr, pieces = self.rate(tau), self.quantizer.pieces
@@ -159,17 +180,22 @@ class DeterministicRounding(_OnLattice):
         return Profile(self.rate(tau) * slope, self.delta**2 * square, self.delta * size)
 
 
-class StochasticRounding(_OnLattice):
+class StochasticRounding(_OnLattice, WithMomentum):
     """SR: ``U = delta floor(lr r phi / delta + u)``, ``u ~ U(0, 1)`` (Li et al. 2017, eq. 6).
 
     Unbiased: ``a = lr k1``, ``b = lr k2``, with ``D = lr^2 k2 V / B + delta^2 E[f (1 - f)]``, ``f`` the
     fractional part of ``lr r phi / delta``. As lr falls ``D -> lr delta E|r phi|``: no annealing. Weight decay
     is rounded onto the lattice stochastically: its variance vanishes as ``1/sqrt(d)``.
 
+    With momentum ``lr`` times the buffer is rounded: ``a, b`` and the first part of ``D`` are those of the rate
+    ``lr (1 - dampening) / (1 - momentum)``, and ``f`` is the fractional part of such a move over ``delta``.
+
     Parameters
     ----------
     lr, weight_decay, batch, schedule
         See `Rule`.
+    momentum, dampening, nesterov
+        See `stedyn.rules.momentum.WithMomentum`.
     delta : float
         The weights lie on a lattice of spacing ``delta / sqrt(d)``.
     """
@@ -177,8 +203,14 @@ class StochasticRounding(_OnLattice):
     kind: ClassVar[str] = "stochastic-rounding"
     uniforms: ClassVar[int] = 1
 
+    def placed(self, move, u):
+        return self.delta * jnp.floor(move / self.delta + u[0])
+
     def move(self, r, phi, u, tau):
-        return self.delta * jnp.floor(self._place(r, phi, tau) + u[0])
+        return self.placed(self.rate(tau) * r * phi, u)
+
+    def response(self, inputs):
+        return GradientResponse(self, inputs) if self.momentum is None else _RoundedBuffer(self, inputs)
 
     def expected(self, r, phi, u, tau):
         return self.rate(tau) * r * phi
@@ -187,6 +219,26 @@ class StochasticRounding(_OnLattice):
         lr = self.rate(tau)
         square = (lr * s) ** 2 + self.delta**2 * lattice.fraction_variance(self._scale(s, tau))
         return Profile(jnp.full_like(s, 1.0) * lr, square, _ROOT * lr * s)
+
+
+class _RoundedBuffer(Response):
+    """Stochastic rounding of moves by momentum."""
+
+    rule: StochasticRounding
+    inputs: InputMoments
+
+    def __call__(self, order, tau):
+        rule, lr, delta = self.rule, self.rule.rate(tau), jnp.asarray(self.rule.delta)
+        single = Rule.rate(rule, tau) * (1 - rule.dampening)
+        own = rule.momentum, rule.nesterov
+
+        def transform(t, V):
+            return rule.log_transform(t, V, self.inputs, tau)
+
+        square = self.inputs.k2 * jnp.maximum(order.V, 0.0) / rule.batch
+        D = lr**2 * square + delta**2 * fraction_variance(*own, single / delta, order.V, transform)
+        size = single * mean_size(*own, order.V, transform)
+        return Coefficients(order.gain * lr * self.inputs.k1, lr * self.inputs.k2, D, size)
 
 
 class Sign(Rule):
