@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
@@ -14,14 +13,15 @@ from ..checks import checked, fail, in_float64
 from ..curves.jumps import plateaus_between
 from ..curves.plateaus import Plateau
 from ..files.results import Result
-from ..inputs.samples import Samples
 from ..limit.solution import Solution
-from ..problem.problem import Problem
+from ..limit.spread import Spread
 from ..simulation import Ensemble
 from .gaps import Gaps, curve_parts, measure_gaps
 from .histogram import Histogram, weight_histogram
 from .measured import Measured
 from .pairs import PlateauPair, pair_plateaus
+from .predicted import NOT_GAUSSIAN, each_time, expected, spread_of, whole_curve
+from .same import check_same
 from .verdict import LEVEL, POWER, Part, Verdict, judge, least_p
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ class Comparison(Result):
         None without a predicted density at the last time.
     judgement : Verdict
         The verdict over all of these (``docs/verdicts.md``); `verdict` is its sentence.
+    spread : Spread or None
+        How far one run strays by the limit, from which standard errors and tests are taken; None where they are taken
+        from the seeds, and ``reason`` says why.
     """
 
     solution: Solution
@@ -53,6 +56,8 @@ class Comparison(Result):
     pairs: list[PlateauPair]
     histogram: Histogram | None
     judgement: Verdict
+    spread: Spread | None = None
+    reason: str = ""
 
     @property
     def tau(self) -> Float[np.ndarray, " T"]:
@@ -71,7 +76,7 @@ class Comparison(Result):
 
     @property
     def gap_in_standard_errors(self) -> Float[np.ndarray, " T"] | None:
-        """The gap over the standard error of the mean of the seeds; None for a single seed."""
+        """The gap over the standard error of the mean of the seeds; None for a single seed without a `spread`."""
         return self.gaps.in_errors
 
     @property
@@ -108,7 +113,7 @@ class Comparison(Result):
             "gap": self.gap,
         }
         if self.gap_in_standard_errors is not None:
-            frame["error_sem"] = self.ensemble.error_sem[self.gaps.common]
+            frame["error_sem"] = self.gaps.sem
             frame["gap_in_standard_errors"] = self.gap_in_standard_errors
         return pd.DataFrame(frame)
 
@@ -139,6 +144,7 @@ class Comparison(Result):
             "plateaus_simulation": [p.to_dict() for p in self.plateaus_simulation],
             "histogram": None if self.histogram is None else self.histogram.to_dict(),
             "agreement": self.agreement,
+            "error_bars": "seeds" if self.spread is None else "predicted",
             "p_value": self.p_value,
             "level": LEVEL,
             "detectable_gap": self.detectable_gap,
@@ -169,6 +175,10 @@ class Comparison(Result):
                 f"A constant relative gap of {self.detectable_gap:.2%} would have been found in {POWER:.0%} of such "
                 "comparisons, a smaller one less often."
             )
+        if self.spread is not None:
+            sentences.append(f"Error bars are those that the limit predicts for d = {self.ensemble.dim}.")
+        elif self.reason:
+            sentences.append(f"Error bars are from the spread over the seeds ({self.reason}).")
         estimate = self.solution.error_estimate
         claim = "no accuracy" if estimate is None else f"a relative accuracy of {float(estimate):.1e}"
         sentences.append(f"The law claims {claim} for its curve.")
@@ -200,7 +210,7 @@ class Comparison(Result):
         z = self.gap_in_standard_errors
         if z is not None and z.size and np.all(np.isfinite(z)):
             worst = int(np.argmax(np.abs(z)))
-            bound = stats.t.isf(LEVEL / (2 * z.size), self.ensemble.seeds - 1)
+            bound = stats.t.isf(LEVEL / (2 * z.size), np.inf if self.spread else self.ensemble.seeds - 1)
             lines.append(
                 f"largest of all {z.size} gaps: {z[worst]:.2g} standard errors at tau = {self.tau[worst]:.4g}; "
                 f"the largest of so many, for a right theory and {self.ensemble.seeds} seeds, is below {bound:.2g} in "
@@ -222,8 +232,9 @@ class Comparison(Result):
 def compare(solution: Solution, ensemble: Ensemble | Measured) -> Comparison:
     """Compare a predicted curve with simulated or measured ones of one problem, at the times that both have saved.
 
-    One verdict over curve, plateaus and histogram, by the spread over seeds and nothing else: of comparisons with a
-    right theory at most the share ``LEVEL`` ends in "differ" (``docs/verdicts.md``). The error that the law claims for
+    One verdict over curve, plateaus and histogram: of comparisons with a right theory at most the share ``LEVEL`` ends
+    in "differ" (``docs/verdicts.md``). It goes by the spread that the limit predicts for runs of this width, where that
+    is derived, so that one run suffices; by the spread over the seeds elsewhere. The error that the law claims for
     itself is named, not forgiven.
 
     Raises
@@ -232,7 +243,7 @@ def compare(solution: Solution, ensemble: Ensemble | Measured) -> Comparison:
         If the two are of different problems, or if the simulation ends after the solution.
     """
     if isinstance(ensemble, Ensemble):
-        _check_same(solution, ensemble)
+        check_same(solution, ensemble)
     horizon, seeds = float(solution.tau[-1]), ensemble.seeds
     if ensemble.tau[-1] > horizon * (1 + 1e-9) + 1.0 / ensemble.dim:
         fail(
@@ -247,42 +258,29 @@ def compare(solution: Solution, ensemble: Ensemble | Measured) -> Comparison:
         noise = ensemble.error_sem / np.maximum(ensemble.error_mean, 1e-300)
         begins, noise = solution.problem.begins, noise if seeds > 1 else None
         simulated = plateaus_between(ensemble.tau, ensemble.error_mean, begins, noise)
-    pairs = pair_plateaus(predicted, gaps.tau, gaps.theory, ensemble.error[:, gaps.common], ensemble.dim)
+    spread, reason = spread_of(solution, ensemble)
+    law = None if spread is None else expected(spread, gaps, solution, ensemble)
+    if law is None and spread is not None:
+        spread, reason = None, NOT_GAUSSIAN
+    pairs = pair_plateaus(
+        predicted, gaps.tau, gaps.theory, ensemble.error[:, gaps.common], ensemble.dim, spread
+    )
     histogram = weight_histogram(solution, ensemble)
     others = []
     if tested := [pair.p_value for pair in pairs if pair.p_value is not None]:
         others.append(Part("plateaus", least_p(tested)))
     if histogram is not None and histogram.p_value is not None:
         others.append(Part("histogram", histogram.p_value, histogram.dof))
-    curve, times, detectable = curve_parts(gaps, solution, ensemble, 1 + len(others))
+    if law is None:
+        curve, times, detectable = curve_parts(gaps, solution, ensemble, 1 + len(others))
+    else:
+        curve, detectable = whole_curve(law, gaps, 1 + len(others))
+        times = each_time(law, gaps.in_errors, seeds)
+        gaps = dataclasses.replace(gaps, sem=law.std)
     judgement = judge([curve, *others], times, detectable)
-    return Comparison(solution, ensemble, gaps, predicted, simulated, pairs, histogram, judgement)
-
-
-def _check_same(solution: Solution, ensemble: Ensemble):
-    """Refuse what is not a solution and an ensemble of one problem; saved times may differ."""
-    for field in dataclasses.fields(Problem):
-        one, other = (getattr(record.problem, field.name) for record in (solution, ensemble))
-        if field.name != "run" and not _same(one, other):
-            fail("ensemble", f"a simulation of the problem that was solved, {field.name} {one!r}", other,
-                 "simulate and solve one problem")  # fmt: skip
-
-
-def _same(one, other) -> bool:
-    """Whether two parts of a problem hold the same numbers, be they floats or arrays."""
-    leaves, shape = jax.tree.flatten(one, is_leaf=lambda leaf: isinstance(leaf, Samples))
-    others, other_shape = jax.tree.flatten(other, is_leaf=lambda leaf: isinstance(leaf, Samples))
-    if shape != other_shape:  # type: ignore[operator]
-        return False
-    for a, b in zip(leaves, others, strict=True):
-        if isinstance(a, Samples) != isinstance(b, Samples):
-            return False
-        x, y = (np.asarray(leaf.values if isinstance(leaf, Samples) else leaf) for leaf in (a, b))
-        if x.shape != y.shape or x.dtype.kind != y.dtype.kind:
-            return False
-        if not (np.allclose(x, y, rtol=1e-6, atol=0.0) if x.dtype.kind in "fiub" else np.array_equal(x, y)):
-            return False
-    return True
+    return Comparison(
+        solution, ensemble, gaps, predicted, simulated, pairs, histogram, judgement, spread, reason
+    )
 
 
 def _part(part: Part) -> dict[str, Any]:

@@ -26,8 +26,10 @@ class Gaps:
         These times, and their indices in the ensemble.
     theory, mean : (T,)
         Predicted error, and mean simulated error less that.
-    in_errors : (T,) or None
-        ``mean`` over the standard error of the mean; None for one seed.
+    sem : (T,) or None
+        Standard error of the mean; None for one seed, of which nothing is predicted.
+    solved : (T,)
+        Indices of these times in the solution.
     relative : (S, T)
         The gap of every seed over the predicted error.
     floor : (T,)
@@ -39,9 +41,15 @@ class Gaps:
     common: Int[np.ndarray, " T"]
     theory: Float[np.ndarray, " T"]
     mean: Float[np.ndarray, " T"]
-    in_errors: Float[np.ndarray, " T"] | None
+    sem: Float[np.ndarray, " T"] | None
     relative: Float[np.ndarray, "S T"]
     floor: Float[np.ndarray, " T"]
+    solved: Int[np.ndarray, " T"]
+
+    @property
+    def in_errors(self) -> Float[np.ndarray, " T"] | None:
+        """The mean gap over its standard error (T,)."""
+        return None if self.sem is None else self.mean / self.sem
 
 
 def measure_gaps(solution: Solution, ensemble: Runs) -> Gaps:
@@ -56,11 +64,11 @@ def measure_gaps(solution: Solution, ensemble: Runs) -> Gaps:
     size = np.maximum(theory, largest / (dim * seeds))  # one weight of one seed is the least that is resolved
     gap = error.mean(axis=0) - theory
     floor = np.where(np.ptp(error, axis=0) <= 1e-9 * largest, largest / dim, 0.0)
-    in_errors = None
+    sem = None
     if seeds > 1:
-        variance = error.var(axis=0, ddof=1) + floored(gap, floor, seeds)
-        in_errors = gap / np.sqrt(variance / seeds)
-    return Gaps(tau, common, theory, gap, in_errors, (error - theory) / size, floor / size)
+        sem = np.sqrt((error.var(axis=0, ddof=1) + floored(gap, floor, seeds)) / seeds)
+    nearest = np.abs(tau[:, None] - solved).argmin(axis=1) if tau.size else np.zeros(0, int)
+    return Gaps(tau, common, theory, gap, sem, (error - theory) / size, floor / size, nearest)
 
 
 def curve_parts(
@@ -91,7 +99,10 @@ def curve_parts(
     averages = np.zeros((gaps.tau.size, count))
     for k, stretch in enumerate(stretches):
         averages[stretch, k] = 1 / stretch.size
-    test = mean_test(gaps.relative @ averages, _controls(solution, ensemble), gaps.floor @ averages)
+    draws = deviations(solution, ensemble)
+    test = mean_test(
+        gaps.relative @ averages, draws if draws is None else _varying(draws), gaps.floor @ averages
+    )
     assert test is not None  # the two tables leave degrees of freedom
     detectable = test.detectable(np.ones(count), part_level(parts))
     return Part("curve", test.p_value, test.dof), single_times(gaps.in_errors, seeds), detectable
@@ -101,20 +112,24 @@ def _allowed(table: dict[int, int], seeds: int) -> int:
     return table[max(least for least in table if least <= seeds)]
 
 
-def _controls(solution: Solution, ensemble: Runs):
-    """What the seeds drew: deviations of teacher norm, overlap and norm at the start from their means (S, Q).
+def deviations(solution: Solution, ensemble: Runs) -> Float[np.ndarray, "S Q"] | None:
+    """What the seeds drew: deviations of teacher norm, overlap and norm at the start from their means.
 
     The quantizers and the rule have not acted on these, so that their means are right whatever the theory of the
     rest. Of measured curves nothing is known.
     """
     if not isinstance(ensemble, Ensemble):
         return None
-    norms = np.mean(np.square(ensemble.teacher, dtype=float), axis=1)
-    drawn = [norms - float(solution.problem.rho)]
+    drawn = [np.mean(np.square(ensemble.teacher, dtype=float), axis=1) - float(solution.problem.rho)]
     if solution.tau[0] == 0 and ensemble.tau[0] == 0 and solution.problem.means != "kept":
         drawn += [
             getattr(ensemble, name)[:, 0] - float(getattr(solution, name)[0]) for name in ("overlap", "norm")
         ]
-    varying = [numbers for numbers in drawn if np.ptp(numbers) > 1e-6 * np.max(np.abs(numbers))]
-    chosen = varying[: _allowed(CONTROLS, ensemble.seeds)]
-    return np.column_stack(chosen) if chosen else None
+    return np.column_stack(drawn)
+
+
+def _varying(draws):
+    """The first of these numbers that vary, as many as the seeds can serve as controls; None without any."""
+    largest = np.max(np.abs(draws), axis=0)
+    chosen = draws[:, np.ptp(draws, axis=0) > 1e-6 * largest][:, : _allowed(CONTROLS, len(draws))]
+    return chosen if chosen.shape[1] else None

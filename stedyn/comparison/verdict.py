@@ -18,6 +18,8 @@ from scipy.optimize import brentq
 
 #: Level of a verdict, and the power at which the smallest detectable gap is stated.
 LEVEL, POWER = 0.01, 0.8
+#: Largest part of its mean by which a number of one run may stray where a predicted spread counts as Gaussian.
+LINEAR = 0.2
 #: Part of the level that guards single times, which the other parts may overlook.
 TIMES_SHARE = 0.05
 #: A gap of this size has to be detectable, or the comparison decides nothing.
@@ -153,11 +155,14 @@ def shares_test(shares: Float[np.ndarray, "S B"], expected: Float[np.ndarray, " 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One thing that a verdict looks at: its p-value, or the reason why it has none, and degrees of freedom of F."""
+    """One thing that a verdict looks at: its p-value, or the reason why it has none, and its degrees of freedom.
+
+    Two of F, one of chi-squared.
+    """
 
     name: str
     p_value: float | None
-    dof: tuple[float, float] | None = None
+    dof: tuple[float, ...] | None = None
     reason: str = ""
 
     def __post_init__(self):
@@ -168,9 +173,11 @@ class Part:
     def __str__(self):
         if self.p_value is None:
             return f"{self.name} undecided ({self.reason})"
-        return f"{self.name} p = {self.p_value:.2g}" + (
-            f" (F on {self.dof[0]:.3g} and {self.dof[1]:.3g} degrees of freedom)" if self.dof else ""
-        )
+        law = ""
+        if self.dof:
+            name = "F" if len(self.dof) > 1 else "chi-squared"
+            law = f" ({name} on {' and '.join(f'{free:.3g}' for free in self.dof)} degrees of freedom)"
+        return f"{self.name} p = {self.p_value:.2g}{law}"
 
 
 @dataclasses.dataclass(frozen=True)

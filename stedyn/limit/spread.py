@@ -20,6 +20,9 @@ class Spread(eqx.Module):
         Covariance of the errors of one run at two saved times.
     escape_std, length_std : list of float or None
         Standard deviations of escape and length of every plateau, in ``tau``; None of an open one.
+    drawn, draws : (3, T), (3, 3)
+        Covariance of the error with three numbers that a run draws, and of these: norm of the teacher, overlap and norm
+        at the start.
     """
 
     dim: int = eqx.field(static=True)
@@ -28,6 +31,8 @@ class Spread(eqx.Module):
     covariance: Float[Array | np.ndarray, "T T"]
     escape_std: list
     length_std: list
+    drawn: Float[Array | np.ndarray, "3 T"]
+    draws: Float[Array | np.ndarray, "3 3"]
 
     @property
     def correlation(self) -> np.ndarray:

@@ -95,7 +95,7 @@ def with_spread(solution: Solution, dim: int, given: Sequence[str] = ()) -> Solu
     closed = [plateau for plateau in plateaus if plateau.end is not None]
     saved = np.asarray(solution.tau)
     times = np.concatenate([saved, *([p.start, p.end, p.escape] for p in closed)])
-    covariance = _covariance(solution, dim, times, given) / dim
+    covariance, drawn, draws = (part / dim for part in _covariance(solution, dim, times, given))
     size, std = saved.size, np.sqrt(np.maximum(np.diag(covariance)[: saved.size], 0.0))
     tau, error = solution.dense
     slope = np.interp(times[size:], tau, np.gradient(error, tau))
@@ -112,7 +112,8 @@ def with_spread(solution: Solution, dim: int, given: Sequence[str] = ()) -> Solu
         change = np.array([at_start, 1 / own[1], 0.0])
         length_std.append(float(np.sqrt(max(change @ part @ change, 0.0))))
         escape_std.append(float(np.sqrt(max(part[2, 2], 0.0)) / abs(own[2])))
-    spread = Spread(dim, given, std, covariance[:size, :size], escape_std, length_std)
+    own = covariance[:size, :size]
+    spread = Spread(dim, given, std, own, escape_std, length_std, drawn[:, :size], draws)
     return dataclasses.replace(solution, spread=spread)
 
 
@@ -134,8 +135,8 @@ def _as_it_is(data, dim: int) -> bool:
     return data is not None and data.values.size == dim
 
 
-def _covariance(solution: Solution, dim: int, times, given) -> np.ndarray:
-    """Covariance of ``xi`` at any times (T, T), on the steps of a solution."""
+def _covariance(solution: Solution, dim: int, times, given) -> tuple[np.ndarray, ...]:
+    """Covariance of ``xi`` at any times (T, T), that with `_draws` (Q, T), and of these (Q, Q)."""
     problem = solution.problem
     tau, V, at = _steps_of(solution, times)
     problem = at_width(problem, dim)
@@ -148,11 +149,15 @@ def _covariance(solution: Solution, dim: int, times, given) -> np.ndarray:
     none = np.zeros(3, bool)
     law = make_compiled(padded(problem), tau[-1], none, np.asarray(mesh.cells), shape).laws[0]
     count = max(16, min(AT_ONCE, 1 << (times.size - 1).bit_length()))
-    parts, means = [], []
+    drawn, mass = _draws(law), np.asarray(law.initial) * np.asarray(law.limit.share)
+    parts, means, crossed = [], [], []
     for first in range(0, times.size, count):
         some = np.resize(at[first : first + count], count)
         found = jax.tree.map(np.asarray, sums(law, tau, V, some))
-        means.append(_means(problem, dim, law, found.start, given))
+        both = np.concatenate([found.start, drawn], axis=2)
+        mean = _means(problem, dim, law, both, given)
+        crossed.append(np.einsum("nc,nct,ncq->qt", mass, both, drawn) - mean[:, count:].T @ mean)
+        means.append(mean[:, :count])
         parts.append(found._replace(start=0.0))
     inner, gain, moved, drift, ends = (
         np.concatenate([np.asarray(part[k]) for part in parts], axis=-1)[..., : times.size] for k in range(5)
@@ -167,7 +172,16 @@ def _covariance(solution: Solution, dim: int, times, given) -> np.ndarray:
     mean = np.concatenate(means, axis=-1)[:, : times.size]
     earlier = np.where(times[:, None] <= times, at[:, None], at[None, :])
     later = np.where(times[:, None] <= times, np.arange(times.size), np.arange(times.size)[:, None])
-    return out + ends[earlier, later] - mean.T @ mean
+    cross = np.concatenate([part[:, :count] for part in crossed], axis=1)[:, : times.size]
+    return out + ends[earlier, later] - mean.T @ mean, cross, crossed[0][:, count:]
+
+
+def _draws(law: GridFlow) -> np.ndarray:
+    """What a run draws, whose mean is a norm of the teacher, the overlap and the norm at the start (N, C, Q)."""
+    limit, w = law.limit, np.asarray(law.centers)[:, None]
+    c, unit = np.asarray(limit.teacher), np.asarray(limit.unit)
+    square = w**2 + np.asarray(law.widths)[:, None] ** 2 / 12
+    return np.stack([c**2 + 0 * w, c * w, square + 0 * c], axis=2) * (unit**2 * np.ones(c.size))[:, None]
 
 
 def _steps_of(solution: Solution, times) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
