@@ -16,11 +16,11 @@ from ..files.results import Result
 from ..limit.solution import Solution
 from ..limit.spread import Spread
 from ..simulation import Ensemble
-from .gaps import Gaps, curve_parts, measure_gaps
+from .gaps import Gaps, curve_parts, deviations, measure_gaps
 from .histogram import Histogram, weight_histogram
 from .measured import Measured
 from .pairs import PlateauPair, pair_plateaus
-from .predicted import NOT_GAUSSIAN, each_time, expected, spread_of, whole_curve
+from .predicted import NOT_GAUSSIAN, curve_of, detectable_gap, each_time, noise_of, spread_of
 from .same import check_same
 from .verdict import LEVEL, POWER, Part, Verdict, judge, least_p
 
@@ -176,7 +176,12 @@ class Comparison(Result):
                 "comparisons, a smaller one less often."
             )
         if self.spread is not None:
-            sentences.append(f"Error bars are those that the limit predicts for d = {self.ensemble.dim}.")
+            exact = (
+                "" if self.ensemble.noun == "simulation" else " (of an error without noise of test samples)"
+            )
+            sentences.append(
+                f"Error bars are those that the limit predicts for d = {self.ensemble.dim}{exact}."
+            )
         elif self.reason:
             sentences.append(f"Error bars are from the spread over the seeds ({self.reason}).")
         estimate = self.solution.error_estimate
@@ -259,8 +264,11 @@ def compare(solution: Solution, ensemble: Ensemble | Measured) -> Comparison:
         begins, noise = solution.problem.begins, noise if seeds > 1 else None
         simulated = plateaus_between(ensemble.tau, ensemble.error_mean, begins, noise)
     spread, reason = spread_of(solution, ensemble)
-    law = None if spread is None else expected(spread, gaps, solution, ensemble)
-    if law is None and spread is not None:
+    draws = deviations(solution, ensemble)
+    known, noise = 0 if draws is None else draws.shape[1], None
+    if spread is not None and gaps.tau.size and np.all(np.isfinite(gaps.mean)):
+        noise = noise_of(spread, solution, gaps.solved, seeds, known)
+    if noise is None and spread is not None:
         spread, reason = None, NOT_GAUSSIAN
     pairs = pair_plateaus(
         predicted, gaps.tau, gaps.theory, ensemble.error[:, gaps.common], ensemble.dim, spread
@@ -271,12 +279,13 @@ def compare(solution: Solution, ensemble: Ensemble | Measured) -> Comparison:
         others.append(Part("plateaus", least_p(tested)))
     if histogram is not None and histogram.p_value is not None:
         others.append(Part("histogram", histogram.p_value, histogram.dof))
-    if law is None:
-        curve, times, detectable = curve_parts(gaps, solution, ensemble, 1 + len(others))
+    if noise is None:
+        curve, times, detectable = curve_parts(gaps, draws, seeds, 1 + len(others))
     else:
-        curve, detectable = whole_curve(law, gaps, 1 + len(others))
-        times = each_time(law, gaps.in_errors, seeds)
-        gaps = dataclasses.replace(gaps, sem=law.std)
+        mean = gaps.mean if draws is None else gaps.mean - noise.transfer[:, :known] @ draws.mean(axis=0)
+        curve, times = curve_of(noise, mean), each_time(noise, mean, gaps.in_errors)
+        detectable = detectable_gap(noise, gaps.theory, 1 + len(others))
+        gaps = dataclasses.replace(gaps, sem=noise.sem(gaps.mean))
     judgement = judge([curve, *others], times, detectable)
     return Comparison(
         solution, ensemble, gaps, predicted, simulated, pairs, histogram, judgement, spread, reason

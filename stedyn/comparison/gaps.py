@@ -72,17 +72,16 @@ def measure_gaps(solution: Solution, ensemble: Runs) -> Gaps:
 
 
 def curve_parts(
-    gaps: Gaps, solution: Solution, ensemble: Runs, parts: int
+    gaps: Gaps, draws: Float[np.ndarray, "S Q"] | None, seeds: int, parts: int
 ) -> tuple[Part, Part, float | None]:
     """The test of the curve, that of single times, and the smallest gap that the first could have found.
 
     The relative gap of every seed, averaged over each of a few stretches of time (the later half of the saved times
-    with few seeds), is tested by `stedyn.comparison.verdict.mean_test`. Its controls are what the seeds drew: norm
-    of the teacher, overlap and norm of the start. Their means are known, and they carry most of the noise of an early
-    curve.
+    with few seeds), is tested by `stedyn.comparison.verdict.mean_test`. Its controls are what the seeds drew (see
+    `deviations`), which carries most of the noise of an early curve.
     ``parts`` is the number of main parts of the verdict.
     """
-    seeds, after = ensemble.seeds, np.flatnonzero(gaps.tau > 0)
+    after = np.flatnonzero(gaps.tau > 0)
     reason = ""
     if seeds < 2:
         reason = "one seed has no spread; run at least two"
@@ -99,10 +98,8 @@ def curve_parts(
     averages = np.zeros((gaps.tau.size, count))
     for k, stretch in enumerate(stretches):
         averages[stretch, k] = 1 / stretch.size
-    draws = deviations(solution, ensemble)
-    test = mean_test(
-        gaps.relative @ averages, draws if draws is None else _varying(draws), gaps.floor @ averages
-    )
+    controls = None if draws is None else _varying(draws)
+    test = mean_test(gaps.relative @ averages, controls, gaps.floor @ averages)
     assert test is not None  # the two tables leave degrees of freedom
     detectable = test.detectable(np.ones(count), part_level(parts))
     return Part("curve", test.p_value, test.dof), single_times(gaps.in_errors, seeds), detectable

@@ -15,7 +15,7 @@ from ..limit.laws.registry import LAWS
 from ..limit.solution import Solution
 from ..limit.spread import Spread
 from ..limit.width import with_spread
-from .gaps import Gaps, deviations
+from ..simulation import Ensemble
 from .verdict import LINEAR, POWER, Part, part_level
 
 #: Weights of all seeds that have changed their level from which their number is Gaussian.
@@ -24,7 +24,9 @@ EVENTS = 10
 MODES, LEAST = 6, 0.01
 #: Relative accuracy of a predicted standard deviation.
 ACCURACY = 0.02
-#: Why there is no `Expectation`.
+#: Draws that vary by less than this part of the norm are the same in all runs.
+SAME = 1e-4
+#: Why there is no `Noise`.
 NOT_GAUSSIAN = (
     f"one run of this width strays by more than {LINEAR:.0%} of the error at all common times after 0, or hardly any "
     "weight has changed its level"
@@ -33,13 +35,14 @@ NOT_GAUSSIAN = (
 
 def spread_of(solution: Solution, runs: Runs) -> tuple[Spread | None, str]:
     """How far single runs of this width stray, or None and the reason why that is not predicted."""
-    spread = solution.spread
-    if (
-        spread is not None
-        and spread.dim == runs.dim
-        and not set(spread.given) - set(_data_of(solution, runs.dim))
-    ):
-        return spread, ""
+    spread, problem = solution.spread, solution.problem
+    if not isinstance(runs, Ensemble) and runs.seeds > 1:
+        return None, "which holds the noise of their test samples, too"
+    if spread is not None and spread.dim == runs.dim:
+        data = {"teacher": problem.teacher.data, "start": problem.start.data}
+        same = [name for name, own in data.items() if own is not None and own.values.size == runs.dim]
+        if set(spread.given) <= set(same):
+            return spread, ""
     if not LAWS[solution.law].densities:
         return None, f"the law {solution.law!r} follows no density"
     try:
@@ -48,99 +51,112 @@ def spread_of(solution: Solution, runs: Runs) -> tuple[Spread | None, str]:
         return None, str(error).partition(";")[0]
 
 
-def _data_of(solution: Solution, dim: int) -> list[str]:
-    data = {"teacher": solution.problem.teacher.data, "start": solution.problem.start.data}
-    return [name for name, own in data.items() if own is not None and own.values.size == dim]
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
-class Expectation:
-    """The Gaussian law of the mean gap of the seeds if the theory is right.
+class Noise:
+    """The Gaussian law of the mean error of ``S`` runs about the limit, at ``T`` times.
 
     Attributes
     ----------
-    std : (T,)
-        Standard error of the mean gap, whatever the runs drew.
-    gap, covariance : (T,), (T, T)
-        Mean gap less what follows from the drawn teacher and start, and its covariance given these.
+    variance : (T,)
+        Of one run, whatever it draws.
+    covariance : (T, T)
+        Of the mean of the runs, given what they drew.
+    transfer : (T, Q)
+        What a mean deviation of teacher norm, overlap and norm at the start adds to the mean error.
     linear, resolved : (T,)
         Where one run strays by less than `LINEAR` of the error; where enough weights have moved to be Gaussian, too.
-    floor : (T,)
-        Variance of single events where they are few; 0 elsewhere.
-    given : bool
-        Whether what the runs drew is known.
+    event, seeds : float, int
+        What one weight of one run changes; ``S``.
     """
 
-    std: Float[np.ndarray, " T"]
-    gap: Float[np.ndarray, " T"]
+    variance: Float[np.ndarray, " T"]
     covariance: Float[np.ndarray, "T T"]
+    transfer: Float[np.ndarray, "T Q"]
     linear: Bool[np.ndarray, " T"]
     resolved: Bool[np.ndarray, " T"]
-    floor: Float[np.ndarray, " T"]
-    given: bool
+    event: float
+    seeds: int
+
+    def floor(self, gap) -> Float[np.ndarray, " T"]:
+        """Variance of the mean that single events may have where they are few (`verdict.floored`); 0 elsewhere."""
+        few = self.variance * self.seeds < EVENTS * self.event**2
+        return np.where(few, np.abs(gap) * self.event + self.event**2 / self.seeds, 0.0) / self.seeds
+
+    def sem(self, gap) -> Float[np.ndarray, " T"]:
+        """Standard error of the mean, whatever the runs draw."""
+        return np.sqrt(self.variance / self.seeds + self.floor(gap))
+
+    def modes(self) -> Float[np.ndarray, "T K"]:
+        """``K`` combinations of the mean gap that are standard normal if the theory is right.
+
+        Gaps are divided by the standard deviation of a run; of the covariance of that the largest `MODES` eigenvalues
+        count, down to `LEAST` of the first.
+        """
+        at = self.resolved
+        std = np.sqrt(self.variance[at])
+        sizes, modes = np.linalg.eigh(self.covariance[np.ix_(at, at)] / np.outer(std, std))
+        chosen = np.flatnonzero(sizes >= LEAST * sizes[-1])[-MODES:]
+        out = np.zeros((at.size, chosen.size))
+        out[at] = modes[:, chosen] / std[:, None] / np.sqrt(sizes[chosen])
+        return out
 
 
-def expected(spread: Spread, gaps: Gaps, solution: Solution, runs: Runs) -> Expectation | None:
-    """The law of the mean gap; None where no saved time after 0 has a Gaussian error.
+def noise_of(spread: Spread, solution: Solution, at, seeds: int, drawn: int) -> Noise | None:
+    """The law at the saved times ``at (T,)``; None where no time after 0 has a Gaussian error.
 
-    Norm of the teacher, overlap and norm at the start are known for simulated runs. Given their mean deviations ``z``,
-    the gap has the mean ``B^T Z^-1 z`` and the covariance ``C - B^T Z^-1 B``, with `Spread.drawn` ``B`` and
-    `Spread.draws` ``Z``.
+    The first ``drawn`` of teacher norm, overlap and norm at the start are known. With their mean deviations ``z`` the
+    gap has the mean ``B^T Z^-1 z`` and the covariance ``C - B^T Z^-1 B``, `Spread.drawn` being ``B`` and `Spread.draws`
+    being ``Z``.
     """
-    seeds, at = runs.seeds, gaps.solved
     whole = np.asarray(spread.covariance)[np.ix_(at, at)]
-    variance, gap, covariance = np.maximum(np.diag(whole), 0.0), gaps.mean, whole
-    draws = deviations(solution, runs)
-    clipped = solution.problem.latent_clip is not None  # the start of a simulation is not yet
-    if draws is not None:
-        known = slice(0, 1 if clipped else draws.shape[1])
-        B, Z = np.asarray(spread.drawn)[known][:, at], np.asarray(spread.draws)[known, known]
-        scale = np.sqrt(np.maximum(np.diag(Z), 1e-300))
-        inverse = np.linalg.pinv(Z / np.outer(scale, scale), rcond=1e-9, hermitian=True) / np.outer(
-            scale, scale
-        )
-        inverse[scale < 1e-9 * np.max(scale)] = 0.0
-        gap = gap - B.T @ inverse @ draws.mean(axis=0)[known]
-        covariance = whole - B.T @ inverse @ B
-    covariance = covariance + ACCURACY**2 * np.diag(variance)
-    event = float(np.max(solution.error)) / runs.dim  # what one weight changes
-    counted = variance * seeds >= EVENTS * event**2
-    floor = np.where(counted, 0.0, np.abs(gaps.mean) * event + event**2 / seeds) / seeds
-    linear = np.sqrt(variance) <= LINEAR * gaps.theory
-    resolved = linear & counted & ((gaps.tau > 0) | (not clipped))
-    if not np.any(resolved & (gaps.tau > 0)) or not np.all(np.isfinite(gap)):
+    B, Z = np.asarray(spread.drawn)[:, at], np.asarray(spread.draws)
+    variance = np.maximum(np.diag(whole), 0.0)
+    problem, theory, tau = solution.problem, np.asarray(solution.error)[at], np.asarray(solution.tau)[at]
+    clipped = problem.latent_clip is not None  # the start of a simulation is not yet
+    size = max(float(problem.rho), float(solution.norm[0]))
+    scale = np.sqrt(np.maximum(np.diag(Z), 0.0))
+    known = (scale * np.sqrt(spread.dim) > SAME * size) & (
+        np.arange(3) < (min(drawn, 1) if clipped else drawn)
+    )
+    scale = np.where(known, scale, 1.0)
+    transfer = np.zeros((at.size, 3))
+    if np.any(known):
+        some = np.ix_(known, known)
+        inverse = np.linalg.pinv((Z / np.outer(scale, scale))[some], rcond=1e-9, hermitian=True)
+        transfer[:, known] = B[known].T @ (inverse / np.outer(scale, scale)[some])
+    covariance = (whole - transfer @ B + ACCURACY**2 * np.diag(variance)) / seeds
+    event = float(np.max(solution.error)) / spread.dim
+    linear = np.sqrt(variance) <= LINEAR * theory
+    resolved = linear & (variance * seeds >= EVENTS * event**2) & ((tau > 0) | (not clipped))
+    if not np.any(resolved & (tau > 0)):
         return None
-    std = np.sqrt(variance / seeds + floor)
-    return Expectation(std, gap, covariance / seeds, linear, resolved, floor, draws is not None)
+    return Noise(variance, covariance, transfer, linear, resolved, event, seeds)
 
 
-def whole_curve(law: Expectation, gaps: Gaps, parts: int) -> tuple[Part, float]:
-    """Chi-squared of the mean gap along the largest modes of its covariance, and the detectable relative gap.
+def detectable_gap(noise: Noise, theory: Float[np.ndarray, " T"], parts: int) -> float:
+    """The constant relative gap that the test of the curve finds with probability `POWER`: noncentral chi-squared.
 
-    Gaps are divided by the standard deviation of one run; of the covariance of that the largest `MODES` eigenvalues
-    count, down to `LEAST` of the first. ``parts`` is the number of main parts of the verdict.
+    ``parts`` is the number of main parts of the verdict.
     """
-    at = law.resolved
-    std = law.std[at]
-    sizes, modes = np.linalg.eigh(law.covariance[np.ix_(at, at)] / np.outer(std, std))
-    kept = np.flatnonzero(sizes >= LEAST * sizes[-1])[-MODES:]
-    modes = modes[:, kept] / np.sqrt(sizes[kept])
-    count = kept.size
-    statistic = float(np.sum((law.gap[at] / std @ modes) ** 2))
-    per_gap = float(np.sum((gaps.theory[at] / std @ modes) ** 2))
-    bound = stats.chi2.isf(part_level(parts), count)
+    each = theory @ noise.modes()
+    bound = stats.chi2.isf(part_level(parts), each.size)
 
     def missing(root):
-        return stats.ncx2.sf(bound, count, root**2) - POWER
+        return stats.ncx2.sf(bound, each.size, root**2) - POWER
 
-    root = float(brentq(missing, 1e-3, 100.0, rtol=1e-6))
-    return Part("curve", float(stats.chi2.sf(statistic, count)), (count,)), root / np.sqrt(per_gap)
+    return float(brentq(missing, 1e-3, 100.0, rtol=1e-6) / np.sqrt(np.sum(each**2)))
 
 
-def each_time(law: Expectation, in_errors: Float[np.ndarray, " T"] | None, seeds: int) -> Part:
+def curve_of(noise: Noise, gap: Float[np.ndarray, " T"]) -> Part:
+    """Chi-squared of the mean gap, what follows from the draws taken out, along the modes of the noise."""
+    each = gap @ noise.modes()
+    return Part("curve", float(stats.chi2.sf(np.sum(each**2), each.size)), (each.size,))
+
+
+def each_time(noise: Noise, gap, in_errors: Float[np.ndarray, " T"] | None) -> Part:
     """Bonferroni's bound for the largest of the gaps: normal where one run is, by the spread of the seeds elsewhere."""
-    z = law.gap / np.sqrt(np.diag(law.covariance) + law.floor)
-    p = np.where(law.linear, stats.norm.sf(np.abs(z)), 0.5)
+    z = gap / np.sqrt(np.diag(noise.covariance) + noise.floor(gap))
+    p = np.where(noise.linear, stats.norm.sf(np.abs(z)), 0.5)
     if in_errors is not None:
-        p = np.where(law.linear, p, stats.t.sf(np.abs(in_errors), seeds - 1))
+        p = np.where(noise.linear, p, stats.t.sf(np.abs(in_errors), noise.seeds - 1))
     return Part("single times", min(1.0, 2 * p.size * float(np.min(p))))

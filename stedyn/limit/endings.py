@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,10 +26,11 @@ class Course:
     outlook: str
     ending: str
 
-    def lines(self) -> list[str]:
-        """A line for each."""
+    def lines(self, notes: Sequence[str] = ()) -> list[str]:
+        """A line for each, with what there is to note of every plateau."""
         lines = [
-            f"plateau: {plateau}" + (f"; {self.outlook}" if plateau.open else "") for plateau in self.plateaus
+            f"plateau: {plateau}" + (f"; {self.outlook}" if plateau.open else "") + note
+            for plateau, note in zip(self.plateaus, notes or [""] * len(self.plateaus), strict=True)
         ]
         return [*(lines or ["no plateau"]), *([self.ending] if self.ending else [])]
 

@@ -296,4 +296,5 @@ class Solution(Result, eqx.Module):
                 f"mean of the inputs: kappa {float(self.kappa[-1]):.4g} at the end, {np.max(self.kappa):.4g} at most "
                 f"(of 2, in proportion to lr); fluctuations of the mean output are {part:.3g} % of the final error"
             )
-        return "\n".join([*lines, *self._course().lines(), str(self.status)])
+        plateaus = self._course().lines(self.spread.notes() if self.spread else ())
+        return "\n".join([*lines, *plateaus, str(self.status)])

@@ -40,6 +40,16 @@ class Spread(eqx.Module):
         scale = np.where(self.error_std > 0, self.error_std, 1.0)
         return np.asarray(self.covariance) / np.outer(scale, scale)
 
+    def notes(self) -> list[str]:
+        """What to add to the line of every plateau."""
+        pairs = zip(self.length_std, self.escape_std, strict=True)
+        return [
+            ""
+            if length is None
+            else f"; one run: length +- {length:.3g}, escape +- {escape:.3g} (d = {self.dim})"
+            for length, escape in pairs
+        ]
+
     def to_dict(self) -> dict:
         """Plain numbers and lists; those of the plateaus stand beside these."""
         return {"dim": self.dim, "given": list(self.given), "error_std": np.asarray(self.error_std).tolist()}
