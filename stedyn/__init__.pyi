@@ -4,6 +4,7 @@ from .comparison.measured import Measured
 from .curves.plateaus import Plateau, find_plateaus
 from .design.choices import Choices
 from .design.maps import RangeMap, range_map
+from .design.planning import Plan, plan
 from .design.plateau_tables import PlateauTable, plateau_table
 from .design.ranges import choose
 from .design.sensitivities import Sensitivity, sensitivity
@@ -36,6 +37,7 @@ __all__ = [
     "Measured",
     "MovingRange",
     "Phase",
+    "Plan",
     "Plateau",
     "PlateauTable",
     "Problem",
@@ -53,6 +55,7 @@ __all__ = [
     "find_plateaus",
     "fixed_point",
     "load",
+    "plan",
     "plateau_table",
     "range_map",
     "sensitivity",

@@ -1,4 +1,4 @@
-"""The command line: ``stedyn predict | simulate | compare | fixed-point | plateaus | choose | layers | sweep``.
+"""The command line: ``stedyn predict | simulate | compare | plan | fixed-point | plateaus | choose | layers | ...``.
 
 Results go to standard output, everything else to standard error. A fault of the input is one sentence
 and exit code 2; a computation that failed is exit code 1; an interrupt is 130, SIGTERM 143. Any other
@@ -28,6 +28,7 @@ from .environment import set_environment, show_warning
 from .lists import ListCommand
 from .measured import Data, Loss, Noisy, read_measured
 from .options import Json, Out, Plot, build_problem, check_outputs, takes_problem, write_outputs
+from .planning import plan
 from .plateaus import plateaus
 from .ranges import choose, layers
 from .stopped import Stopped
@@ -166,8 +167,8 @@ def fixed_point(flags: dict, json: Json = False, out: Out = None) -> int:
 
 for command in (plateaus, choose, layers):
     app.command(cls=ListCommand)(command)
-app.command()(sweep)
-app.command()(convert)
+for command in (plan, sweep, convert):
+    app.command()(command)
 
 
 def _prepare(flags: dict, out: Path | None, plot: Path | None):

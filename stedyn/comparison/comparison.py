@@ -43,9 +43,8 @@ class Comparison(Result):
         None without a predicted density at the last time.
     judgement : Verdict
         The verdict over all of these (``docs/verdicts.md``); `verdict` is its sentence.
-    spread : Spread or None
-        How far one run strays by the limit, from which standard errors and tests are taken; None where they are taken
-        from the seeds, and ``reason`` says why.
+    spread, reason : Spread or None, str
+        How far one run strays by the limit: standard errors and tests go by it; None where by the seeds, and why.
     """
 
     solution: Solution
@@ -264,8 +263,8 @@ def compare(solution: Solution, ensemble: Ensemble | Measured) -> Comparison:
         begins, noise = solution.problem.begins, noise if seeds > 1 else None
         simulated = plateaus_between(ensemble.tau, ensemble.error_mean, begins, noise)
     spread, reason = spread_of(solution, ensemble)
-    draws = deviations(solution, ensemble)
-    known, noise = 0 if draws is None else draws.shape[1], None
+    draws, noise = deviations(solution, ensemble), None
+    known = 0 if draws is None else draws.shape[1]
     if spread is not None and gaps.tau.size and np.all(np.isfinite(gaps.mean)):
         noise = noise_of(spread, solution, gaps.solved, seeds, known)
     if noise is None and spread is not None:
@@ -283,8 +282,8 @@ def compare(solution: Solution, ensemble: Ensemble | Measured) -> Comparison:
         curve, times, detectable = curve_parts(gaps, draws, seeds, 1 + len(others))
     else:
         mean = gaps.mean if draws is None else gaps.mean - noise.transfer[:, :known] @ draws.mean(axis=0)
-        curve, times = curve_of(noise, mean), each_time(noise, mean, gaps.in_errors)
-        detectable = detectable_gap(noise, gaps.theory, 1 + len(others))
+        curve, detectable = curve_of(noise, mean), detectable_gap(noise, gaps.theory, 1 + len(others))
+        times = each_time(noise, mean, gaps.in_errors)
         gaps = dataclasses.replace(gaps, sem=noise.sem(gaps.mean))
     judgement = judge([curve, *others], times, detectable)
     return Comparison(
