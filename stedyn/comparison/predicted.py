@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
+from scipy.integrate import cumulative_trapezoid
 from scipy.optimize import brentq
 
 from ..checks import InputError
@@ -18,8 +19,8 @@ from ..limit.width import with_spread
 from ..simulation import Ensemble
 from .verdict import LINEAR, POWER, Part, part_level
 
-#: Weights of all seeds that have changed their level from which their number is Gaussian.
-EVENTS = 10
+#: Changes of level by all weights of all seeds from which their number is Gaussian: far between, and with repetitions.
+EVENTS, FLIPS = 10, 100
 #: Most modes of the curve that are tested, and the least variance of one beside that of the first.
 MODES, LEAST = 6, 0.01
 #: Relative accuracy of a predicted standard deviation.
@@ -63,8 +64,9 @@ class Noise:
         Of the mean of the runs, given what they drew.
     transfer : (T, Q)
         What a mean deviation of teacher norm, overlap and norm at the start adds to the mean error.
-    linear, resolved : (T,)
-        Where one run strays by less than `LINEAR` of the error; where enough weights have moved to be Gaussian, too.
+    linear, few, resolved : (T,)
+        Where one run strays by less than `LINEAR` of the error; where too few weights have moved for a Gaussian law;
+        where the first holds and the second does not.
     event, seeds : float, int
         What one weight of one run changes; ``S``.
     """
@@ -73,14 +75,14 @@ class Noise:
     covariance: Float[np.ndarray, "T T"]
     transfer: Float[np.ndarray, "T Q"]
     linear: Bool[np.ndarray, " T"]
+    few: Bool[np.ndarray, " T"]
     resolved: Bool[np.ndarray, " T"]
     event: float
     seeds: int
 
     def floor(self, gap) -> Float[np.ndarray, " T"]:
         """Variance of the mean that single events may have where they are few (`verdict.floored`); 0 elsewhere."""
-        few = self.variance * self.seeds < EVENTS * self.event**2
-        return np.where(few, np.abs(gap) * self.event + self.event**2 / self.seeds, 0.0) / self.seeds
+        return np.where(self.few, np.abs(gap) * self.event + self.event**2 / self.seeds, 0.0) / self.seeds
 
     def sem(self, gap) -> Float[np.ndarray, " T"]:
         """Standard error of the mean, whatever the runs draw."""
@@ -127,10 +129,19 @@ def noise_of(spread: Spread, solution: Solution, at, seeds: int, drawn: int) -> 
     covariance = (whole - transfer @ B + ACCURACY**2 * np.diag(variance)) / seeds
     event = float(np.max(solution.error)) / spread.dim
     linear = np.sqrt(variance) <= LINEAR * theory
-    resolved = linear & (variance * seeds >= EVENTS * event**2) & ((tau > 0) | (not clipped))
+    few = (variance * seeds < EVENTS * event**2) & (_flips(solution)[at] * seeds * spread.dim**1.5 < FLIPS)
+    resolved = linear & ~few & ((tau > 0) | (not clipped))
     if not np.any(resolved & (tau > 0)):
         return None
-    return Noise(variance, covariance, transfer, linear, resolved, event, seeds)
+    return Noise(variance, covariance, transfer, linear, few, resolved, event, seeds)
+
+
+def _flips(solution: Solution) -> Float[np.ndarray, " T"]:
+    """How often the average weight has changed its level by the saved times, over ``sqrt(d)``; infinite if always."""
+    rate, tau = solution.flip_rate, np.asarray(solution.tau)
+    if rate is None:
+        return np.where(tau > 0, np.inf, 0.0)
+    return cumulative_trapezoid(np.asarray(rate), tau, initial=0.0)
 
 
 def detectable_gap(noise: Noise, theory: Float[np.ndarray, " T"], parts: int) -> float:
