@@ -68,7 +68,10 @@ def brackets(limit: Limit, grid, gap) -> list[tuple[float, float]]:
     found = [(grid[k], grid[k + 1]) for k in np.flatnonzero(above[:-1] != above[1:])]
     size = np.abs(relative)
     alike = (above[:-2] == above[1:-1]) & (above[1:-1] == above[2:])
-    for k in 1 + np.flatnonzero(alike & (size[1:-1] < size[:-2]) & (size[1:-1] <= size[2:])):
+    # neighbours that are higher by rounding alone, as for weights without levels, hide no pair
+    rounding = 64 * np.finfo(float).eps * (1 + float(limit.power) / grid[1:-1])
+    alike &= (size[1:-1] < size[:-2]) & (size[1:-1] <= size[2:])
+    for k in 1 + np.flatnonzero(alike & (np.maximum(size[:-2], size[2:]) - size[1:-1] > rounding)):
         sign = 1.0 if above[k] else -1.0
 
         def height(x, sign=sign):

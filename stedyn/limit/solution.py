@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import equinox as eqx
@@ -21,20 +22,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CURVES = (
-    "error",
-    "m",
-    "q",
-    "overlap",
-    "norm",
-    "effective_step",
-    "saturated",
-    "flip_rate",
-    "classification_error",
-    "ptq_error",
-    "kappa",
-    "mean_mode",
-    "range",
-)
+    "error", "m", "q", "overlap", "norm", "effective_step", "saturated", "flip_rate", "classification_error",
+    "ptq_error", "kappa", "mean_mode", "range",
+)  # fmt: skip
 
 #: Part of the last interval of a phase by which its end lies before the next phase.
 EDGE = 1e-3
@@ -144,8 +134,7 @@ class Solution(Result, eqx.Module):
     spread : Spread or None
         How far one run strays, where a ``dim`` was asked for (``docs/width.md``).
     steps : tuple of Steps
-        Error at every step of the solver, phase by phase; two of a phase are extrapolated, as the curves are; none for
-        the saved curve.
+        Error at every step of the solver, phase by phase; two of a phase are extrapolated, as the curves are.
     """
 
     tau: Float[Array | np.ndarray, " T"]
@@ -211,12 +200,13 @@ class Solution(Result, eqx.Module):
 
         How a curve that is flat at its horizon ends is decided in `stedyn.limit.endings`.
         """
-        return self._course().plateaus
+        return self._course.plateaus
 
     def ending(self) -> str:
         """What is known of the end of a curve that is flat, or sinks, at the horizon; empty if it does neither."""
-        return self._course().ending
+        return self._course.ending
 
+    @cached_property
     def _course(self) -> Course:
         return course(self.problem, *self.dense, self.statistics.get("samples"))
 
@@ -263,8 +253,8 @@ class Solution(Result, eqx.Module):
         return rows
 
     def _claim(self) -> str:
-        estimate = self.error_estimate
-        return "no error estimate" if estimate is None else f"relative error below {_rounded_up(estimate)}"
+        known = self.error_estimate is not None
+        return f"relative error below {_rounded_up(self.error_estimate)}" if known else "no error estimate"
 
     def _summary(self) -> str:
         if is_traced(self.error) or np.ndim(self.error) != 1:
@@ -296,5 +286,5 @@ class Solution(Result, eqx.Module):
                 f"mean of the inputs: kappa {float(self.kappa[-1]):.4g} at the end, {np.max(self.kappa):.4g} at most "
                 f"(of 2, in proportion to lr); fluctuations of the mean output are {part:.3g} % of the final error"
             )
-        plateaus = self._course().lines(self.spread.notes() if self.spread else ())
+        plateaus = self._course.lines(self.spread.notes() if self.spread else ())
         return "\n".join([*lines, *plateaus, str(self.status)])
