@@ -37,6 +37,15 @@ def test_every_picture_and_link_exists():
         assert (ROOT / target).exists(), target
 
 
+def test_the_site_has_every_page_and_every_public_name():
+    import stedyn
+
+    index, reference = ((ROOT / "docs" / name).read_text() for name in ("index.md", "reference.md"))
+    listed = re.findall(r"^([a-z-]+)$", index, re.MULTILINE)
+    assert sorted(listed) == sorted({path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"})
+    assert set(stedyn.__all__) <= set(re.findall(r"^   (\w+)$", reference, re.MULTILINE))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_runs_quick(tmp_path, name):

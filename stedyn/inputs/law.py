@@ -139,7 +139,7 @@ class InputLaw(eqx.Module):
     def partial(
         self, breaks: Float[Array, " B"], std
     ) -> tuple[Float[Array, "*n B+1"], Float[Array, "*n B+1"], Float[Array, "*n B+1"]]:
-        """``E[x^n; x in piece k]``, ``n = 0, 1, 2``, for the pieces between ``breaks`` and ``v = std^2`` (*n)."""
+        """``E[x^n; x in piece k]``, ``n = 0, 1, 2``, of pieces between ``breaks`` and ``v = std^2`` (any shape)."""
         scale = jnp.asarray(self.scale) * jnp.asarray(std) * 1.0
         mean = jnp.asarray(self.mean) + jnp.zeros_like(scale)
         if self.kind == "gaussian":

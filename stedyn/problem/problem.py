@@ -157,7 +157,7 @@ class Problem(eqx.Module):
             check_phases(self)
 
     def moments(self, variance) -> InputMoments:
-        """Moments of inputs with the variances ``v`` (*n)."""
+        """Moments of inputs with the variances ``v`` of any shape."""
         return input_moments(self.inputs, jnp.sqrt(variance), self.input_law, self.means)
 
     @property
@@ -245,7 +245,7 @@ class Problem(eqx.Module):
         return jnp.asarray(self.noise_std) ** 2 + self.labels.power(signal, signal)
 
     def diverges(self, error) -> np.ndarray:
-        """Which errors (*n, T) of a curve lie so far above its first one and the label that nothing bounds them."""
+        """Which errors ``(*n, T)`` of a curve lie so far above its first one and the label that nothing bounds them."""
         error = np.asarray(error)
         return error > DIVERGENCE * np.maximum(error[..., :1], float(self.label_variance))
 
