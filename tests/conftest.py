@@ -9,6 +9,7 @@ from jaxtyping import install_import_hook
 
 #: Examples in docstrings that compile for seconds what tests of the default suite compile, too.
 SLOW_EXAMPLES = {
+    "stedyn.design.maps.range_map",
     "stedyn.design.ranges.choose",
     "stedyn.rules.base.Rule",
     "stedyn.design.sensitivities.sensitivity",

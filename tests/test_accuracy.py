@@ -40,7 +40,7 @@ def _sawtooth(c, v):
     return v * ((c - inside) ** 2 + (inside - levels[low]) * (levels[low + 1] - inside))
 
 
-@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("folded", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_classes_end_at_the_kinks(folded):
     """32 classes integrate a function that is a parabola between kinks as well as 2e6 points do."""
     problem = Problem(Teacher.gaussian(1.0), weights=TWO_BIT)
@@ -50,6 +50,7 @@ def test_classes_end_at_the_kinks(folded):
     assert _mean(problem, _sawtooth, folded=folded) == pytest.approx(exact, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_classes_of_variance_are_refined_and_their_merging_is_seen():
     """A function of the variance alone; pairs of them differ from each other, and from the truth, less and less."""
     variance, weights = pairs()

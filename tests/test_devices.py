@@ -46,7 +46,7 @@ def child(program, *arguments, **environment):
     )
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", ["R1", pytest.param("floats", marks=pytest.mark.slow), "memory"])
 def test_chunks_do_not_change_a_bit(name):
     digests = {digest(simulate(PROBLEMS[name], **RUN, chunk=chunk)) for chunk in (*CHUNKS, None)}
     assert len(digests) == 1
@@ -64,7 +64,7 @@ if True:
         used.append(len({group.keys.device for group in self.groups}))
     run.Task.place = seen
 results = []
-for name, arguments, devices, split in CASES[sys.argv[1]]:
+for name, arguments, devices, split in CASES:
     ensemble = simulate(PROBLEMS[name], **arguments, devices=devices, split=split)
     results.append([digest(ensemble), ensemble.weights[:, :100].tolist()])
 from stedyn.simulation import kernel, layout, programs
@@ -82,30 +82,24 @@ print(json.dumps([used, results, re.findall(r" (all-\\w+|collective-\\w+|reduce-
 """
 #: Widths of the halves: 72, below what is exchanged, and 20008, which is folded to 2501 and 313 first.
 LARGE = {"dim": 40001, "seeds": 2, "taus": [0.0, 10 / 40001]}
-QUICK = [
-    ("floats", RUN, None, "seeds"),
-    *[(name, LARGE, devices, "weights") for name in ("floats", "memory") for devices in (None, 1)],
-]
-CASES = {
-    "quick": QUICK,
-    "all": QUICK
-    + [
+CASES = [
+    *[
         (name, RUN, devices, split)
         for name in PROBLEMS
-        for devices in (1, 3)
+        for devices in (None, 1, 3)
         for split in ("seeds", "weights")
-    ]
-    + [("R1", LARGE, devices, "weights") for devices in (None, 1, 3)],
-}
+    ],
+    *[(name, LARGE, devices, "weights") for name in PROBLEMS for devices in (None, 1, 3)],
+]
 
 
-@pytest.mark.parametrize("cases", ["quick", pytest.param("all", marks=pytest.mark.slow)])
-def test_four_devices_give_the_bits_of_one(cases):
-    with child(FOUR, cases, XLA_FLAGS="--xla_force_host_platform_device_count=4") as process:
+@pytest.mark.slow
+def test_four_devices_give_the_bits_of_one():
+    with child(FOUR, XLA_FLAGS="--xla_force_host_platform_device_count=4") as process:
         used, results, exchanges = json.loads(process.stdout.read())
     assert used[0] == 4  # devices of the groups
     found = {}
-    for (name, arguments, _, split), (bits, weights) in zip(CASES[cases], results, strict=True):
+    for (name, arguments, _, split), (bits, weights) in zip(CASES, results, strict=True):
         expected = simulate(PROBLEMS[name], **arguments)
         key = name, arguments["dim"], split
         assert found.setdefault(key, digest(expected) if split == "seeds" else bits) == bits, key

@@ -150,7 +150,8 @@ def test_a_wall_keeps_what_the_level_would_lose():
     assert fixed_point(walled).error > 0.25
 
 
-@pytest.mark.parametrize("bits", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [2, 4])
 def test_few_classes_hold_a_measured_teacher_with_heavy_tails(bits):
     weights = np.random.default_rng(5).standard_t(3, size=1000)
     teacher = Teacher.samples(weights / weights.std())

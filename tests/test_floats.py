@@ -124,6 +124,7 @@ def test_fixed_points_maps_and_choices_are_the_same_whatever_the_flag():
         assert answers() == wide
 
 
+@pytest.mark.slow
 def test_layers_of_a_file_are_reported_in_64_bits(tmp_path):
     np.save(tmp_path / "a.npy", np.linspace(-1.0, 1.5, 24).reshape(4, 6))
     given = dict(bits=[2], points=5)

@@ -32,6 +32,7 @@ def test_reference_numbers_within_half_a_percent(name):
     assert np.all(np.abs(error - wanted) < 5e-3 * wanted + rounding)
 
 
+@pytest.mark.slow
 def test_escape_of_the_reference_plateau():
     (plateau,) = solved("R7").plateaus()
     assert plateau.escape == pytest.approx(26.0, rel=0.01)
@@ -132,6 +133,7 @@ def test_third_order_in_the_step():
     assert -3.3 < np.polyfit(np.log(counts), np.log(errors), 1)[0] < -2.7
 
 
+@pytest.mark.slow
 def test_the_controller_keeps_its_tolerance():
     taus = jnp.linspace(0.0, 3.0, 7)
     errors = []

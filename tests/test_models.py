@@ -61,6 +61,7 @@ def test_an_unquantized_student_in_closed_form():
     assert found.classification_error[0] == 0.5
 
 
+@pytest.mark.slow
 def test_the_limit_is_that_of_a_linear_teacher_with_more_noise():
     teacher, inputs = Teacher.rademacher(1.3), Covariance.samples([0.5, 2.5, 0.5, 2.5])
     problem = Problem(teacher, model="sign", noise_std=0.3, covariance=inputs, **QUANTIZED)

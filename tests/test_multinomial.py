@@ -52,7 +52,11 @@ def test_two_one_bit_inputs_a_batch():
     np.testing.assert_allclose(D, 0.04 * (1.5 + 1.5**2 * 4 / np.pi), rtol=1e-4)
 
 
-@pytest.mark.parametrize(("inputs", "batch"), [(COARSE, 3), (TREAD, 2)], ids=["coarse-3", "tread-2"])
+@pytest.mark.parametrize(
+    ("inputs", "batch"),
+    [pytest.param(COARSE, 3, marks=pytest.mark.slow), (TREAD, 2)],
+    ids=["coarse-3", "tread-2"],
+)
 def test_a_batch_of_quantized_inputs_by_sampling(inputs, batch):
     """The definition: residuals, inputs and Poisson counts are drawn, the normalizer is a sum over all inputs."""
     zeta, nu, c, V, n = 0.2, 1.5, 0.3, 0.7, 150_000

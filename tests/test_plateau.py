@@ -152,6 +152,7 @@ def check_same(reference, saved, cut, rel):
     assert not cut[2].falling
 
 
+@pytest.mark.slow
 def test_plateaus_depend_on_neither_points_nor_horizon():
     """Steps of 1e-3 each: with less noise these add up to 6e-3 of the error where it has fallen a thousandfold."""
     check_same(*(solved(*case).plateaus() for case in CASES), rel=5e-3)

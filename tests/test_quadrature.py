@@ -52,7 +52,7 @@ MOVES = [
 @pytest.mark.parametrize(
     "rule",
     [
-        pytest.param(rule, marks=[pytest.mark.slow] if k in (1, 2, 4, 6) else [])
+        pytest.param(rule, marks=[pytest.mark.slow] if k in (1, 2, 4, 6, 7) else [])
         for k, rule in enumerate(MOVES)
     ],
     ids=lambda rule: rule.kind,
@@ -64,7 +64,12 @@ def test_quadrature_agrees_with_the_closed_form(rule):
 
 @pytest.mark.parametrize(
     ("rule", "inputs", "copy"),
-    [(MOVES[3], FLOAT, Copy), (MOVES[3], FLOAT, Pair), (MOVES[5], TREAD, Copy), (MOVES[5], FLOAT, Pair)],
+    [
+        pytest.param(MOVES[3], FLOAT, Copy, marks=pytest.mark.slow),
+        (MOVES[3], FLOAT, Pair),
+        (MOVES[5], TREAD, Copy),
+        pytest.param(MOVES[5], FLOAT, Pair, marks=pytest.mark.slow),
+    ],
     ids=["gradient-float", "gradient-float-pair", "R-tread", "R-float-pair"],
 )
 def test_quadrature_with_other_inputs(rule, inputs, copy):
@@ -72,7 +77,7 @@ def test_quadrature_with_other_inputs(rule, inputs, copy):
     np.testing.assert_allclose(coefficients(copy(0.3, of=rule), inputs), exact, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("copy", [Copy, Pair])
+@pytest.mark.parametrize("copy", [Copy, pytest.param(Pair, marks=pytest.mark.slow)])
 def test_quadrature_over_few_or_very_many_jumps(copy):
     """One-bit inputs: one scale of the gradient, so that no error averages out."""
     bit = input_moments(Quantizer(1, 1.0))
@@ -100,6 +105,7 @@ def test_quadrature_of_a_random_move_with_many_jumps(delta):
     )
 
 
+@pytest.mark.slow
 def test_copies_of_all_rules_have_no_mean():
     for rule in MOVES:
         check_closes(Problem(rule=Copy(0.3, of=rule), inputs=TWO_BIT))

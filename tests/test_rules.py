@@ -141,6 +141,7 @@ def test_reference_numbers(name):
     np.testing.assert_allclose(solve(problem, law="grid").error, errors, rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_shrinkage_without_noise_is_a_smaller_rate():
     run = Run(tau=20.0, points=9)
     shrunk = solve(Problem(noise_std=0.3, rule=Shrinkage(0.6, q=0.5), run=run))
@@ -353,7 +354,7 @@ def _gap(name, dim, seeds):
     return np.max(np.abs(gap) / (ensemble.error_sem + 2e-3 * theory)), np.max(np.abs(gap) / theory)
 
 
-@pytest.mark.parametrize("name", ["clipped", "R", "multinomial"])
+@pytest.mark.parametrize("name", [pytest.param("clipped", marks=pytest.mark.slow), "R"])
 def test_simulation_agrees_with_the_limit(name):
     errors, relative = _gap(name, 400, 6)
     assert errors < 4.5  # Student's t with 5 degrees of freedom, four times: beyond this once in 50

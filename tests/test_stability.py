@@ -48,7 +48,11 @@ def dense_eigenvalue(problem, error, cells):
 
 @pytest.mark.parametrize(
     ("problem", "cells"),
-    [(reference("R1"), 60), pytest.param(reference("R2"), 60, marks=pytest.mark.slow), (ON_LEVEL, 200)],
+    [
+        (reference("R1"), 60),
+        pytest.param(reference("R2"), 60, marks=pytest.mark.slow),
+        pytest.param(ON_LEVEL, 200, marks=pytest.mark.slow),
+    ],
     ids=["R1", "R2", "on a level"],
 )
 def test_relaxation_times_are_those_of_the_grid_laws_jacobian(problem, cells):

@@ -168,6 +168,7 @@ def test_a_teacher_of_zero_has_a_limit():
     np.testing.assert_allclose(solve(problem).error, wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_start_around_the_teacher():
     """The first error is that of rounding; with linear weights the grid meets the closed form."""
     problem = Problem(

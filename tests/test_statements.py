@@ -231,6 +231,7 @@ def test_shrinkage_bound_for_a_fixed_step(low, high, noise):
         bound.fixed(10, 2.0, 1.0)
 
 
+@pytest.mark.slow
 def test_shrinkage_bound_for_diminishing_steps():
     """Steps beta/(gamma + k) are lr tau0/(tau + tau0) with beta = lr tau0 d and gamma = tau0 d."""
     d, sigma, lr, tau0, q = 200, 0.5, 0.4, 6.0, 0.6
