@@ -18,5 +18,5 @@ autosummary_ignore_module_all = False
 autodoc_typehints = "none"  # the docstrings say shapes and units
 numpydoc_show_class_members = False
 html_theme = "pydata_sphinx_theme"
-html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
-html_sidebars = {"reference": []}
+html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "navbar_center": []}
+html_sidebars = {"**": ["globaltoc.html"]}
