@@ -8,11 +8,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .comparison.measured import Measured
+from .drawing import layers
 from .drawing.axes import density_panel, learning_curve, panels
 from .drawing.axes import range_map as range_map
 
 if TYPE_CHECKING:
     from .comparison.comparison import Comparison
+    from .design.layer_report import LayerReport
     from .design.plateau_tables import PlateauTable
     from .limit.solution import Solution
     from .simulation import Ensemble
@@ -104,4 +106,13 @@ def plateaus_figure(found: PlateauTable) -> Figure:
         if across == "bits":
             ax.set_xticks(sorted(frame["bits"].unique()))
     axes[0].legend(frameon=False, fontsize="small")
+    return figure
+
+
+def layers_figure(report: LayerReport) -> Figure:
+    """Final errors and ranges of all layers."""
+    figure, (left, right) = panels(2)
+    rows = report.to_pandas()
+    layers.final_errors(left, rows)
+    layers.ranges(right, rows)
     return figure

@@ -1,9 +1,9 @@
 """INT4, FP4, NF4 and 4-bit mid-rise: the final error of training against the scale of the format.
 
-A Gaussian teacher of std 1, label noise 0.1, inputs that are not quantized. Lines are errors of fixed points; points
+A Gaussian teacher of std 1, label noise 0.1, inputs that are not quantized. Lines are errors of fixed points; circles
 are simulations, averaged over the last quarter of the run, at the best range of each format and at that of absmax (the
-median of the largest of 4096 weights). The runs end at tau = 8 / lr, where the curve still rises to its fixed point,
-so that points lie 4 to 11 % below the lines.
+median of the largest of 4096 weights). The runs end at tau = 8 / lr, where the curve still rises to its fixed point;
+crosses are the limit, averaged over the same times.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from stedyn import plots
 from stedyn.design.calibration import calibrated_range, rounding_error
 from stedyn.files import report
+from stedyn.limit.solver import solve
 from stedyn.limit.stationary import final_error
 from stedyn.problem.populations import Teacher
 from stedyn.problem.problem import Problem, Run
@@ -52,10 +53,10 @@ def errors(lr: float, points: int, dim: int, seeds: int) -> list[dict]:
             )
             found.append(row)
         for row in (min(found, key=lambda row: row["final_error"]), found[-1]):
-            seen = simulate(problem_of(kind, row["range"], lr), dim=dim, seeds=seeds, seed=4).error.mean(
-                axis=1
-            )
+            problem = problem_of(kind, row["range"], lr)
+            seen = simulate(problem, dim=dim, seeds=seeds, seed=4).error.mean(axis=1)
             row |= dict(dim=dim, seeds=seeds, simulated=seen.mean(), sem=seen.std(ddof=1) / seeds**0.5)
+            row["limit"] = solve(problem, tol=0.02).error.mean()
         rows += sorted(found, key=lambda row: row["range"])
     return rows
 
@@ -82,6 +83,7 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
                 marker="o",
                 mfc="w",
             )
+            ax.plot(seen["range"], seen["limit"], color=f"C{k}", ls="none", marker="x")
         ax.set(
             xscale="log",
             yscale="log",
@@ -91,7 +93,12 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
         )
         ax.set_xticks([1.5, 2, 3, 4, 5], ["1.5", "2", "3", "4", "5"], minor=False)
         ax.set_xticks([], minor=True)
-        ax.legend(frameon=False, fontsize="small", title="dotted: rounding error", title_fontsize="small")
+        ax.legend(
+            frameon=False,
+            fontsize="small",
+            title="dotted: rounding error;\ncircles: simulated, crosses: limit then",
+            title_fontsize="small",
+        )
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     about = f"studies/formats.py: Gaussian teacher of std 1, label noise 0.1, {jax.devices()[0].platform}"

@@ -49,10 +49,10 @@ def problem_of(mode: str, lr: float, bits: int, dim: int, points: int = 25) -> P
     )
 
 
-def needed_bits(mode: str, lr: float, dim: int) -> float:
+def needed_bits(mode: str, lr: float, dim: int, halvings: int = 11) -> float:
     """Bits, as a real number, at which the error at the end of the limit crosses ``TARGET``."""
     low, high = 4.0, 22.0
-    for _ in range(11):
+    for _ in range(halvings):
         middle = 0.5 * (low + high)
         good = solve(problem_of(mode, lr, middle, dim, 2), law="mixture").final_error <= TARGET
         low, high = (low, middle) if good else (middle, high)
@@ -78,7 +78,7 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
                 "dim": dim,
                 "limit": solution.final_error,
             }
-            if lr >= (0.1 if quick else 0.05):
+            if lr >= (lr0 if quick else 0.05):
                 ensemble = simulate(problem, dim=dim, seeds=seeds)
                 row |= {"simulation": ensemble.error_mean[-1], "standard_error": ensemble.error_sem[-1]}
                 if lr == lr0:
@@ -86,9 +86,8 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
             rows.append(row)
     for mode in ("SR", "R"):
         for n in dims:
-            rows.append(
-                {"part": "bits", "mode": mode, "lr": 0.1, "bits": needed_bits(mode, 0.1, n), "dim": n}
-            )
+            needed = needed_bits(mode, 0.1, n, 3 if quick else 11)
+            rows.append({"part": "bits", "mode": mode, "lr": 0.1, "bits": needed, "dim": n})
     table = pd.DataFrame(rows)
 
     folder = Path(out)

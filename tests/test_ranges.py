@@ -12,8 +12,9 @@ from stedyn.cli import app as cli
 from stedyn.cli.lists import joined
 from stedyn.curves.objectives import Objective, longest_plateau, time_to
 from stedyn.design.confirm import _simulated, confirm
-from stedyn.design.layer_report import _condensed, report_layers
+from stedyn.design.layer_report import report_layers
 from stedyn.design.search import best_range, within
+from stedyn.files.activations import condensed
 
 GAUSSIAN = Problem(Teacher.gaussian(1.0), noise_std=0.1, rule=SGD(0.1), run=Run(100.0, 51))
 TREAD = Problem(
@@ -278,7 +279,7 @@ def file(tmp_path):
 
 def test_a_layer_is_condensed_without_loss_of_its_mean_square():
     weights = np.random.default_rng(1).normal(size=50_000)
-    few = _condensed(weights)
+    few = condensed(weights, 1024)
     assert few.size == 1024
     assert np.mean(few**2) == pytest.approx(np.mean(weights**2), rel=1e-12)
 

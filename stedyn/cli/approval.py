@@ -10,6 +10,8 @@ from ..checks import InputError
 
 #: Seconds from which on a job is announced.
 LONG = 3600.0
+#: Seconds from which on its time is named, without a question.
+NAMED = 60.0
 #: Curves or fixed points from which on one is timed.
 MANY = 500
 
@@ -56,6 +58,8 @@ def agree(seconds: float, needed: float, free: float, what: str, yes: bool) -> N
     if needed > free:
         parts.append(f"about {needed / 2**30:.3g} GiB of memory, of which {free / 2**30:.3g} GiB are free")
     if not parts:
+        if seconds > NAMED:
+            print(f"stedyn: {what} will take about {seconds / 60:.2g} minutes.", file=sys.stderr)
         return
     sentence = f"{what} will take {' and '.join(parts)}"
     if yes:

@@ -1,6 +1,7 @@
 """The commands ``stedyn choose`` and ``stedyn layers``. No annotation is postponed: typer reads them."""
 
 import itertools
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ import typer
 from ..checks import InputError, in_float64, printable
 from .approval import approve
 from .lists import numbers
-from .options import Bits, Json, Yes, build_problem, check_outputs, takes_problem, write_outputs
+from .options import Bits, Json, Plot, Yes, build_problem, check_outputs, takes_problem, write_outputs
 
 Points = Annotated[int, typer.Option(min=5, help="Ranges of the scan.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write CSV and JSON here.")]
@@ -105,36 +106,52 @@ def layers(
     flags: dict,
     file: Annotated[Path, typer.Argument(help="Weights: .safetensors, .npz, .npy or .csv.", metavar="FILE")],
     tensor: Tensor = None,
+    activations: Annotated[
+        Path | None,
+        typer.Option(help="Inputs of the layers, under their names: .safetensors or .npz.", metavar="FILE"),
+    ] = None,
     bits: Bits = None,
     per_channel: Annotated[bool, typer.Option("--per-channel", help="A range for every channel.")] = False,
     axis: Annotated[int, typer.Option(help="The channel axis.")] = 0,
     normalise: Normalise = "std",
-    scan: Points = 40,
+    scan: Points = 16,
     yes: Yes = False,
     json: Json = False,
-    out: Out = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write CSV, JSON, TOML and a figure here.")
+    ] = None,
+    plot: Plot = None,
 ) -> int:
-    """The best range for every layer of a file of weights: each is the teacher of a problem of its own."""
+    """The best range for every layer of a file of weights: each is the teacher of a problem of its own.
+
+    Weights are divided by their root mean square (--normalise), inputs by the root of their mean variance: the start,
+    the noise, the range of the inputs and the learning rate of the problem are in these units.
+    """
     problem = build_problem(flags)
-    check_outputs(out, None)
-    from ..design.layer_report import entries_of, report_layers
+    check_outputs(out, plot)
+    os.environ["MPLBACKEND"] = "Agg"
+    from ..design.layer_report import entries_of, problem_of, report_layers, with_inputs
     from ..design.ranges import template
     from ..files.layers import Layer
 
     options: dict[str, Any] = dict(per_channel=per_channel, axis=axis, normalise=normalise)
-    count, widths = sum(isinstance(x, Layer) for x in entries_of(file, tensor, **options)), bits or (2, 3, 4)
-    first = template(problem, widths[0])
-    _approve(f"{count} layers in {len(widths)} bit widths", yes, problem, first, count * len(widths) * scan)
+    entries, measured = with_inputs(entries_of(file, tensor, **options), activations, axis, problem)
+    names, widths = [entry for entry in entries if isinstance(entry, Layer)], bits or (2, 3, 4)
+    if names:
+        own = problem_of(problem, names[0], measured.get(names[0].name))
+        what = f"{len(names)} layers in {len(widths)} bit widths"
+        _approve(what, yes, own, template(own, widths[0]), len(names) * len(widths) * (scan + 14))
     report = report_layers(
         file,
         problem,
         tensor=tensor,
+        activations=activations,
         bits=widths,
         **options,
         points=scan,
         progress=sys.stderr.isatty(),
     )
-    _show("layers", problem, report, str(report), json, out)
+    _show("layers", problem, report, str(report), json, out, plot, "layers_figure")
     return 0
 
 
@@ -184,7 +201,16 @@ def _named(choices: Any) -> str:
     return "\n".join(lines)
 
 
-def _show(name: str, problem, result, text: str, json: bool, out: Path | None) -> None:
+def _show(
+    name: str,
+    problem,
+    result,
+    text: str,
+    json: bool,
+    out: Path | None,
+    plot: Path | None = None,
+    draw: str = "",
+) -> None:
     from .. import __version__
     from ..design.ranges import template
     from ..files.report import describe, to_json
@@ -193,4 +219,4 @@ def _show(name: str, problem, result, text: str, json: bool, out: Path | None) -
     record = result.to_dict() | {"problem": problem_to_dict(problem), "version": __version__}
     quantizer = template(problem, problem.weights.bits or 2)
     print(to_json(record) if json else f"{describe(problem, quantizer)}\n\n{printable(text)}")
-    write_outputs(name, problem, record, out, None, {name: result})
+    write_outputs(name, problem, record, out, plot, {name: result}, draw, result)

@@ -15,6 +15,8 @@ from ..curves.plateaus import Plateau
 from ..files.results import Result
 from ..limit.solution import Solution
 from ..limit.spread import Spread
+from ..problem.means import slow_mean
+from ..problem.problem import Problem
 from ..simulation import Ensemble
 from .gaps import Gaps, curve_parts, deviations, measure_gaps
 from .histogram import Histogram, weight_histogram
@@ -165,6 +167,10 @@ class Comparison(Result):
             "undecided": f"Undecided ({reached}): {judged.reason}",
         }[self.agreement]
         sentences = [f"{opening}.", *([f"{parts[0].upper()}{parts[1:]}."] if parts else [])]
+        kappa = self.solution.kappa
+        if kappa is not None:
+            slow = slow_mean(float(np.min(kappa)), self.ensemble.dim, float(self.ensemble.tau[-1]))
+            sentences += [slow] if slow else []
         mean, sem = self.relative_gap
         if self.tau.size:
             average = f"{mean:+.2%}" + ("" if sem is None else f" +- {sem:.2%}")

@@ -31,8 +31,10 @@ class Candidate(NamedTuple):
     others: tuple[tuple[float, float], ...]
 
 
-def best_range(predictor: Predictor, lr: float, bounds: tuple[float, float], points: int, bar) -> Candidate:
-    """The best range between two bounds at one learning rate."""
+def best_range(
+    predictor: Predictor, lr: float, bounds: tuple[float, float], points: int, bar, interval: bool = True
+) -> Candidate:
+    """The best range between two bounds at one learning rate; without an ``interval`` that is the range itself."""
     even = np.geomspace(bounds[0], bounds[1], points)
     grid = np.unique(np.concatenate([even, _crossings(predictor, lr, bounds)]))
     scanned = []
@@ -50,10 +52,12 @@ def best_range(predictor: Predictor, lr: float, bounds: tuple[float, float], poi
     def exact(r):
         return predictor.exact(r, lr).value
 
-    interval = _interval(exact, width, value, bounds, -1), _interval(exact, width, value, bounds, 1)
+    around = (width, width)
+    if interval:
+        around = _interval(exact, width, value, bounds, -1), _interval(exact, width, value, bounds, 1)
     edge = width <= bounds[0] * (1 + ACCURACY) or width >= bounds[1] * (1 - ACCURACY)
-    others = tuple((r, v) for r, v in minima[1:] if not interval[0] <= r <= interval[1])
-    return Candidate(width, value, interval, edge, others)
+    others = tuple((r, v) for r, v in minima[1:] if not around[0] <= r <= around[1])
+    return Candidate(width, value, around, edge, others)
 
 
 def _crossings(predictor: Predictor, lr: float, bounds) -> np.ndarray:

@@ -145,7 +145,7 @@ def input_variances(path: str | PathLike, tensor: str | None = None) -> Float[np
         does not vary carries nothing.
     """
     name, array = _chosen(read_tensors(path), tensor)
-    values = _numbers(name, array)
+    values = numbers_of(name, array)
     if values.ndim > 1:
         values = values.reshape(-1, values.shape[-1])
         if len(values) < 2:
@@ -183,7 +183,7 @@ def _pieces(name: str, array: np.ndarray, per_channel: bool, axis: int) -> Itera
     return ((f"{name}[{i}]", channel) for i, channel in enumerate(channels))
 
 
-def _numbers(name: str, array: np.ndarray) -> np.ndarray:
+def numbers_of(name: str, array: np.ndarray) -> np.ndarray:
     """The tensor as floats, if it holds finite numbers in at least one dimension."""
     if array.dtype.kind not in "fiu":
         fail(name, "real numbers", f"type {array.dtype}", "choose another tensor")
@@ -197,7 +197,7 @@ def _numbers(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _layer(name: str, array: np.ndarray, normalise: str) -> Layer:
-    weights = _numbers(name, array).ravel()
+    weights = numbers_of(name, array).ravel()
     if np.all(weights == weights[0]):
         fail(name, "weights that differ", f"{weights.size} times {weights[0]:g}", "choose another tensor")
     largest = float(np.abs(weights).max())

@@ -6,16 +6,21 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
+from scipy.optimize import brentq
 
 from ..checks import Failure, InputError, checked, in_float64, whole
 from ..files.results import Result
 from ..problem.problem import Problem
-from ..rules.symmetry import check_centred
 from .limit import Limit, derive
+from .modes import Held
+from .refused import check_settles
 from .roots import Searched, error_and_slope, find_roots
 from .stability import FROZEN, Spectrum, spectrum
+from .stationary import Stationary, stationary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +46,8 @@ class FixedPoint(Result, eqx.Module):
         That fixed point; None (as ``excess``) if lr is above its ceiling, so that only quantization holds
         the weights.
     saturated_fraction : float
-        Probability of the teacher values with ``|a c| >= b max|psi|``: their weights leave the range.
+        Probability of the teacher values with ``|a c| >= b max|psi|``: their weights leave the range. (Inputs with a
+        mean pull with the drift that holds the mean outputs together, too.)
     slope : float
         ``d error / d V`` of the stationary law; a fixed point with a slope above 1 is unstable.
     stable : bool
@@ -54,9 +60,13 @@ class FixedPoint(Result, eqx.Module):
         Whether that eigenvalue is complex, with the ``period`` (float or None) in ``tau``.
     lr_ceiling : float or None
         Largest lr with a fixed point, ``2 / k2`` for SGD with a linear ``psi`` (with momentum that over
-        `Rule.gain`); None if ``psi`` is bounded, when no such ceiling applies.
+        `Rule.gain`), and ``2 / (k2 + E[phi]^2)`` for inputs with a mean; None if ``psi`` is bounded, when no such
+        ceiling applies.
     others : tuple of float
         Errors of further fixed points, if the equation has several; the reported one has the largest error.
+    kappa, mean_mode : float or None
+        Of inputs with a mean: how strongly a step pulls the mean output back, and its part of the error
+        (``docs/inputs.md``).
     searched : Searched
         Where they were looked for.
     minimum : tuple of float or None
@@ -77,6 +87,8 @@ class FixedPoint(Result, eqx.Module):
     period: float | None
     lr_ceiling: float | None
     others: tuple[float, ...]
+    kappa: float | None
+    mean_mode: float | None
     searched: Searched
     minimum: tuple[float, float] | None
     horizon: tuple[float, float] | None
@@ -118,12 +130,12 @@ class FixedPoint(Result, eqx.Module):
 
     def _summary(self) -> str:
         kind = "stable" if self.stable else "unstable"
-        back = (
-            "no relaxation time"
-            if self.relaxation_time is None
-            else f"relaxation time {self.relaxation_time:.4g}"
-        )
-        return f"error {self.error:.6g}, {kind}, {back}"
+        return f"error {self.error:.6g}, {kind}, {self._back}"
+
+    @property
+    def _back(self) -> str:
+        time = self.relaxation_time
+        return "no relaxation time" if time is None else f"relaxation time {time:.4g}"
 
     def _draw(self, ax) -> None:
         from ..drawing.axes import fixed_point
@@ -143,14 +155,14 @@ class FixedPoint(Result, eqx.Module):
         if self.minimum is not None:
             tau, error = self.minimum
             lower = f"\nthe curve passes below it: error {error:.6g} at tau = {tau:.4g}"
-        back = "no relaxation time"
-        if self.relaxation_time is not None:
-            back = f"relaxation time {self.relaxation_time:.4g}"
+        back = self._back
         if self.period is not None:
             back += f", oscillating with period {self.period:.4g}"
         more = ""
         if self.others:
             more = "; further ones at " + ", ".join(f"{error:.6g}" for error in self.others)
+        if self.kappa is not None:
+            more += f"\nkappa {self.kappa:.4g}: the mean output makes {self.mean_mode:.6g} of the error"
         low, high, points = self.searched
         return (
             f"fixed point: error {self.error:.8g}, {over}{lower}\nsaturated fraction {self.saturated_fraction:.4g}; "
@@ -160,9 +172,35 @@ class FixedPoint(Result, eqx.Module):
 
 
 @eqx.filter_jit
-def _pull(limit: Limit):
-    """``a, b`` (C,) at the variance of the label."""
-    return limit.coefficients(limit.order(limit.power), jnp.inf)[:2]
+def _drift(limit: Limit, error) -> tuple[Array, Array, Stationary]:
+    """The drift ``a c`` of every class, with that of the mean outputs, ``b`` (C,) and the law at a fixed point."""
+    V = limit.noise_var + error
+    a, b, *_ = limit.coefficients(limit.order_at(V), jnp.inf)
+    law = stationary(limit, V)
+    return a * limit.teacher + law.push * limit.mean, b, law
+
+
+def _ceiling(limit: Limit, final: float) -> float | None:
+    """The largest rate, in the limit, with a fixed point of weights that are not quantized; None without one.
+
+    ``S = D / (2 b)``: the error reproduces itself once ``lr k2 = 2``; ``kappa`` comes nearer to 2 before.
+    """
+    far = 1e7 * limit.power  # where rounding no longer matters, and a bounded rule does not grow
+    alone = dataclasses.replace(limit, has_mean=False)
+    slope = float(error_and_slope(alone, far)[1])
+    if not np.isfinite(slope):
+        slope = final * float(limit.share @ limit.k2) / 2
+    if slope < 1e-3 * final:
+        return None
+    if not limit.has_mean:
+        return final / slope / float(limit.rule.gain)
+    B, kappa = limit.rule.batch, float(limit.shift(jnp.inf) * (limit.share @ limit.mean**2)) / final
+
+    def gap(rate):  # times 2 - kappa
+        left = 2 - kappa * rate
+        return slope * rate / final * (left + kappa * rate / B) - left
+
+    return float(brentq(gap, 0.0, 2 / kappa))
 
 
 @checked(problem=Problem)
@@ -185,29 +223,8 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
     problem = problem.parts[-1]
     problem.alike("a fixed point")
     whole("classes", classes, 2, 4096)
-    if problem.means == "kept":
-        raise InputError(
-            "inputs: expected inputs without a mean for a fixed point, found E[phi] other than 0, for which it is not "
-            "implemented; use predict with a long tau, or set inputs.centre = true."
-        )
-    check_centred(problem)
-    problem.rule.check_limit(problem)
-    if problem.absorbs:
-        raise InputError(
-            f"weights.ste: expected 'identity' for a fixed point, found {problem.ste!r}, beyond whose range nothing "
-            "moves so that the final error depends on the start; use predict with a long tau instead."
-        )
-    if problem.surrogate.smooth:
-        raise InputError(
-            f"weights.ste: expected 'identity' for a fixed point, found {problem.ste!r}, whose stationary density is "
-            "not implemented; use predict with a long tau instead."
-        )
+    check_settles(problem)
     final = float(problem.rule.rate(jnp.inf))
-    if not 0 < final < np.inf:
-        raise InputError(
-            f"rule.schedule: expected a rate that stays above 0 for a fixed point, found {final:g} at the end, "
-            "where nothing moves any more; use predict with a long tau instead."
-        )
     limit = eqx.filter_jit(derive)(problem.timeless, classes + classes % 2)
     found, searched, freezes = find_roots(limit)
     linear = problem.weights.is_none and problem.latent_clip is None
@@ -215,20 +232,7 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         base = found
     else:
         base = find_roots(eqx.filter_jit(derive)(problem.unquantized().timeless, classes + classes % 2))[0]
-    k2 = float(limit.share @ limit.k2)
-    a, b = _pull(limit)
-    ceiling = None
-    if linear:  # S = D / (2 b): the error reproduces itself once lr k2 = 2
-        far = 1e7 * limit.power  # where rounding no longer matters, and a bounded rule does not grow
-        slope = float(error_and_slope(limit, far)[1])
-        ceiling = final / slope if np.isfinite(slope) else 2 / k2
-        ceiling = None if slope < 1e-3 * final else ceiling / float(problem.rule.gain)
-    saturated = 0.0
-    if problem.weights.n_levels:
-        pull = np.asarray(a * limit.teacher)
-        ends = [np.asarray(b * limit.levels[k]) * (1 - 1e-12) for k in (0, -1)]
-        beyond = (pull <= ends[0]) | (pull >= ends[1])
-        saturated = float(np.asarray(limit.share) @ beyond)
+    ceiling = _ceiling(limit, final) if linear else None
     if freezes and found[0][0] >= searched.high * (1 - 1e-9):
         raise InputError(
             f"rule: expected one that moves weights at some error for a fixed point, found {problem.rule.kind!r}, with "
@@ -244,11 +248,17 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
             "with which the error grows without bound and there is no fixed point; lower it."
         )
     error, slope = found[-1]
+    pull, b, law = jax.tree.map(np.asarray, _drift(limit, jnp.asarray(error)))
+    saturated = 0.0
+    if problem.weights.n_levels:
+        ends = [b * np.asarray(limit.levels[k]) * (1 - 1e-12) for k in (0, -1)]
+        saturated = float(np.asarray(limit.share) @ ((pull <= ends[0]) | (pull >= ends[1])))
     reference = base[-1][0] if base else None
     back = Spectrum(None, FROZEN)
     if not freezes or len(found) > 1:
         few = eqx.filter_jit(derive)(problem.timeless, min(FOLLOWED, classes + classes % 2))
-        back = spectrum(limit, few, max(error + float(limit.noise_var), 1e-10 * float(limit.scale)))
+        V = max(error + float(limit.noise_var), 1e-10 * float(limit.scale))
+        back = spectrum(limit, few, V, Held(float(law.push), float(law.kappa), V) if limit.has_mean else None)
     return FixedPoint(
         error=error,
         excess=None if reference is None else error - reference,
@@ -257,6 +267,8 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         slope=slope,
         lr_ceiling=ceiling,
         others=tuple(other for other, _ in found[:-1]),
+        kappa=float(law.kappa) if limit.has_mean else None,
+        mean_mode=float(law.mean_mode) if limit.has_mean else None,
         searched=searched,
         minimum=None,
         horizon=None,

@@ -82,6 +82,12 @@ class Limit(eqx.Module):
         """Mean output of the teacher, over ``sqrt(d)``."""
         return (self.share * self.unit * self.inputs.mean_x[self.group]) @ self.teacher
 
+    def shift(self, tau) -> Float[Array, ""]:
+        """``E[U | r] / (r E[phi])`` of a rule that is linear (`Rule.shift`)."""
+        shift = self.rule.shift(tau)
+        assert shift is not None  # others are refused
+        return shift
+
     def with_mean_mode(self, V, kappa) -> Float[Array, ""]:
         """Variance of the residual with that of the mean output, ``V (1 + kappa / (B (2 - kappa)))``.
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 
+from ..quantizers.pieces import jumps
 from .limit import Limit
 
 #: A class with this part of its weights in one cell is not resolved.
@@ -24,6 +26,14 @@ class Fading(NamedTuple):
 
     rate: float
     slopes: np.ndarray
+
+
+class Held(NamedTuple):
+    """Of inputs with a mean: the drift over ``mean`` that holds the mean outputs together, kappa, and ``V``."""
+
+    push: float
+    kappa: float
+    V: float
 
 
 def leading(values, vectors, share_of_error) -> list[complex]:
@@ -75,9 +85,12 @@ def _faces(limit: Limit, a, b, D, teacher, decay) -> np.ndarray:
 
 
 def modes_of_densities(
-    limit: Limit, values, slopes, decay, inside, fading: Fading | None
+    limit: Limit, values, slopes, decay, inside, fading: Fading | None, held: Held | None = None
 ) -> list[complex] | None:
     """Eigenvalues of the slowest modes of the classes ``inside``, which are stationary; None if they are too narrow.
+
+    With inputs that have a mean, all are driven at ``mean push``, and a deviation keeps the mean output: its part along
+    the response to ``push`` is what does that.
 
     Of a rule that remembers, ``u`` is one variable more: with ``G`` the part of ``dA/dV p`` that comes by ``u``,
     the inverse of a source ``(r, s)`` is ``x = L^-1 (r + G s / rate)``, ``u = e . x - s / rate``.
@@ -86,7 +99,9 @@ def modes_of_densities(
     a, b, D = values[:, inside, None]
     teacher, share = (np.asarray(x)[inside, None] for x in (limit.teacher, limit.share))
     k1, k2 = (np.asarray(x)[inside, None] for x in (limit.k1, limit.k2))
-    faces = _faces(limit, a[:, 0], b[:, 0], D[:, 0], teacher[:, 0], decay)
+    mean = np.asarray(limit.mean)[inside, None]
+    aim = teacher if held is None else teacher + held.push * mean / a
+    faces = _faces(limit, a[:, 0], b[:, 0], D[:, 0], aim[:, 0], decay)
     w, h = 0.5 * (faces[1:] + faces[:-1]), np.diff(faces)
     piece = np.searchsorted(np.asarray(limit.pieces.breaks), w, side="right")
     psi, square = (
@@ -95,7 +110,7 @@ def modes_of_densities(
     )
     # log ratio of neighbouring densities, and its derivative with respect to V
     half, between = D / 2, 0.5 * (h[1:] + h[:-1])
-    drift = a * teacher - b * psi - decay * w
+    drift = a * aim - b * psi - decay * w
 
     def work(v):
         return 0.5 * (v[:, 1:] * h[1:] + v[:, :-1] * h[:-1]) / half
@@ -117,8 +132,20 @@ def modes_of_densities(
     resistance = np.where(live, between / half * total * np.exp(np.minimum(-log_crossing, 600.0)), 0.0)
     moved -= np.sum(p * moved, axis=1, keepdims=True)
     cost = k2 * square - 2 * k1 * teacher * psi
+    if held is not None:
+        cost = _with_mean_mode(limit, held, cost, mean**2, square - psi**2, faces, piece)
     cost = cost - np.sum(p * cost, axis=1, keepdims=True)
     mass, from_left = share * p, np.cumsum(p, axis=1)[:, :-1] < 0.5
+
+    def kept(x):
+        """A response ``x / mass`` without what changes the mean output."""
+        if held is None:
+            return x
+        return x - pushed * (np.sum(mass * mean * psi * x) / np.sum(mass * mean * psi * pushed))
+
+    pushed = _sums(work(mean * np.ones_like(w)))
+    pushed -= np.sum(p * pushed, axis=1, keepdims=True)
+    moved = kept(moved)
     gain = np.sum(mass * cost * moved)
     if abs(1 - gain) < 1e-12:
         return [0j]
@@ -131,7 +158,7 @@ def modes_of_densities(
         rest = np.cumsum(source[:, ::-1], axis=1)[:, ::-1]
         flux = np.where(from_left, np.cumsum(source, axis=1)[:, :-1], -rest[:, 1:])
         y = _sums(flux * resistance / share)
-        y -= np.sum(p * y, axis=1, keepdims=True)
+        y = kept(y - np.sum(p * y, axis=1, keepdims=True))
         return (root * (y + moved * np.sum(mass * cost * y) / (1 - gain))).ravel()
 
     costs = (root * cost).ravel()
@@ -161,6 +188,22 @@ def modes_of_densities(
         return np.abs(costs @ vectors) / (np.linalg.norm(costs) * np.linalg.norm(vectors, axis=0) + 1e-300)
 
     return leading(1 / found, vectors, seen)
+
+
+def _with_mean_mode(limit: Limit, held: Held, cost, mean_square, drawn, faces, piece):
+    """What masses of cells add to ``V``: by the centred outputs, which are ``cost``, and by densities at thresholds."""
+    B, left = limit.rule.batch, 2 - held.kappa
+    more = 1 + held.kappa / (B * left)
+    breaks, first = np.asarray(limit.pieces.breaks), np.asarray(limit.pieces.first)
+    rise, h = first[piece, 1].copy(), np.diff(faces)
+    heights = np.asarray(jumps(limit.pieces))
+    for theta, height in zip(breaks, heights, strict=True):
+        face = int(np.searchsorted(faces, theta - 1e-9 * np.abs(theta)))
+        below = h[face] / (h[face] + h[face - 1])
+        rise[face - 1] += height * below / h[face - 1]
+        rise[face] += height * (1 - below) / h[face]
+    rate = float(limit.shift(jnp.inf))
+    return more * (cost + mean_square * drawn) + held.V / more * 2 / (B * left**2) * rate * mean_square * rise
 
 
 def _sums(x):

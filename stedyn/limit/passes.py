@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from ..curves.dense import Steps
 from ..problem.phases import with_new
 from .classes import channel_classes
+from .compiling import QUICKLY
 from .integrate import failed, integrate, steps
 from .laws.fast import FastFlow
 from .laws.grid import GridFlow
@@ -22,11 +23,6 @@ from .laws.masses import within_walls
 from .laws.moving import MovingFlow
 from .laws.remembering import flow_of
 from .limit import limit_of
-
-#: Options of programs that are run few times.
-QUICKLY = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 11):  # which has no other way to compile loops
-    QUICKLY["xla_cpu_use_fusion_emitters"] = False
 
 
 class Mesh(NamedTuple):

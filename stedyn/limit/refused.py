@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checks import fail, is_traced
+from ..checks import InputError, fail, is_traced
 from ..problem.problem import Problem
 from ..rules import Rule
 from ..rules.symmetry import check_centred
@@ -87,6 +87,29 @@ def check_closes(problem: Problem) -> None:
              f"{len(problem.phases)} of them", "set inputs.centre = true, or simulate")  # fmt: skip
     for part in problem.parts:
         _check_part(part)
+
+
+def check_settles(problem: Problem) -> None:
+    """Refuse a problem that has no fixed point, or none that is implemented, in one sentence."""
+    check_means(problem)
+    check_centred(problem)
+    problem.rule.check_limit(problem)
+    if problem.absorbs:
+        raise InputError(
+            f"weights.ste: expected 'identity' for a fixed point, found {problem.ste!r}, beyond whose range nothing "
+            "moves so that the final error depends on the start; use predict with a long tau instead."
+        )
+    if problem.surrogate.smooth:
+        raise InputError(
+            f"weights.ste: expected 'identity' for a fixed point, found {problem.ste!r}, whose stationary density is "
+            "not implemented; use predict with a long tau instead."
+        )
+    final = float(problem.rule.rate(jnp.inf))
+    if not 0 < final < np.inf:
+        raise InputError(
+            f"rule.schedule: expected a rate that stays above 0 for a fixed point, found {final:g} at the end, "
+            "where nothing moves any more; use predict with a long tau instead."
+        )
 
 
 def _check_part(problem: Problem) -> None:

@@ -14,6 +14,7 @@ from ..checks import Failure, is_traced
 from ..curves.dense import Steps, between, extrapolated
 from ..curves.plateaus import Plateau
 from ..files.results import Result
+from ..problem.means import mean_mode_line
 from ..problem.problem import Problem
 from .endings import Course, course
 from .spread import Spread
@@ -281,10 +282,7 @@ class Solution(Result, eqx.Module):
             f"minimum: error {error:.6g} at tau = {tau:.4g}; final error {self.final_error:.6g}",
         ]
         if self.kappa is not None and self.mean_mode is not None:
-            part = 100 * float(self.mean_mode[-1]) / self.final_error
-            lines.append(
-                f"mean of the inputs: kappa {float(self.kappa[-1]):.4g} at the end, {np.max(self.kappa):.4g} at most "
-                f"(of 2, in proportion to lr); fluctuations of the mean output are {part:.3g} % of the final error"
-            )
+            part = float(self.mean_mode[-1]) / self.final_error
+            lines.append(mean_mode_line(self.kappa, part, float(self.tau[-1])))
         plateaus = self._course.lines(self.spread.notes() if self.spread else ())
         return "\n".join([*lines, *plateaus, str(self.status)])

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .limit import Limit
-from .modes import Fading, leading, modes_of_densities
+from .modes import Fading, Held, leading, modes_of_densities
 
 #: Rates of a weight below which it does not move.
 STILL = 1e-30
@@ -61,10 +61,11 @@ def _fading(limit: Limit, V) -> Fading | None:
     return Fading(float(rate), np.array(_coefficients(limit, V, memory)[1]))
 
 
-def spectrum(limit: Limit, few: Limit, V: float) -> Spectrum:
+def spectrum(limit: Limit, few: Limit, V: float, held: Held | None = None) -> Spectrum:
     """Leading eigenvalue of the linearized limit at a fixed point with residual variance ``V``, per unit of ``tau``.
 
-    ``few`` is the same limit with fewer classes, for which the densities are followed.
+    ``few`` is the same limit with fewer classes, for which the densities are followed; ``held`` is for
+    inputs with a mean.
     """
     if limit.levels.size and float(limit.noise_var) == 0 and V <= 1e-9 * float(limit.power):
         return Spectrum(None, "without noise nothing moves once it has vanished")
@@ -73,12 +74,13 @@ def spectrum(limit: Limit, few: Limit, V: float) -> Spectrum:
         return Spectrum(None, FROZEN)
     decay, fading = float(limit.decay(jnp.inf)), _fading(few, jnp.asarray(V))
     if limit.levels.size == 0 and limit.latent_clip is None:
-        return _of_moments(few, values, slopes, decay, fading)
+        moments = _of_moments_with_a_mean if few.has_mean else _of_moments
+        return moments(few, values, slopes, decay, fading)
     if decay > 0 or limit.latent_clip is not None:
         every = np.ones(values.shape[1], bool)
-        return _slowest(modes_of_densities(few, values, slopes, decay, every, fading))
-    every = np.array(_coefficients(limit, jnp.asarray(V))[0])
-    outward, rates = _edge(limit, every)
+        return _slowest(modes_of_densities(few, values, slopes, decay, every, fading, held))
+    every, push = np.array(_coefficients(limit, jnp.asarray(V))[0]), 0.0 if held is None else held.push
+    outward, rates = _edge(limit, every, push)
     kept = _kept(limit, every[1], outward, rates, V - float(limit.noise_var))
     leaves = kept & (outward >= 0)
     if np.any(leaves & (rates == 0)):
@@ -86,10 +88,10 @@ def spectrum(limit: Limit, few: Limit, V: float) -> Spectrum:
             None, "weights diffuse freely on the outermost level: the error ends like 1/sqrt(tau)"
         )
     found = [complex(-rate) for rate in rates[leaves]]
-    outward, edge = _edge(few, values)
+    outward, edge = _edge(few, values, push)
     inside = (outward < 0) & ((edge >= np.min(rates[kept], initial=np.inf)) | (np.asarray(few.share) > FEW))
     if np.any(inside):
-        slow = modes_of_densities(few, values, slopes, decay, inside, fading)
+        slow = modes_of_densities(few, values, slopes, decay, inside, fading, held)
         if slow is None:
             return _slowest(None)
         found += slow
@@ -142,14 +144,54 @@ def _of_moments(limit: Limit, values, slopes, decay, fading: Fading | None) -> S
     return _slowest(leading(found, vectors, seen))
 
 
-def _edge(limit: Limit, values):
+def _of_moments_with_a_mean(limit: Limit, values, slopes, decay, _) -> Spectrum:
+    """The same with ``N = <w>`` of every input variance, under the constraint on the sum of ``mean N``."""
+    group = np.asarray(limit.group)
+    _, first = np.unique(group, return_index=True)
+    share, teacher = np.asarray(limit.share), np.asarray(limit.teacher)
+    part, sums, square = (np.bincount(group, share * teacher**n) for n in range(3))
+    (a, b, D), (da, db, dD) = values[:, first], slopes[:, first]
+    mean, k1, k2 = (np.asarray(x)[first] for x in (limit.mean, limit.k1, limit.k2))
+    kappa = float(limit.shift(jnp.inf)) * (part @ mean**2)
+    more = 1 + kappa / (limit.rule.batch * (2 - kappa))
+    count, back, lever = part.size, b + decay, part @ mean**2
+    push = (float(limit.target) - mean @ (a * sums / back)) / (mean**2 @ (part / back))
+    N = (a * sums + push * mean * part) / back
+    M = (a * square + push * mean * sums) / back
+    Q = (2 * a * M + 2 * push * mean * N + D * part) / (2 * back)
+    zero = np.zeros((count, count))
+    matrix = np.block([
+        [np.diag(-back), zero, zero],
+        [np.diag(2 * a), np.diag(-2 * back), np.diag(2 * push * mean)],
+        [zero, zero, np.diag(-back)],
+    ])  # fmt: skip
+    weight = more * np.concatenate([-2 * k1, k2, 0 * k1])
+    feed = np.concatenate([da * square - db * M, 2 * da * M - 2 * db * Q + dD * part, da * sums - db * N])
+    matrix = matrix + np.outer(feed, weight)
+    pushed = np.concatenate([mean * sums, 2 * mean * N, mean * part])
+    held = np.concatenate([0 * mean, 0 * mean, mean])
+    matrix = matrix - np.outer(pushed, held @ matrix) / lever
+    found, vectors = np.linalg.eig(matrix)
+    # what would change the mean output is none of the modes
+    kept = np.abs(held @ vectors) < 1e-8 * (np.abs(held) @ np.abs(vectors) + 1e-300)
+
+    def seen(vectors):
+        return np.abs(weight @ vectors) / (np.abs(weight) @ np.abs(vectors))
+
+    return _slowest(leading(found[kept], vectors[:, kept], seen))
+
+
+def _edge(limit: Limit, values, push: float = 0.0):
     """Drift out of the outermost level (C,), negative if it holds the weights, and ``v^2/(2 D)``.
 
     Below that rate a class has no modes but its stationary density; if the drift leads outward, it is the rate at
     which the last weights of the class leave the range.
     """
     a, b, D = values
-    pull, ends = a * np.asarray(limit.teacher), np.asarray(limit.levels)[[0, -1]]
+    pull, ends = (
+        a * np.asarray(limit.teacher) + push * np.asarray(limit.mean),
+        np.asarray(limit.levels)[[0, -1]],
+    )
     outward = np.maximum(pull - b * ends[1], b * ends[0] - pull)
     outward[np.abs(outward) <= 1e-12 * (np.abs(pull) + b * np.max(np.abs(ends)))] = 0.0
     return outward, outward**2 / (2 * D)

@@ -5,36 +5,84 @@ For the identity straight-through estimator the stationary density of a class is
     ``p_c(w) ~ exp( (2/D) (a c w - b Psi(w) - lr weight_decay w^2 / 2) )``,  ``Psi' = psi``,
 
 and the residual variance of a fixed point solves ``V = noise_std^2 + error(V)`` (``docs/theory.md``, section 6).
+Inputs with a mean drive every weight at ``mean push`` besides, and ``push`` is found with the density at every ``V``
+(``docs/inputs.md``).
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix as optx
 from jaxtyping import Array, Float
 
+from ..checks import is_traced
 from ..problem.problem import Problem
 from ..quantizers.padded import padded
+from .averages import Averages, class_averages, level_averages
+from .compiling import QUICKLY
 from .limit import Limit, derive
 
-#: Every piece of a stationary density is integrated down to exp(-DEPTH) of its maximum.
-DEPTH, NODES = 32.0, 40
-_X, _W = np.polynomial.legendre.leggauss(NODES)
 #: Residual variances at which the equation is evaluated to find its largest root.
 SCAN = 60
 #: Below this no coefficient is known any more: floats underflow, and nothing moves.
 TINY = 1e-290
+#: Most steps to the common drift that holds the mean outputs together; kappa up to which its formula is evaluated.
+PUSHES, NEAR_TWO = 100, 2 - 1e-6
 #: Classes of a teacher.
 CLASSES = 256
 
 
-def stationary_error(limit: Limit, V) -> Float[Array, ""]:
+class Stationary(NamedTuple):
+    """The stationary law at a residual variance: what it costs, and how the mean outputs are held together.
+
+    ``error`` is the generalization error, ``mean_mode`` the part of it that the mean output costs, ``kappa`` how
+    strongly that is pulled back and ``push`` the drift, over ``mean``, that holds it (all 0 for inputs without a mean).
+    """
+
+    error: Float[Array, ""]
+    mean_mode: Float[Array, ""]
+    kappa: Float[Array, ""]
+    push: Float[Array, ""]
+
+
+def stationary_error(limit: Limit, V, plain=False) -> Float[Array, ""]:
     """Error of the stationary law at residual variance ``V``: the right-hand side of the fixed point."""
+    return stationary(limit, V, plain).error
+
+
+def stationary(limit: Limit, V, plain=False) -> Stationary:
+    """The stationary law at residual variance ``V``; an infinite error where no push makes the mean outputs agree.
+
+    ``plain`` says that `is_plain` holds, so that all integrals are closed forms.
+    """
+    zero = jnp.zeros(())
+    if not limit.has_mean:
+        averages = _averages(limit, V, zero, plain)
+        return Stationary(limit.error(averages.psi, averages.square), zero, zero, zero)
+    push, agree = _push(limit, V, plain)
+    averages = _averages(limit, V, push, plain)
+    share, mean, B = limit.share, limit.mean, limit.rule.batch
+    kappa = limit.shift(jnp.inf) * (share * mean**2) @ averages.crossing
+    centred = limit.error(averages.psi, averages.square) + (limit.weight * mean**2) @ averages.drawn
+    held = jnp.minimum(kappa, NEAR_TWO)  # beyond 2 no mean output is stationary, and V has to be larger
+    mode = (limit.noise_var + centred) * held / (B * (2 - held))
+    return Stationary(jnp.where(agree, centred + mode, jnp.inf), mode, kappa, push)
+
+
+def _averages(limit: Limit, V, push, plain) -> Averages:
     rule, pieces = limit.rule, limit.pieces
     a, b, D, _ = limit.coefficients(limit.order_at(V), jnp.inf)
+    force = a * limit.teacher
+    if limit.has_mean:
+        force = force + push * limit.mean
+    if plain:
+        return jax.vmap(lambda force, b, D: level_averages(limit.levels, pieces.breaks, force, b, 2 / D))(
+            force, b, D
+        )
     decay = rule.rate(jnp.inf) * rule.weight_decay
     edge = jnp.full(1, jnp.inf)
     breaks = pieces.breaks
@@ -44,66 +92,53 @@ def stationary_error(limit: Limit, V) -> Float[Array, ""]:
     low, high = jnp.concatenate([-edge, breaks]), jnp.concatenate([breaks, edge])
 
     def moments(force, b, D):
-        return _class_moments(pieces, force, b, decay, 2 / D, low, high)
+        return class_averages(pieces, force, b, decay, 2 / D, low, high)
 
-    return limit.error(*jax.vmap(moments)(a * limit.teacher, b, D))
-
-
-def _class_moments(pieces, force, b, decay, beta, low, high):
-    """``E[psi], E[psi^2]`` of ``exp(beta * potential)``, piece by piece with Gauss-Legendre nodes."""
-    intercept, bend = force - b * pieces.first[:, 0], b * pieces.first[:, 1]
-    slope = bend + decay
-    # the potential at the breaks but for that of the decay, which is far larger, and where each piece has its maximum
-    finite_low, finite_high = jnp.where(jnp.isfinite(low), low, 0.0), jnp.where(jnp.isfinite(high), high, 0.0)
-    inner = intercept * (finite_high - finite_low) - 0.5 * bend * (finite_high**2 - finite_low**2)
-    at_low = jnp.concatenate([-inner[:1], jnp.zeros(1), jnp.cumsum(inner[1:-1])])[: low.size]
-    at_high = jnp.append(at_low[1:], at_low[-1] + inner[-1])
-    curved = slope > 0
-    top = jnp.where(curved, intercept / jnp.where(curved, slope, 1.0), jnp.sign(intercept) * jnp.inf)
-    flat = ~curved & (jnp.abs(intercept) <= 1e-12 * (jnp.abs(force) + jnp.abs(b * pieces.first[:, 0])))
-    top = jnp.where(flat, jnp.where(jnp.isfinite(low), low, finite_high), top)
-    # on an unbounded outermost piece that does not pull back the weights leave for good
-    endless = ~(jnp.isfinite(low) & jnp.isfinite(high))
-    escapes = ~jnp.isfinite(jnp.clip(top, low, high)) | (flat & endless)
-    at = jnp.where(escapes, 0.0, jnp.clip(top, low, high))
-    # positions are taken from the nearer end: a density can be thinner than the digits of a threshold
-    upper = high - at < at - low
-    anchor, height = jnp.where(upper, finite_high, finite_low), jnp.where(upper, at_high, at_low)
-    if low.size == 1:
-        anchor, height = jnp.zeros(1), jnp.zeros(1)
-    force_at = intercept - slope * at
-    # beyond the reach is nothing, so that its own change does not count (and has no derivative on a flat piece)
-    reach = jax.lax.stop_gradient(_reach(beta * jnp.abs(force_at), beta * slope))
-    start, stop = (
-        jnp.maximum(low - anchor, at - anchor - reach),
-        jnp.minimum(high - anchor, at - anchor + reach),
-    )
-    half = jnp.where(escapes, 0.0, 0.5 * jnp.clip(stop - start, 0.0, None))
-    away = jnp.where(escapes, 0.0, 0.5 * (start + stop))[:, None] + half[:, None] * _X
-    w = anchor[:, None] + away
-    free = height[:, None] + away * (intercept - bend * anchor)[:, None] - 0.5 * bend[:, None] * away**2
-    log = beta * (free - 0.5 * decay * w**2)
-    live = half > 0
-    shift = jax.lax.stop_gradient(jnp.max(jnp.where(live[:, None], log, -jnp.inf)))
-    weight = jnp.where(live[:, None], jnp.exp(jnp.where(live[:, None], log - shift, 0.0)), 0.0)
-    weight = weight * half[:, None] * _W
-    first, second = pieces.first, pieces.second
-    psi = first[:, :1] + first[:, 1:] * w
-    square = second[:, :1] + second[:, 1:2] * w + second[:, 2:] * w**2
-    total = jnp.sum(weight)
-    mean, mean_square = jnp.sum(weight * psi) / total, jnp.sum(weight * square) / total
-    for k in (0, -1):
-        mean = jnp.where(escapes[k], first[k, 0], mean)
-        mean_square = jnp.where(escapes[k], second[k, 0], mean_square)
-    return mean, mean_square
+    return jax.vmap(moments)(force, b, D)
 
 
-def _reach(slope, curvature):
-    """Distance at which ``slope x + curvature x^2 / 2`` reaches DEPTH."""
-    return 2 * DEPTH / jnp.maximum(slope + jnp.sqrt(slope**2 + 2 * curvature * DEPTH), 1e-300)
+def _push(limit: Limit, V, plain):
+    """The drift, over ``mean``, with which the mean outputs agree, and whether there is one; differentiable.
+
+    The mean output rises with it: Newton steps, or half the interval where one leads out of it.
+    """
+    still, still_V = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, (limit, V))
+    levers = still.share * still.unit * still.mean
+    a, b, _, _ = still.coefficients(still.order_at(still_V), jnp.inf)
+    each = levers * still.mean / (b + still.decay(jnp.inf) * (still.levels.size == 0))
+    start = (still.target - jnp.sum(each * a * still.teacher / still.mean)) / jnp.sum(each)
+    width = jnp.abs(still.target / jnp.sum(each)) + jnp.sqrt(still.scale / jnp.max(still.mean**2))
+    small = 1e-12 * (jnp.abs(still.target) + jnp.abs(levers) @ jnp.abs(still.teacher) + 1e-290)
+    possible = jnp.asarray(True)
+    if still.levels.size:
+        ends = levers[:, None] * still.levels[jnp.array([0, -1])]
+        possible = (jnp.sum(jnp.min(ends, 1)) < still.target) & (still.target < jnp.sum(jnp.max(ends, 1)))
+
+    def step(state):
+        count, push, low, high, _, _ = state
+        averages = _averages(still, still_V, push, plain)
+        gap, slope = levers @ averages.psi - still.target, (levers * still.mean) @ averages.rise
+        low, high = jnp.where(gap < 0, push, low), jnp.where(gap > 0, push, high)
+        newton, far = push - gap / jnp.maximum(slope, 1e-300), push - jnp.sign(gap) * width * 2.0**count
+        between = jnp.where(jnp.isfinite(low) & jnp.isfinite(high), 0.5 * (low + high), far)
+        inside = (newton > low) & (newton < high) & (jnp.abs(newton - push) <= jnp.abs(far - push))
+        done = jnp.abs(gap) <= small
+        return count + 1, jnp.where(done, push, jnp.where(inside, newton, between)), low, high, slope, done
+
+    def going(state):
+        return ~state[-1] & (state[0] < PUSHES) & possible
+
+    one = jnp.ones(())
+    first = 0 * one, start, -jnp.inf * one, jnp.inf * one, one, jnp.asarray(False)
+    _, push, _, _, slope, agree = jax.lax.while_loop(going, step, first)
+    # one more Newton step, which has the derivatives of the constraint
+    gap = (limit.share * limit.unit * limit.mean) @ _averages(limit, V, push, plain).psi - limit.target
+    return push - jnp.where(agree, gap, 0.0) / jnp.where(slope > 0, slope, 1.0), agree
 
 
-def scan(limit: Limit, points: int = SCAN) -> tuple[Float[Array, " V"], Float[Array, " V"], Float[Array, ""]]:
+def scan(
+    limit: Limit, points: int = SCAN, plain=False
+) -> tuple[Float[Array, " V"], Float[Array, " V"], Float[Array, ""]]:
     """Residual variances in geometric steps, ``noise_std^2 + error(V) - V`` there, and the first where weights move.
 
     No root lies outside: they reach from the least to the largest error that the weights can have. Only without
@@ -112,13 +147,15 @@ def scan(limit: Limit, points: int = SCAN) -> tuple[Float[Array, " V"], Float[Ar
     which its coefficients do not underflow, the sign of the gap is continued to all smaller ones.
     """
     low = jnp.maximum(0.999 * (limit.noise_var + limit.floor), 1e-10 * limit.scale)
-    bounded = 1.001 * (limit.noise_var + limit.ceiling)
+    bounded = 1.001 * (limit.noise_var + _ceiling(limit))
     high = jnp.where(jnp.isfinite(bounded), bounded, 1e6 * (limit.noise_var + limit.scale))
     grid = jnp.exp(jnp.linspace(jnp.log(low), jnp.log(high), points))
 
     def gap(V):
         _, b, D, _ = limit.coefficients(limit.order_at(V), jnp.inf)
-        return limit.noise_var + stationary_error(limit, V) - V, jnp.minimum(jnp.min(b), jnp.min(D)) > TINY
+        return limit.noise_var + stationary_error(limit, V, plain) - V, jnp.minimum(
+            jnp.min(b), jnp.min(D)
+        ) > TINY
 
     gaps, moves = jax.lax.map(gap, grid)
     first = jnp.where(jnp.any(moves), jnp.argmax(moves), points - 1)
@@ -126,7 +163,19 @@ def scan(limit: Limit, points: int = SCAN) -> tuple[Float[Array, " V"], Float[Ar
     return grid, jnp.where(moves, gaps, sign * grid), grid[first]
 
 
-def root(limit: Limit, low, high) -> Float[Array, ""]:
+def _ceiling(limit: Limit) -> Float[Array, ""]:
+    """An upper bound of the stationary error.
+
+    With a mean ``kappa <= 2 B s / V + decay lr mean^2 / b``, where ``s`` is the average of ``mean^2 Var psi``.
+    """
+    if not limit.has_mean or not limit.levels.size:
+        return limit.ceiling
+    spread = limit.rule.batch * (limit.weight @ limit.mean**2) * (limit.levels[-1] - limit.levels[0]) ** 2 / 4
+    decayed = limit.rule.weight_decay * limit.shift(jnp.inf) * jnp.max(limit.mean**2 / limit.k2)
+    return 2 * (limit.noise_var + limit.ceiling + spread) / (2 - jnp.minimum(decayed, 1.9))
+
+
+def root(limit: Limit, low, high, plain=False) -> Float[Array, ""]:
     """The residual variance between two values at which the equation changes its sign; differentiable.
 
     The derivative is that of one Newton step, ``dV = d error / (1 - d error/dV)``: infinite where two roots meet.
@@ -134,39 +183,54 @@ def root(limit: Limit, low, high) -> Float[Array, ""]:
 
     def gap(log_V, limit):
         V = jnp.exp(log_V)
-        return (limit.noise_var + stationary_error(limit, V)) / V - 1
+        return (limit.noise_var + stationary_error(limit, V, plain)) / V - 1
 
-    # the solver is given a gap that falls: detecting that, it would raise where there is no root
-    solver: optx.Bisection = optx.Bisection(rtol=1e-13, atol=1e-13, flip=True)  # type: ignore[call-arg]
     still = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, limit)
     low, high = jax.lax.stop_gradient((jnp.log(low), jnp.log(high)))
-    ends = jax.lax.map(lambda log_V: gap(log_V, still), jnp.stack([low, high]))
-    sign = jnp.where(ends[0] >= ends[1], 1.0, -1.0)
-    found: optx.Solution = optx.root_find(
-        lambda log_V, limit: sign * gap(log_V, limit),
-        solver,
-        0.5 * (low + high),
-        still,
-        options=dict(lower=low, upper=high),
-        max_steps=200,
-        throw=False,
-    )
-    at = jax.lax.stop_gradient(found.value)
+    at = jax.lax.stop_gradient(_crossing(lambda log_V: gap(log_V, still), low, high))
     value, slope = jax.jvp(lambda log_V: gap(log_V, still), (at,), (jnp.ones_like(at),))
     # the step itself is left out: the bisection is exact to rounding
     return jnp.exp(at - (gap(at, limit) - value) / slope)
 
 
-def largest_error(limit: Limit) -> Float[Array, ""]:
+def _crossing(f, low, high):
+    """Where a function changes its sign between two values: false position (Illinois), bisected every third step."""
+
+    def step(state):
+        count, low, high, f_low, f_high, _, side, _ = state
+        gap = f_high - f_low
+        secant = (low * f_high - high * f_low) / jnp.where(gap == 0, 1.0, gap)
+        inside = (gap != 0) & (secant > low) & (secant < high) & (count % 3 < 2)
+        at = jnp.where(inside, secant, 0.5 * (low + high))
+        value = f(at)
+        now = jnp.where(jnp.sign(value) == jnp.sign(f_low), 1, -1)  # which end it replaces
+        again = jnp.where(now == side, 0.5, 1.0)  # of the other end
+        low, f_low = jnp.where(now > 0, at, low), jnp.where(now > 0, value, f_low * again)
+        high, f_high = jnp.where(now > 0, high, at), jnp.where(now > 0, f_high * again, value)
+        return count + 1, low, high, f_low, f_high, at, now, jnp.abs(value)
+
+    def going(state):
+        count, low, high, *_, size = state
+        return (high - low > 1e-13) & (size > 1e-15) & (count < 200)
+
+    ends = jax.lax.map(f, jnp.stack([low, high]))
+    nearer = jnp.where(jnp.abs(ends[0]) < jnp.abs(ends[1]), low, high)
+    first = 0, low, high, ends[0], ends[1], nearer, 0, jnp.min(jnp.abs(ends))
+    return jax.lax.while_loop(going, step, first)[5]
+
+
+def largest_error(limit: Limit, plain=False) -> Float[Array, ""]:
     """Error of the fixed point with the largest error, 0 if it vanishes and infinite if there is none.
 
     It can be traced, mapped over problems and differentiated. Where the weights stop moving before the error
     vanishes, it is the error at which they do.
     """
-    grid, gap, moving = jax.lax.stop_gradient(scan(limit))
+    grid, gap, moving = jax.lax.stop_gradient(scan(limit, SCAN, plain))
     crosses = gap[:-1] * gap[1:] <= 0
     k = SCAN - 2 - jnp.argmax(crosses[::-1])
-    found = stationary_error(limit, root(limit, grid[k], grid[k + 1]))  # V minus large noise has no digits
+    found = stationary_error(
+        limit, root(limit, grid[k], grid[k + 1], plain), plain
+    )  # V minus large noise has no digits
     stops = jnp.where(moving > grid[0], moving - limit.noise_var, 0.0)
     return jnp.where(jnp.any(crosses), found, jnp.where(gap[0] < 0, stops, jnp.inf))
 
@@ -176,9 +240,9 @@ def has_fixed_point(problem: Problem, any_range: bool = False) -> bool:
 
     With ``any_range``, for every range of the weights.
     """
-    if (
-        problem.channels is not None or problem.range_rule is not None or problem.means == "kept"
-    ):  # not implemented
+    if problem.channels is not None or problem.range_rule is not None:  # not implemented
+        return False
+    if problem.means == "kept" and (problem.rule.shift(0.0) is None or problem.latent_clip is not None):
         return False
     absorbs = problem.surrogate.ends if any_range else problem.absorbs
     return not (absorbs or problem.surrogate.smooth) and 0 < float(problem.rule.rate(jnp.inf)) < np.inf
@@ -187,10 +251,21 @@ def has_fixed_point(problem: Problem, any_range: bool = False) -> bool:
 def final_error(problem: Problem, coarse=False, shared=False) -> float:
     """`largest_error` of a problem that has a fixed point; ``shared`` with other bits is its program, and slower."""
     timeless = problem.timeless
-    return float(_largest(padded(timeless) if shared else timeless, jnp.asarray(coarse)))
-
-
-@eqx.filter_jit
-def _largest(problem: Problem, coarse):
     alike = problem.covariance.kind == "identity"
-    return largest_error(derive(problem, CLASSES if alike else CLASSES // 4, coarse))
+    timeless = padded(timeless) if shared else timeless
+    limit = _derive(timeless, CLASSES if alike else CLASSES // 4, jnp.asarray(coarse))
+    return float(_largest(limit, not shared and is_plain(problem)))
+
+
+def is_plain(problem: Problem) -> bool:
+    """Whether stationary densities are one exponential on each level: nearest rounding, no decay, no latent clip."""
+    decay, weights = problem.rule.weight_decay, problem.weights
+    still = not is_traced(decay) and bool(np.all(np.asarray(decay) == 0))
+    return still and weights.n_levels > 1 and weights.rounding == "nearest" and problem.latent_clip is None
+
+
+_largest = eqx.filter_jit(largest_error)
+
+
+#: What is made once needs no optimized program.
+_derive = eqx.filter_jit(derive, compiler_options=QUICKLY)  # type: ignore[call-overload]

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..checks import PATH, Notice, checked, choice, fail, finite, in_float64, positive, same_floats, whole
 from ..machine import cores
+from ..problem.means import slow_mean_of
 from ..problem.problem import Problem
 from . import sampler
 from .checkpoint import Checkpoint
@@ -150,6 +151,8 @@ def simulate(
     if spread is not None and problem.range_rule is not None:
         fail("split", "'seeds' with a range that moves (its sum over the coordinates is not exchanged)", split,
              "leave it out")  # fmt: skip
+    if slow := slow_mean_of(problem, dim, float(steps[-1] / dim)):
+        warnings.warn(slow, Notice, 4)
     task = Task(problem, dim, keys, steps, kept, chunk, platform, spread)
     file = None if checkpoint is None else Checkpoint(hosts.path(checkpoint), task, platform, exact)
     with contextlib.nullcontext() if file is None else contextlib.closing(file):

@@ -59,7 +59,7 @@ class FastFlow(GridFlow):
 
     def kappa(self, mass, tau) -> Float[Array, ""]:
         """``lr sum share mean^2 <psi'>``."""
-        return self.limit.rule.shift(tau) * (self.crossing @ mass @ (self.limit.share * self.limit.mean**2))
+        return self.limit.shift(tau) * (self.crossing @ mass @ (self.limit.share * self.limit.mean**2))
 
     def variance(self, mass, tau) -> Float[Array, ""]:
         """``V``: label noise, error of the centred outputs, and the variance of the mean output."""
@@ -99,7 +99,7 @@ class FastFlow(GridFlow):
             mass, levers, group = mass[:, :1], jnp.sum(levers, keepdims=True), group[:1]
         unit = jnp.broadcast_to(self.limit.unit, self.limit.group.shape)[: group.size]
         value, share = value[group] / unit[:, None], share[group]
-        rate = limit.rule.shift(0.0)
+        rate = limit.shift(0.0)
 
         def output(mass):
             return self.first @ mass @ levers - self.limit.target

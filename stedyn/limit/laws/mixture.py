@@ -67,7 +67,7 @@ class MixtureFlow(eqx.Module):
         limit = self.limit
         # the sum of squares of a mean output Z that falls by 1 - kappa in a step, each of which moves w by -lr Z phi
         kappa, Z = self.kappa(0.0), self.output(mean)
-        kicks = limit.rule.shift(0.0) * Z**2 / (self.lever * jnp.maximum(2 - kappa, 1e-3))
+        kicks = limit.shift(0.0) * Z**2 / (self.lever * jnp.maximum(2 - kappa, 1e-3))
         return self.on_constraint(mean), var + kicks * limit.k2[:, None]
 
     @property
@@ -77,7 +77,7 @@ class MixtureFlow(eqx.Module):
 
     def kappa(self, tau) -> Float[Array, ""]:
         """``lr E[mean^2]``, for a linear ``psi``."""
-        return self.limit.rule.shift(tau) * self.lever
+        return self.limit.shift(tau) * self.lever
 
     def output(self, mean) -> Float[Array, ""]:
         """Mean output of the student less that of the teacher, over ``sqrt(d)``, for a linear ``psi``."""

@@ -1,0 +1,40 @@
+"""Whether the mean output of inputs with a mean is fast beside a run: its time is ``1/kappa`` steps."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+#: A run of this many relaxation times of the mean output: what it does at first, in up to 10 of them, is a tenth of it.
+LONG = 100.0
+
+
+def slow_mean(kappa: float, dim: int, tau: float, about: str = "") -> str | None:
+    """One sentence if the mean output of a run to ``tau`` in dimension ``dim`` is not fast, else None."""
+    if kappa * dim * tau >= LONG:
+        return None
+    time = "does not relax" if kappa <= 0 else f"relaxes over tau = 1/(kappa d) = {1 / (kappa * dim):.3g}"
+    return (
+        f"The mean output of these inputs {time} (kappa {about}{kappa:.2g}, d = {dim}), which is not short beside the "
+        f"run (tau = {tau:.3g}), so that the limit, in which it has always relaxed, does not describe it: set "
+        "inputs.centre = true, or take a larger d."
+    )
+
+
+def slow_mean_of(problem, dim: int, tau: float) -> str | None:
+    """The same before anything is solved: ``kappa`` is taken as ``lr E[phi]^2``, that of unquantized weights."""
+    rate = problem.rule.shift(jnp.zeros(())) if problem.means == "kept" else None
+    if rate is None:
+        return None
+    moments = problem.moments(jnp.quantile(problem.covariance.values(), (np.arange(16) + 0.5) / 16))
+    return slow_mean(float(rate * jnp.mean(moments.mean**2)), dim, tau, "about ")
+
+
+def mean_mode_line(kappa, part: float, tau: float) -> str:
+    """What the mean costs, in one line: ``kappa (T,)`` along a run to ``tau``, and the part of the final error."""
+    least = float(np.min(kappa)) * tau
+    far = f"above {LONG / least:.2g}" if least > 0 else "without end, as kappa vanishes on the way"
+    return (
+        f"mean of the inputs: kappa {float(kappa[-1]):.4g} at the end, {np.max(kappa):.4g} at most (of 2, as lr "
+        f"goes); fluctuations of the mean output are {100 * part:.3g} % of the final error; limit of dimensions {far}"
+    )
