@@ -1,5 +1,6 @@
 """Named formats: limit against simulation, and the choice between formats of equal bits."""
 
+import dataclasses
 import time
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from stedyn import SGD, Problem, Quantizer, Run, Start, Teacher, choose, compare, simulate, solve
 from stedyn.checks import InputError
 from stedyn.inputs.law import InputLaw
+from stedyn.rules import QuantizedGradient
 
 
 def problem(weights=None, inputs=None, tau=6.0):
@@ -29,6 +31,15 @@ def test_formats_in_limit_and_simulation(kind, part):
     bits = 4 if kind == "power-of-two" else None
     own = problem(**{part: Quantizer(bits, 1.5 if part == "weights" else 2.5, kind=kind)})
     assert compare(solve(own), simulate(own, dim=2000, seeds=12, seed=7)).agreement == "agree"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["fp4-e2m1", "fp8-e4m3", "power-of-two"])
+def test_formats_of_gradients_in_limit_and_simulation(kind):
+    bits = 4 if kind == "power-of-two" else None
+    rule = QuantizedGradient(0.3, quantizer=Quantizer(bits, 2.0, kind=kind))
+    own = dataclasses.replace(problem(), rule=rule, input_law=InputLaw())
+    assert compare(solve(own), simulate(own, dim=1000, seeds=12, seed=7)).agreement == "agree"
 
 
 @pytest.mark.slow
