@@ -67,6 +67,12 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
     size = dict(points=7, dim=100, seeds=2) if quick else dict(points=40, dim=1000, seeds=8)
     table = pd.DataFrame([row for lr in ([0.1] if quick else [0.1, 0.05]) for row in errors(lr, **size)])
     print(table.dropna().to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+    save(table, out)
+    return table
+
+
+def save(table: pd.DataFrame, out: str) -> None:
+    """Write the table and the figure."""
     rates = table["lr"].unique()
     figure, axes = plots.panels(len(rates), width=4.6)
     for ax, lr in zip(np.atleast_1d(axes), rates, strict=True):
@@ -104,7 +110,6 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
     about = f"studies/formats.py: Gaussian teacher of std 1, label noise 0.1, {jax.devices()[0].platform}"
     report.write_csv(folder / "formats.csv", table, about)
     report.write_figure(folder / "formats.png", figure)
-    return table
 
 
 if __name__ == "__main__":

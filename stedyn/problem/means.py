@@ -5,13 +5,13 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-#: A run of this many relaxation times of the mean output: what it does at first, in up to 10 of them, is a tenth of it.
-LONG = 100.0
+#: Relaxation times in which the mean output settles; of a run as long as `LONG` of them that is a tenth.
+SETTLED, LONG = 10.0, 100.0
 
 
-def slow_mean(kappa: float, dim: int, tau: float, about: str = "") -> str | None:
-    """One sentence if the mean output of a run to ``tau`` in dimension ``dim`` is not fast, else None."""
-    if kappa * dim * tau >= LONG:
+def slow_mean(kappa: float, dim: int, tau: float, times: float = LONG, about: str = "") -> str | None:
+    """One sentence if a run to ``tau`` in dimension ``dim`` has fewer relaxation ``times`` of the mean output."""
+    if kappa * dim * tau >= times:
         return None
     time = "does not relax" if kappa <= 0 else f"relaxes over tau = 1/(kappa d) = {1 / (kappa * dim):.3g}"
     return (
@@ -22,12 +22,12 @@ def slow_mean(kappa: float, dim: int, tau: float, about: str = "") -> str | None
 
 
 def slow_mean_of(problem, dim: int, tau: float) -> str | None:
-    """The same before anything is solved: ``kappa`` is taken as ``lr E[phi]^2``, that of unquantized weights."""
+    """The same of a run that does not settle, before it is solved: ``kappa = lr E[phi]^2``, of unquantized weights."""
     rate = problem.rule.shift(jnp.zeros(())) if problem.means == "kept" else None
     if rate is None:
         return None
     moments = problem.moments(jnp.quantile(problem.covariance.values(), (np.arange(16) + 0.5) / 16))
-    return slow_mean(float(rate * jnp.mean(moments.mean**2)), dim, tau, "about ")
+    return slow_mean(float(rate * jnp.mean(moments.mean**2)), dim, tau, SETTLED, "about ")
 
 
 def mean_mode_line(kappa, part: float, tau: float) -> str:
