@@ -21,7 +21,7 @@ OPTIMIZED = {
     "jit_advance",
     "jit_flips",
     "jit__moments",
-    "jit__largest",
+    "jit_largest_error",
     "jit_expected",
     "jit_wrapped",
     "jit_sums",

@@ -87,12 +87,12 @@ class FixedPoint(Result, eqx.Module):
     period: float | None
     lr_ceiling: float | None
     others: tuple[float, ...]
-    kappa: float | None
-    mean_mode: float | None
     searched: Searched
     minimum: tuple[float, float] | None
     horizon: tuple[float, float] | None
     outcome: str
+    kappa: float | None = None
+    mean_mode: float | None = None
 
     @property
     def status(self) -> str:
