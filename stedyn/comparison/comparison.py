@@ -15,8 +15,7 @@ from ..curves.plateaus import Plateau
 from ..files.results import Result
 from ..limit.solution import Solution
 from ..limit.spread import Spread
-from ..problem.means import slow_mean
-from ..problem.problem import Problem
+from ..problem.means import slow_in
 from ..simulation import Ensemble
 from .gaps import Gaps, curve_parts, deviations, measure_gaps
 from .histogram import Histogram, weight_histogram
@@ -157,7 +156,7 @@ class Comparison(Result):
     @property
     def verdict(self) -> str:
         """The verdict in words: level, parts with their p-values and degrees of freedom, detectable gap."""
-        judged, reached = self.judgement, f"level {LEVEL:g}"
+        judged, reached, (mean, sem) = self.judgement, f"level {LEVEL:g}", self.relative_gap
         parts = "; ".join(str(part) for part in judged.parts if part.p_value is not None)
         if self.p_value is not None:
             reached = f"p = {self.p_value:.2g} for all parts together, {reached}"
@@ -166,12 +165,7 @@ class Comparison(Result):
             "differ": f"Theory and {self.ensemble.noun} differ in {_listed(judged.differing)} ({reached})",
             "undecided": f"Undecided ({reached}): {judged.reason}",
         }[self.agreement]
-        sentences = [f"{opening}.", *([f"{parts[0].upper()}{parts[1:]}."] if parts else [])]
-        kappa = self.solution.kappa
-        if kappa is not None:
-            slow = slow_mean(float(np.min(kappa)), self.ensemble.dim, float(self.ensemble.tau[-1]))
-            sentences += [slow] if slow else []
-        mean, sem = self.relative_gap
+        sentences = [f"{opening}.", *([f"{parts[0].upper()}{parts[1:]}."] if parts else []), *slow_in(self)]
         if self.tau.size:
             average = f"{mean:+.2%}" + ("" if sem is None else f" +- {sem:.2%}")
             sentences.append(f"The relative gap averages {average} over {self.tau.size} times.")

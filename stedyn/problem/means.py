@@ -30,6 +30,13 @@ def slow_mean_of(problem, dim: int, tau: float) -> str | None:
     return slow_mean(float(rate * jnp.mean(moments.mean**2)), dim, tau, SETTLED, "about ")
 
 
+def slow_in(comparison) -> list[str]:
+    """The same for a comparison, by the least kappa of its solution."""
+    kappa, runs = comparison.solution.kappa, comparison.ensemble
+    slow = None if kappa is None else slow_mean(float(np.min(kappa)), runs.dim, float(runs.tau[-1]))
+    return [slow] if slow else []
+
+
 def mean_mode_line(kappa, part: float, tau: float) -> str:
     """What the mean costs, in one line: ``kappa (T,)`` along a run to ``tau``, and the part of the final error."""
     least = float(np.min(kappa)) * tau
