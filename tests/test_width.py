@@ -11,7 +11,7 @@ from stedyn.limit.solver import solve
 from stedyn.problem.populations import Covariance, Start, Teacher
 from stedyn.problem.problem import Problem, Run
 from stedyn.quantizers.quantizer import Quantizer
-from stedyn.rules import SGD, Shrinkage, Sign
+from stedyn.rules import SGD, Rule, Shrinkage, Sign
 from stedyn.simulation import simulate
 
 
@@ -24,6 +24,18 @@ def r1(**changes):
 
 def r2(**changes):
     return r1(**(dict(weights=Quantizer(3, 1.5), rule=SGD(0.3), noise_std=0.1) | changes))
+
+
+class Halved(SGD):
+    """Another move than that whose noise is known."""
+
+    kind = "halved"
+
+    def move(self, r, phi, u, tau):
+        return 0.5 * super().move(r, phi, u, tau)
+
+    response = Rule.response
+    profile = Rule.profile
 
 
 #: Standard deviations over 400 simulated runs, and how exact they are.
@@ -85,6 +97,7 @@ def test_spreads_are_saved_and_shown(tmp_path):
         (r1(), dict(given=["teacher"]), "given: expected none without a dim"),
         (r1(), dict(dim=50, given=["x"]), "given: expected names of teacher, start"),
         (r1(rule=SGD(0.1, momentum=0.5)), dict(dim=50), "rule: expected 'sgd'"),
+        (r1(rule=Halved(0.1)), dict(dim=50), "rule: expected 'sgd'"),
         (Problem(weights=Quantizer(2, 1.5), ste="clipped"), dict(dim=50), "weights.ste: expected 'identity'"),
         (r1(), dict(dim=50, law="fluid"), "law: expected 'grid' or 'mixture' with dim"),
     ],

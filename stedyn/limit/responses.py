@@ -37,8 +37,7 @@ def _rates(flow: GridFlow, V, tau, decayed=True):
 
 def _added(limit, tau):
     """The part of ``D`` (C,) that is not proportional to the square of the residual."""
-    noise = getattr(limit.rule, "noise_std", 0.0)
-    return (limit.rule.rate(tau) * noise / limit.unit) ** 2 * jnp.ones_like(limit.teacher)
+    return limit.rule.added(tau) / limit.unit**2 * jnp.ones_like(limit.teacher)
 
 
 def _forward(flow: GridFlow, tau, V):

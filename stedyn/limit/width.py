@@ -56,10 +56,11 @@ def check_width(problem: Problem, given: Sequence[str]) -> None:
             fail("given", f"names of {', '.join(GIVEN)}", name, "choose these")
     problem.steady("dim")
     rule, fix = problem.rule, "leave dim out, or simulate"
-    shrunken = rule.kind == "shrinkage" and getattr(rule, "q_min", None) is None
-    known = rule.kind == "sgd" or shrunken or (rule.kind == "sign" and rule.batch == 1)
+    mover, told = (
+        next(cls for cls in type(rule).__mro__ if name in vars(cls)) for name in ("move", "together")
+    )
     reasons = [
-        (not known or getattr(rule, "momentum", None) is not None, "rule",
+        (rule.together is None or not issubclass(told, mover), "rule",  # of an old move
          "'sgd' or 'shrinkage' with a fixed q and without momentum, or 'sign' with single samples", rule.kind),
         (problem.model != "linear", "teacher.model", "'linear'", problem.model),
         (problem.surrogate.ends or problem.surrogate.smooth, "weights.ste", "'identity'", problem.ste),
@@ -163,9 +164,8 @@ def _covariance(solution: Solution, dim: int, times, given) -> tuple[np.ndarray,
         np.concatenate([np.asarray(part[k]) for part in parts], axis=-1)[..., : times.size] for k in range(5)
     )
     size = np.diff(tau)[:, None] * np.array([1 - PART, PART])
-    clock, common = (
-        (0.0, 1.0) if problem.rule.kind == "sign" else (2 / problem.rule.batch, 1 / problem.rule.batch)
-    )
+    assert problem.rule.together is not None  # or `check_width` had refused it
+    clock, common = problem.rule.together
     both = np.einsum("ks,ksi,ksj->ij", size, inner, gain)
     out = both + both.T + clock * np.einsum("ks,ksi,ksj->ij", size, moved, moved)
     out -= common * np.einsum("ks,ksi,ksj->ij", size, drift, drift)

@@ -26,7 +26,7 @@ from ..inputs.moments import InputMoments
 from .memory import Memory, Seen, check_momentum
 from .nodes import batch_nodes, input_atoms
 from .quadrature import FULL, FULL_STEP, LIGHT, LIGHT_STEP, Profile, Samples, profile_of, sample
-from .response import Coefficients, Order, Response
+from .response import Coefficients, Order, Response, Together
 from .schedules import Schedule, as_schedule, check_schedule
 from .symmetry import check_product
 from .tables import Table
@@ -164,6 +164,15 @@ class Rule(eqx.Module):
     def moves(self, g, u, tau):
         """``U`` of all coordinates at once, for a rule that is ``joint``: ``g = r phi (S, d)``, ``u (S, n)``."""
         raise NotImplementedError
+
+    @property
+    def together(self) -> Together | None:
+        """How the moves of a step vary together; None where that is not derived."""
+        return None
+
+    def added(self, tau) -> Float[Array, ""] | float:
+        """The part of ``D`` that does not follow the residual, where `together` is known."""
+        return 0.0
 
     @property
     def lattice(self) -> Float[Array, ""] | float | None:

@@ -17,6 +17,7 @@ from . import lattice
 from .base import Coefficients, GradientResponse, Response, Rule
 from .momentum import WithMomentum, fraction_variance, mean_size
 from .quadrature import Profile
+from .response import Together
 
 _ROOT = float(np.sqrt(2 / np.pi))
 
@@ -252,6 +253,10 @@ class Sign(Rule):
 
     kind: ClassVar[str] = "sign"
     product: ClassVar[bool] = True
+
+    @property
+    def together(self):
+        return Together(0.0, 1.0) if self.batch == 1 else None  # the size of the residual does not matter
 
     def move(self, r, phi, u, tau):
         return self.rate(tau) * jnp.sign(r * phi)
