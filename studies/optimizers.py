@@ -84,7 +84,7 @@ def main(quick: bool = False, out: str | Path = "data") -> pd.DataFrame:
             last_rate = float(solution.effective_step[-1]) * lr
             rows.append({"part": "optimizers", "optimizer": name, "lr": lr, "rate": last_rate} | row | found)
             print(rows[-1], flush=True)
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).astype({"escape": float})
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     about = (
@@ -132,6 +132,8 @@ def draw(table: pd.DataFrame) -> plt.Figure:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="SGD and momentum only, small dimension, a short run")
+    parser.add_argument(
+        "--quick", action="store_true", help="SGD and momentum only, small dimension, a short run"
+    )
     parser.add_argument("--out", default="data", help="folder of the results")
     main(**vars(parser.parse_args()))
