@@ -30,7 +30,7 @@ from stedyn.simulation import simulate
 #: Dimensions of the curves and their runs; dimensions of the escapes and their runs.
 CURVES, RUNS = (128, 1024, 8192), 10
 ESCAPES = {50: 400, 200: 400, 1000: 60}
-QUICK, QUICK_ESCAPES = (64, 256), {50: 100, 200: 40}
+QUICK, QUICK_ESCAPES = (64,), {50: 100}
 QUANTILES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 
 R1 = Problem(weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(0.1), run=Run(20.0, 81))
@@ -93,7 +93,9 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
     """Write ``one_run.csv`` and ``.png``; return the table, one row a time or a quantile."""
     jax.config.update("jax_enable_x64", True)
     dims, many = (QUICK, QUICK_ESCAPES) if quick else (CURVES, ESCAPES)
-    figure, axes = plt.subplots(2, len(dims), figsize=(3.7 * len(dims), 6.6), layout="constrained")
+    figure, axes = plt.subplots(
+        2, len(dims), figsize=(3.7 * len(dims), 6.6), layout="constrained", squeeze=False
+    )
     for ax in axes.ravel():
         ax.spines[["top", "right"]].set_visible(False)
     rows, lines = [], []

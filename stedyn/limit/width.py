@@ -89,6 +89,7 @@ def with_spread(solution: Solution, dim: int, given: Sequence[str] = ()) -> Solu
     problem = solution.problem
     dim = whole("dim", dim, 2, 2**29)
     laws: dict[str, Teacher | Start] = {"teacher": problem.teacher, "start": problem.start}
+    check_width(problem, given)
     given = tuple(dict.fromkeys([*given, *(n for n, law in laws.items() if _as_it_is(law.data, dim))]))
     if is_traced(solution.error) or any(is_traced(leaf) for leaf in jax.tree.leaves(problem)):
         raise InputError("dim: expected none inside a JAX transformation; leave it out there.")
@@ -164,7 +165,7 @@ def _covariance(solution: Solution, dim: int, times, given) -> tuple[np.ndarray,
         np.concatenate([np.asarray(part[k]) for part in parts], axis=-1)[..., : times.size] for k in range(5)
     )
     size = np.diff(tau)[:, None] * np.array([1 - PART, PART])
-    assert problem.rule.together is not None  # or `check_width` had refused it
+    assert problem.rule.together is not None  # see `check_width`
     clock, common = problem.rule.together
     both = np.einsum("ks,ksi,ksj->ij", size, inner, gain)
     out = both + both.T + clock * np.einsum("ks,ksi,ksj->ij", size, moved, moved)
