@@ -15,7 +15,7 @@ from ..curves.runs import Runs
 from ..limit.laws.registry import LAWS
 from ..limit.solution import Solution
 from ..limit.spread import Spread
-from ..limit.width import with_spread
+from ..limit.width import the_same_in_all, with_spread
 from ..simulation import Ensemble
 from .verdict import LINEAR, POWER, Part, part_level
 
@@ -36,14 +36,12 @@ NOT_GAUSSIAN = (
 
 def spread_of(solution: Solution, runs: Runs) -> tuple[Spread | None, str]:
     """How far single runs of this width stray, or None and the reason why that is not predicted."""
-    spread, problem = solution.spread, solution.problem
+    spread = solution.spread
     if not isinstance(runs, Ensemble) and runs.seeds > 1:
         return None, "which holds the noise of their test samples, too"
-    if spread is not None and spread.dim == runs.dim:
-        data = {"teacher": problem.teacher.data, "start": problem.start.data}
-        same = [name for name, own in data.items() if own is not None and own.values.size == runs.dim]
-        if set(spread.given) <= set(same):
-            return spread, ""
+    same = set(the_same_in_all(solution.problem, runs.dim))
+    if spread is not None and spread.dim == runs.dim and set(spread.given) <= same:
+        return spread, ""
     if not LAWS[solution.law].densities:
         return None, f"the law {solution.law!r} follows no density"
     try:

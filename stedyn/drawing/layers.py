@@ -37,8 +37,7 @@ def _each(ax: Axes, rows: pd.DataFrame, best: str, mse: str) -> None:
         ax.plot(
             at, part[mse], color=f"C{k}", marker="x", ls="none", label=f"{bits} bits, least rounding error"
         )
-    shown = layers if len(layers) <= NAMED else [""] * len(layers)
-    ax.set_xticks(np.arange(len(layers)) if len(layers) <= NAMED else [], shown if len(layers) <= NAMED else [],
-                  rotation=30, ha="right", fontsize="small")  # fmt: skip
+    named = layers if len(layers) <= NAMED else []
+    ax.set_xticks(np.arange(len(named)), named, rotation=30, ha="right", fontsize="small")
     ax.set_xlabel("layer")
     ax.legend(frameon=False, fontsize="small")

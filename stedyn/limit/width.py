@@ -26,7 +26,7 @@ import numpy as np
 
 from ..checks import InputError, fail, is_traced, whole
 from ..inputs.samples import Samples
-from ..problem.populations import Covariance, Start, Teacher
+from ..problem.populations import Covariance
 from ..problem.problem import Problem
 from ..quantizers.padded import padded
 from .laws.grid import GridFlow
@@ -88,9 +88,8 @@ def with_spread(solution: Solution, dim: int, given: Sequence[str] = ()) -> Solu
     """
     problem = solution.problem
     dim = whole("dim", dim, 2, 2**29)
-    laws: dict[str, Teacher | Start] = {"teacher": problem.teacher, "start": problem.start}
     check_width(problem, given)
-    given = tuple(dict.fromkeys([*given, *(n for n, law in laws.items() if _as_it_is(law.data, dim))]))
+    given = tuple(dict.fromkeys([*given, *the_same_in_all(problem, dim)]))
     if is_traced(solution.error) or any(is_traced(leaf) for leaf in jax.tree.leaves(problem)):
         raise InputError("dim: expected none inside a JAX transformation; leave it out there.")
     plateaus = solution.plateaus()
@@ -132,9 +131,10 @@ def at_width(problem: Problem, dim: int) -> Problem:
     return dataclasses.replace(problem, covariance=Covariance("file", None, None, values))
 
 
-def _as_it_is(data, dim: int) -> bool:
-    """Whether every run has the same measured values."""
-    return data is not None and data.values.size == dim
+def the_same_in_all(problem: Problem, dim: int) -> list[str]:
+    """Which of `GIVEN` are measured values that every run of this dimension has as they are."""
+    data = {"teacher": problem.teacher.data, "start": problem.start.data}
+    return [name for name, own in data.items() if own is not None and own.values.size == dim]
 
 
 def _covariance(solution: Solution, dim: int, times, given) -> tuple[np.ndarray, ...]:
