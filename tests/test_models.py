@@ -23,7 +23,7 @@ from stedyn import (
     small_lr_stairs,
     solve,
 )
-from stedyn.comparison.comparison import _check_same
+from stedyn.comparison.same import check_same
 from stedyn.design.sensitivities import sensitivity
 from stedyn.files.problems import load_problem, problem_from_dict
 from stedyn.files.writing import problem_to_dict, save_problem
@@ -153,7 +153,7 @@ def test_a_model_is_part_of_what_is_simulated():
     assert "label" in gpu.why_not(model_of(Problem(model="sign"), 80), 40)
     one, other = (SimpleNamespace(problem=Problem(model=model)) for model in ("linear", "sign"))
     with pytest.raises(InputError, match="the problem that was solved, model 'linear', found 'sign'"):
-        _check_same(one, other)
+        check_same(one, other)
 
 
 @pytest.mark.slow
