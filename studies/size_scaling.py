@@ -1,10 +1,12 @@
 """How fast simulations approach the limit as the dimension grows: bias and spread, each with its power of d.
 
-Two students with the teacher ``w* = 1`` and start ``N(0, 1)``, label noise 0.1: one with the identity estimator (3-bit
-weights of range 1.5, 2-bit inputs of range 2, lr 0.3), one with the clipped one (2-bit weights of range 1.5, lr
-0.2). At one time the error of a run differs from the limit by a spread between runs, from the draws of start and
-samples, which should shrink like ``d^-1/2``, and by a bias of their mean: ``1/d`` from the expansion of a step, but
-``d^-1/2`` for the clipped estimator, whose steps overshoot the end of the range. Last, a plateau at the largest d.
+Four students with label noise 0.1: one with the identity estimator (3-bit weights of range 1.5, 2-bit inputs of range
+2, lr 0.3, teacher ``w* = 1``, start ``N(0, 1)``), one with the clipped one (2-bit weights of range 1.5, lr 0.2), one
+whose inputs have the mean 1 (teacher 0.7, 2-bit weights of range 1.5, lr 0.2, start ``N(0, 0.5^2)``), and one that is
+not quantized (lr 0.3), whose bias is known (``docs/width.md``). At one time the error of a run differs from the limit
+by a spread between runs, from the draws of start and samples, which should shrink like ``d^-1/2``, and by a bias of
+their mean: ``1/d`` from the expansion of a step, but ``d^-1/2`` for the clipped estimator, whose steps overshoot the
+end of the range, and about ``d^-1/4`` with a mean. Last, a plateau at the largest d.
 """
 
 import argparse
@@ -18,25 +20,50 @@ from tqdm import tqdm
 from stedyn import plots
 from stedyn.comparison.comparison import compare
 from stedyn.files import report
+from stedyn.inputs.law import InputLaw
+from stedyn.limit.bias import error_bias
 from stedyn.limit.solver import solve
-from stedyn.problem.populations import Start
+from stedyn.problem.populations import Start, Teacher
 from stedyn.problem.problem import Problem, Run
 from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD
 from stedyn.simulation import simulate
 
 TAU = 4.0
-RUNS = {100: 2000, 200: 1200, 400: 800, 1000: 500, 3000: 128, 10_000: 24, 30_000: 8, 100_000: 2}
-QUICK = {100: 200, 300: 60, 1000: 20}
-#: The clipped estimator has its exponent clear long before the largest dimensions.
-LARGEST = {"identity": 100_000, "clipped": 10_000}
-EXPONENTS = {"identity": (-0.5, -1.0), "clipped": (-0.5, -0.5)}
-STYLES = {"identity": ("#0072B2", "o"), "clipped": ("#D55E00", "s")}
+RUNS = {
+    50: 80_000, 100: 40_000, 200: 20_000, 400: 10_000, 1000: 2000, 3000: 128, 10_000: 24, 30_000: 8, 100_000: 2,
+}  # fmt: skip
+QUICK, QUICK_NAMES = {50: 1000, 200: 200}, ("identity", "unquantized")
+#: Only the first student needs the largest dimensions: the others have their exponents clear before.
+LARGEST = {"identity": 100_000, "clipped": 10_000, "mean": 3000, "unquantized": 1000}
+EXPONENTS = {
+    "identity": (-0.5, -1.0),
+    "clipped": (-0.5, -0.5),
+    "mean": (-0.5, -0.25),
+    "unquantized": (-0.5, -1.0),
+}
+STYLES = {
+    "identity": ("#0072B2", "o"), "clipped": ("#D55E00", "s"), "mean": ("#009E73", "^"), "unquantized": ("0.3", "D"),
+}  # fmt: skip
 
 
 def problem_of(name: str) -> Problem:
-    """One of the two students."""
+    """One of the students."""
     run = Run(taus=[0.0, TAU])
+    if name == "unquantized":
+        return Problem(noise_std=0.1, rule=SGD(0.3), run=run)
+    if name == "mean":
+        start, law = Start.gaussian(0.0, 0.5), InputLaw.gaussian(mean=1.0)
+        weights = Quantizer(2, 1.5)
+        return Problem(
+            Teacher.constant(0.7),
+            start,
+            input_law=law,
+            weights=weights,
+            noise_std=0.1,
+            rule=SGD(0.2),
+            run=run,
+        )
     if name == "identity":
         inputs = Quantizer(2, 2.0)
         return Problem(weights=Quantizer(3, 1.5), inputs=inputs, noise_std=0.1, rule=SGD(0.3), run=run)
@@ -54,11 +81,13 @@ def plateau_problem() -> Problem:
 def measure(name: str, runs: dict[int, int]) -> list[dict]:
     """Mean gap and standard deviation of the error at ``TAU``, relative to the limit, for every dimension."""
     problem = problem_of(name)
-    limit = float(solve(problem, law="grid", tol=2e-4).error[-1])
+    solution = solve(problem, law="mixture" if name == "unquantized" else "grid", tol=2e-4)
+    limit = float(solution.error[-1])
     rows = []
     for dim, seeds in tqdm(runs.items(), desc=name):
         error = simulate(problem, dim=dim, seeds=seeds, seed=10_000).error[:, -1] / limit
         spread = error.std(ddof=1)
+        known = error_bias(problem, dim, float(solution.m[0]), float(solution.q[0]))
         rows.append(
             {
                 "estimator": name,
@@ -67,6 +96,7 @@ def measure(name: str, runs: dict[int, int]) -> list[dict]:
                 "limit": limit,
                 "bias": error.mean() - 1,
                 "bias_standard_error": spread / np.sqrt(seeds),
+                "predicted_bias": np.nan if known is None else known[-1] / limit,
                 "spread": spread,
                 "spread_standard_error": spread / np.sqrt(2 * (seeds - 1)),
             }
@@ -90,7 +120,8 @@ def main(quick: bool = False, out: str = "data", largest: int = 100_000) -> pd.D
     jax.config.update("jax_enable_x64", True)
     runs = QUICK if quick else RUNS
     rows = []
-    for name, bound in LARGEST.items():
+    for name in QUICK_NAMES if quick else LARGEST:
+        bound = LARGEST[name]
         rows += measure(name, {dim: seeds for dim, seeds in runs.items() if dim <= min(bound, largest)})
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format=lambda x: f"{x:.3g}"))
@@ -111,7 +142,7 @@ def main(quick: bool = False, out: str = "data", largest: int = 100_000) -> pd.D
         ax.set(xscale="log", yscale="log", xlabel="dimension $d$", ylabel=f"relative {what}")
         ax.plot([], [], color="0.4", ls="--", label="predicted exponent")
         ax.legend(frameon=False, fontsize="small")
-    lines.append(plateau(axes[2], 1000 if quick else largest))
+    lines.append(plateau(axes[2], 200 if quick else largest))
     print("\n".join(lines))
 
     folder = Path(out)

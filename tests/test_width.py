@@ -7,6 +7,8 @@ from scipy.integrate import solve_ivp
 from stedyn import load
 from stedyn.checks import InputError
 from stedyn.curves.plateaus import simulated_times
+from stedyn.inputs.law import InputLaw
+from stedyn.limit.bias import error_bias
 from stedyn.limit.solver import solve
 from stedyn.problem.populations import Covariance, Start, Teacher
 from stedyn.problem.problem import Problem, Run
@@ -69,6 +71,37 @@ def test_the_unquantized_student_has_a_closed_form():
     # of a linear equation the two times of a pair are tied by its decay
     decay = np.exp(-(2 * lr - lr**2) * np.diff(problem.taus[[1, 3]]))
     assert solution.spread.covariance[1, 3] * 100 == pytest.approx(exact[1] * np.prod(decay), rel=3e-4)
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_the_bias_of_an_unquantized_student_is_exact(quantized):
+    """Against many runs of a few steps in four dimensions, where it is large."""
+    d, runs, lr, rng = 4, 200_000, 0.6, np.random.default_rng(3)
+    inputs = Quantizer(2, 2.0) if quantized else Quantizer(kind="none")
+    law = InputLaw.uniform(scale=2.0) if quantized else InputLaw()
+    rule = SGD(lr, batch=2, weight_decay=0.5)
+    problem = Problem(
+        Teacher.gaussian(0.8), inputs=inputs, input_law=law, noise_std=0.3, rule=rule, run=Run(2.0, 9)
+    )
+    teacher, w = 0.8 * rng.normal(size=(runs, d)), rng.normal(size=(runs, d))
+    limit, k = solve(problem, law="mixture"), problem.moments(1.0)
+    bias = error_bias(problem, d, 0.0, 1.0)
+    for step in range(9):
+        error = float(k.std) ** 2 * teacher**2 - 2 * float(k.k1) * teacher * w + float(k.k2) * w**2
+        error = error.mean(1)
+        gap = error.mean() - limit.error[step] - bias[step]
+        assert abs(gap) < 4 * error.std() / np.sqrt(runs) + 2e-5
+        change = 0.0
+        for _ in range(2):
+            x = rng.uniform(-2, 2, (runs, d)) if quantized else rng.normal(size=(runs, d))
+            phi = np.clip(np.floor(x * 3 / 4) + 0.5, -1.5, 1.5) * 4 / 3 if quantized else x
+            r = np.sum(teacher * x - w * phi, 1, keepdims=True) / np.sqrt(d) + 0.3 * rng.normal(
+                size=(runs, 1)
+            )
+            change = change + r * phi / 2
+        w = w * (1 - lr * 0.5 / d) + lr * change / np.sqrt(d)
+    assert np.max(np.abs(bias)) > 0.015  # far above what the runs leave open
+    assert error_bias(r1(), 100, 0.0, 1.0) is None
 
 
 def test_what_is_given_does_not_vary():

@@ -168,6 +168,12 @@ class Solution(Result, eqx.Module):
         return None if self.spread is None else np.asarray(self.spread.error_std)
 
     @property
+    def error_bias(self) -> np.ndarray | None:
+        """Mean of the error of runs of dimension ``dim``, minus ``error`` (T,); None where it is not known."""
+        known = self.spread is not None and self.spread.error_bias is not None
+        return np.asarray(self.spread.error_bias) if known else None
+
+    @property
     def final_error(self) -> float:
         """Error at the last saved time (not a fixed point: see `stedyn.fixed_point`)."""
         return float(self.error[-1])
@@ -216,7 +222,7 @@ class Solution(Result, eqx.Module):
         import pandas as pd  # slow to import
 
         columns = {"tau": np.asarray(self.tau)}
-        for name in (*CURVES, "error_std"):
+        for name in (*CURVES, "error_std", "error_bias"):
             curve = getattr(self, name)
             if curve is not None:
                 columns[name] = np.asarray(curve)
@@ -272,7 +278,17 @@ class Solution(Result, eqx.Module):
 
     def __str__(self):
         rows = self.to_pandas().filter(
-            ["tau", "error", "error_std", "m", "q", "range", "classification_error", "ptq_error"]
+            [
+                "tau",
+                "error",
+                "error_std",
+                "error_bias",
+                "m",
+                "q",
+                "range",
+                "classification_error",
+                "ptq_error",
+            ]
         )
         picked = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, 9).round().astype(int))]
         tau, error = self.minimum

@@ -20,6 +20,8 @@ class Spread(eqx.Module):
         Covariance of the errors of one run at two saved times.
     escape_std, length_std : list of float or None
         Standard deviations of escape and length of every plateau, in ``tau``; None of an open one.
+    error_bias : (T,) or None
+        Mean of the error over runs, minus the limit; None where it is not known (`stedyn.limit.bias`).
     drawn, draws : (3, T), (3, 3)
         Covariance of the error with three numbers that a run draws, and of these: norm of the teacher, overlap and norm
         at the start.
@@ -33,6 +35,7 @@ class Spread(eqx.Module):
     length_std: list
     drawn: Float[Array | np.ndarray, "3 T"]
     draws: Float[Array | np.ndarray, "3 3"]
+    error_bias: Float[Array | np.ndarray, " T"] | None = None
 
     @property
     def correlation(self) -> np.ndarray:
@@ -52,4 +55,6 @@ class Spread(eqx.Module):
 
     def to_dict(self) -> dict:
         """Plain numbers and lists; those of the plateaus stand beside these."""
-        return {"dim": self.dim, "given": list(self.given), "error_std": np.asarray(self.error_std).tolist()}
+        curves = {name: getattr(self, name) for name in ("error_std", "error_bias")}
+        told = {name: np.asarray(curve).tolist() for name, curve in curves.items() if curve is not None}
+        return {"dim": self.dim, "given": list(self.given), **told}

@@ -29,6 +29,7 @@ from ..inputs.samples import Samples
 from ..problem.populations import Covariance
 from ..problem.problem import Problem
 from ..quantizers.padded import padded
+from .bias import error_bias
 from .laws.grid import GridFlow
 from .laws.mesh import cells_of
 from .passes import make_compiled
@@ -114,7 +115,8 @@ def with_spread(solution: Solution, dim: int, given: Sequence[str] = ()) -> Solu
         length_std.append(float(np.sqrt(max(change @ part @ change, 0.0))))
         escape_std.append(float(np.sqrt(max(part[2, 2], 0.0)) / abs(own[2])))
     own = covariance[:size, :size]
-    spread = Spread(dim, given, std, own, escape_std, length_std, drawn[:, :size], draws)
+    bias = error_bias(problem, dim, float(solution.m[0]), float(solution.q[0]))
+    spread = Spread(dim, given, std, own, escape_std, length_std, drawn[:, :size], draws, bias)
     return dataclasses.replace(solution, spread=spread)
 
 

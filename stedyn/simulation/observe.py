@@ -59,6 +59,7 @@ class Observer:
         self.range = None if quantizer.range is None else float(quantizer.range)
         self.levels = np.asarray(quantizer.levels, float)
         self.stochastic = quantizer.rounding == "stochastic"
+        self.wall = None if problem.latent_clip is None else float(problem.latent_clip)
 
     def _weights_of(self, variance: np.ndarray) -> tuple[np.ndarray, ...]:
         """``k0, k1, k2, E[x], E[phi]`` of inputs with these variances."""
@@ -68,7 +69,11 @@ class Observer:
         return tuple(np.asarray(part)[:count] for part in _moments(*self.inputs, np.sqrt(variance)))
 
     def __call__(self, w: np.ndarray, teacher: np.ndarray, variance=None, ranges=None) -> Observed:
-        """Order parameters of weights (d,) with their teacher, variances of their inputs and ranges, 1 by default."""
+        """Order parameters of weights (d,) with their teacher, variances of their inputs and ranges, 1 by default.
+
+        Weights beyond a latent clip are seen at it, where they are from the first step of its phase on.
+        """
+        w = w if self.wall is None else np.clip(w, -self.wall, self.wall)
         blocks = [slice(first, first + _BLOCK) for first in range(0, w.size, _BLOCK)]
         ranges = np.ones(w.size, np.float32) if ranges is None else ranges
         parts = [

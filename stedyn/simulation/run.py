@@ -28,6 +28,8 @@ from .layout import spread_over
 from .task import Record, Task
 
 _CHUNK = 2**25  # coordinate-steps of one compiled call: about a tenth of a second
+#: From so many seeds on they are advanced in groups, of at most 64 times as many coordinates.
+MANY = 128
 _MAX_STEPS = 2**53  # tau * dim is exact up to here
 _SPLITS = ("seeds", "weights")
 _EVERY = 60.0  # seconds between checkpoints
@@ -158,8 +160,8 @@ def simulate(
     with contextlib.nullcontext() if file is None else contextlib.closing(file):
         standing = None if file is None else file.load()
 
-        # one seed at a time on a CPU, where threads share the seeds; an equal part on each device elsewhere
-        size = 1 if platform == "cpu" else -(-keys.size // len(places))
+        # a few seeds at a time on a CPU, where threads share them; an equal part on each device elsewhere
+        size = _together(keys.size, dim) if platform == "cpu" else -(-keys.size // len(places))
         task.place(task.draw() if standing is None else standing, keys.size if spread else size, places)
         most = threads if platform == "cpu" else len(places)
         threads = 1 if spread else min(most, len(task.groups))  # spread: all devices work on one group
@@ -180,6 +182,15 @@ def simulate(
         seconds = time.perf_counter() - begin + (0.0 if file is None else file.seconds)
         record = {name: hosts.gather(values) for name, values in task.record.items()}
         return _ensemble(task, record, seed, seconds, _device(platform, places, threads))
+
+
+def _together(seeds: int, dim: int) -> int:
+    """How many seeds a thread of a CPU takes at once: more than one of very many short ones.
+
+    If possible all groups are alike, so that one program serves them.
+    """
+    most = 1 if seeds < MANY else max(1, MANY * 64 // dim)
+    return next((size for size in range(most, most // 4, -1) if seeds % size == 0), most)
 
 
 def _steps(name: str, taus, dim: int) -> np.ndarray:

@@ -132,7 +132,7 @@ class Task:
 
     def draw(self) -> Standing:
         """Draw teacher and start of every seed."""
-        states = []
+        starts = np.zeros((self.keys.size, self.dim), np.float32)
         for row, key in enumerate(self.keys):
             drawn = population(self.problem, self.dim, int(key))
             self.record["teacher"][row] = drawn.teacher
@@ -141,9 +141,9 @@ class Task:
             if not np.all(np.abs(drawn.start) < self.limit):
                 most = f"start weights below {self.limit:.3g}, where the codes of the lattice end"
                 fail("start", most, float(np.abs(drawn.start).max()), "scale it down, or raise the spacing")
-            states.append(jax.tree.map(np.asarray, self._encoded(jnp.asarray(drawn.start[None]))))
+            starts[row] = drawn.start
         zeros = np.zeros(self.keys.size, np.int64)
-        return Standing(zeros, zeros, jax.tree.map(lambda *rows: np.concatenate(rows), *states))
+        return Standing(zeros, zeros, jax.tree.map(np.asarray, self._encoded(jnp.asarray(starts))))
 
     def form(self) -> Standing:
         """The arrays of `standing`, by their types alone."""
