@@ -29,7 +29,7 @@ from stedyn.simulation import simulate
 
 #: Dimensions of the curves and their runs; dimensions of the escapes and their runs.
 CURVES, RUNS = (128, 1024, 8192), 10
-ESCAPES = {50: 400, 200: 400, 1000: 60}
+ESCAPES = {50: 2000, 200: 2000, 1000: 200}
 QUICK, QUICK_ESCAPES = (64,), {50: 100}
 QUANTILES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 

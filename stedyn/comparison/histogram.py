@@ -118,7 +118,7 @@ def _off_ends(inner: np.ndarray, solution: Solution, edges: np.ndarray) -> np.nd
     if not problem.absorbs:
         return inner
     for side in (-1, 1):
-        end = side * float(problem.weights.range)
+        end = side * float(np.asarray(problem.weights.range))
         near = np.argmin(np.abs(edges - end))
         low, high = np.sort(edges[[near - side, near + side]])
         outside = edges[near + side]

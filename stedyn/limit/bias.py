@@ -1,6 +1,6 @@
 r"""How far the mean of runs of dimension ``d`` lies from the limit, where it is known: unquantized weights, SGD.
 
-With ``r = (u + noise sqrt(d)) / sqrt(d)``, ``u = sum_j (w*_j x_j - w_j phi_j)``, a step of a batch of ``B`` gives, exactly,
+With ``r = sum_j (w*_j x_j - w_j phi_j) / sqrt(d) + noise``, a step with a batch of ``B`` gives, exactly,
 
     ``E[m'] = (1 - g/d) m + (lr/d) (k1 rho - k2 m)``,   ``g = lr weight_decay``,
     ``E[q'] = (1 - g/d)^2 q + 2 (1 - g/d) (lr/d) (k1 m - k2 q) + (lr^2/d) E[r^2 phi^2] / B + (lr/d)^2 (1 - 1/B) F``,

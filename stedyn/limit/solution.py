@@ -170,8 +170,8 @@ class Solution(Result, eqx.Module):
     @property
     def error_bias(self) -> np.ndarray | None:
         """Mean of the error of runs of dimension ``dim``, minus ``error`` (T,); None where it is not known."""
-        known = self.spread is not None and self.spread.error_bias is not None
-        return np.asarray(self.spread.error_bias) if known else None
+        bias = None if self.spread is None else self.spread.error_bias
+        return None if bias is None else np.asarray(bias)
 
     @property
     def final_error(self) -> float:
