@@ -13,7 +13,7 @@ from ..curves.jumps import plateaus_between
 from ..curves.plateaus import LEAST_DROP, Plateau
 from ..curves.slopes import ends_slowly, sinking
 from ..problem.problem import Problem
-from .fixed_points import fixed_point
+from .fixed_points import settled
 from .stairs import stair_at, stairs_left
 from .stationary import final_error, has_fixed_point
 
@@ -51,7 +51,7 @@ def course(problem: Problem, tau, error, samples: int | None = None) -> Course:
         found = [plateau for plateau in found if plateau.height * samples >= np.max(error)]
     last = found[-1] if found and found[-1].open else None
     end = problem.parts[-1]
-    fixed = functools.cache(lambda: fixed_point(end))
+    fixed = functools.cache(lambda: settled(end, compared=False))
     final = functools.cache(lambda: final_error(end, shared=True) if has_fixed_point(end) else None)
     kind = _kind(problem, tau, error, last, fixed, final)
     now, ending = float(error[-1]), ""

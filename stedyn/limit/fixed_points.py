@@ -97,11 +97,9 @@ class FixedPoint(Result, eqx.Module):
     @property
     def status(self) -> str:
         """What a curve does at the fixed point, in a sentence or two."""
-        if self.horizon is None or abs(self.horizon[1] - self.error) <= AWAY * max(
-            self.error, self.horizon[1]
-        ):
+        tau, error = self.horizon or (0.0, self.error)
+        if abs(error - self.error) <= AWAY * max(self.error, error):
             return self.outcome
-        tau, error = self.horizon
         return f"{self.outcome} At the horizon tau = {tau:.4g} the curve is not there but at {error:.4g}."
 
     def beside(self, solution) -> FixedPoint:
@@ -151,16 +149,13 @@ class FixedPoint(Result, eqx.Module):
         over = "unquantized weights would diverge"
         if self.excess is not None:
             over = f"excess {self.excess:.6g} over unquantized weights ({self.unquantized_error:.6g})"
-        lower = ""
-        if self.minimum is not None:
-            tau, error = self.minimum
-            lower = f"\nthe curve passes below it: error {error:.6g} at tau = {tau:.4g}"
+        tau, lowest = self.minimum or (None, None)
+        lower = "" if tau is None else f"\nthe curve passes below it: error {lowest:.6g} at tau = {tau:.4g}"
         back = self._back
         if self.period is not None:
             back += f", oscillating with period {self.period:.4g}"
-        more = ""
-        if self.others:
-            more = "; further ones at " + ", ".join(f"{error:.6g}" for error in self.others)
+        more = "; further ones at " if self.others else ""
+        more += ", ".join(f"{error:.6g}" for error in self.others)
         if self.kappa is not None:
             more += f"\nkappa {self.kappa:.4g}: the mean output makes {self.mean_mode:.6g} of the error"
         low, high, points = self.searched
@@ -220,6 +215,11 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
         If lr is above its ceiling; for a rule of your own whose move has a mean; or for a surrogate
         derivative that vanishes beyond the range: what remains depends on the start and on how long one waits.
     """
+    return settled(problem, classes)
+
+
+def settled(problem: Problem, classes: int = 512, compared: bool = True) -> FixedPoint:
+    """`fixed_point`, not ``compared`` to unquantized weights if that (another program) is not needed."""
     problem = problem.parts[-1]
     problem.alike("a fixed point")
     whole("classes", classes, 2, 4096)
@@ -228,9 +228,8 @@ def fixed_point(problem: Problem, *, classes: int = 512) -> FixedPoint:
     limit = eqx.filter_jit(derive)(problem.timeless, classes + classes % 2)
     found, searched, freezes = find_roots(limit)
     linear = problem.weights.is_none and problem.latent_clip is None
-    if linear:
-        base = found
-    else:
+    base = found if linear else []
+    if compared and not linear:
         base = find_roots(eqx.filter_jit(derive)(problem.unquantized().timeless, classes + classes % 2))[0]
     ceiling = _ceiling(limit, final) if linear else None
     if freezes and found[0][0] >= searched.high * (1 - 1e-9):
@@ -288,7 +287,7 @@ def _verdict(vanishes: bool, back: Spectrum, slope: float) -> dict:
         end = f"relaxation takes tau = {-1 / rate:.3g} for a factor e"
     else:
         end = "a small excess error grows" + (f" by a factor e in tau = {1 / rate:.3g}" if rate > 0 else "")
-    start = "The fixed point is " + ("stable" if stable else "unstable")
+    start = f"The fixed point is {'stable' if stable else 'unstable'}"
     if vanishes:
         start = "The error vanishes: the weights settle on levels that fit the teacher exactly"
     return dict(
