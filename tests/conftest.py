@@ -3,17 +3,13 @@
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
 
-#: Examples in docstrings that compile for seconds what tests of the default suite compile, too.
-SLOW_EXAMPLES = {
-    "stedyn.design.maps.range_map",
-    "stedyn.design.ranges.choose",
-    "stedyn.rules.base.Rule",
-    "stedyn.design.sensitivities.sensitivity",
-}
+#: Tests and examples that were measured to take seconds of processor time, others of their kind being quick: one id a line.
+DEAR = Path(__file__).with_name("dear.txt").read_text().split("\n")[:-1]
 #: Nine tenths of the default suite are compilations, which take XLA a third of the time without its optimizations.
 QUICK = [("xla_backend_optimization_level", 0), ("xla_cpu_use_fusion_emitters", False)]
 #: Programs that stay as users have them: their bits are compared, or they run for longer than they compile.
@@ -85,7 +81,16 @@ def pytest_unconfigure(config):
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.name in SLOW_EXAMPLES:
-            item.add_marker(pytest.mark.slow)
+def pytest_collection_modifyitems(config, items):
+    """Mark what is dear as slow; a line that names nothing any more is an error where all of its file was collected."""
+    ids = {item.nodeid: item for item in items}
+    whole = {
+        file
+        for file, *rest in (arg.partition("::") for arg in ids)
+        if not any("::" in arg for arg in config.args)
+    }
+    for name in DEAR:
+        if name in ids:
+            ids[name].add_marker(pytest.mark.slow)
+        elif name.partition("::")[0] in whole:
+            raise pytest.UsageError(f"tests/dear.txt names {name}, which there is not; remove the line")
