@@ -159,6 +159,16 @@ def input_variances(path: str | PathLike, tensor: str | None = None) -> Float[np
     return values
 
 
+def input_means(path: str | PathLike, tensor: str | None = None) -> Float[np.ndarray, " d"]:
+    """The mean of every input of a layer, of activations (..., d) as `input_variances` has them."""
+    name, array = _chosen(read_tensors(path), tensor)
+    if array.ndim < 2:
+        fail(name, "activations, whose means are those of their inputs", f"shape {array.shape}",
+             "give activations (samples, inputs), or a list of means")  # fmt: skip
+    values = numbers_of(name, array)
+    return values.reshape(-1, values.shape[-1]).mean(axis=0)
+
+
 def _chosen(tensors: Tensors, tensor: str | None) -> tuple[str, np.ndarray]:
     listed = ", ".join(repr(name) for name in list(tensors)[:_MANY])
     if len(tensors) > _MANY:

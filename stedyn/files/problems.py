@@ -24,7 +24,7 @@ from ..problem.populations import Channels, Covariance, Start, Teacher
 from ..problem.problem import Problem, Run
 from ..quantizers.quantizer import Quantizer
 from ..rules import RULES, Rule
-from .layers import input_variances, load_weights
+from .layers import input_means, input_variances, load_weights
 from .tables import checked_phases, checked_tables, rule_parameters
 from .whole import SAMPLE_SUFFIXES, read_samples, refuse_special
 
@@ -98,7 +98,7 @@ def problem_from_dict(
             latent_clip=latent_clip,
             range_rule=range_rule,
             rule=_rule(checked["rule"]),
-            covariance=_law(Covariance, "covariance", checked["covariance"], folder),
+            covariance=_covariance(checked["covariance"], folder),
             channels=_channels(checked["channels"]) if "channels" in tables else None,
             run=horizon,
             ptq=_quantizer("ptq", checked["ptq"]) if "ptq" in tables else None,
@@ -136,6 +136,25 @@ def _law(law: Any, table: str, content: dict[str, Any], folder: str | os.PathLik
     values = _measured(table, path, content.get("tensor"), content.get("normalise"))
     with _named(f"{table}.path: "):
         return law.samples(values, path=str(path))
+
+
+def _covariance(content: dict[str, Any], folder: str | os.PathLike) -> Covariance:
+    """The variances; ``means`` of a file of activations (true), of a list, or of a file of numbers."""
+    means = content.pop("means", None)
+    path, tensor = (content.get(key) for key in ("path", "tensor"))
+    law = _law(Covariance, "covariance", content, folder)
+    if means is None or means is False:
+        return law
+    if means is True:
+        if path is None:
+            fail("covariance.means", "true with path, a file of activations", True, "give a list of numbers")
+        with _named("covariance: "):
+            means = input_means(Path(folder) / path, tensor)
+    elif isinstance(means, str):
+        means = read_samples(Path(os.path.abspath(Path(folder) / means)), "covariance.means")
+    elif not isinstance(means, list) or any(type(value) not in (int, float) for value in means):
+        fail("covariance.means", "true, a list of numbers or the name of a file", means, "give one of them")
+    return Covariance.samples(law.data, means=means)
 
 
 def _input_law(content: dict[str, Any], folder: str | os.PathLike) -> InputLaw:

@@ -44,7 +44,11 @@ _KEYS: dict[str, dict[str | None, tuple[str, ...]]] = {
     "weights": {kind: keys + _STE for kind, keys in _QUANTIZER.items()},
     "inputs": {kind: keys + _LAW for kind, keys in _QUANTIZER.items()},
     "ptq": {kind: keys for kind, keys in _QUANTIZER.items() if kind != "none"},
-    "covariance": {"identity": (), "power-law": ("exponent", "scale"), "file": ("path", "values", "tensor")},
+    "covariance": {
+        "identity": (),
+        "power-law": ("exponent", "scale"),
+        "file": ("path", "values", "tensor", "means"),
+    },
     "channels": {None: ("teacher", "range", "start", "shares")},
     "run": {None: ("tau", "points", "taus")},
 }

@@ -46,6 +46,7 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
         "inputs": _quantizer_table(problem.inputs) | _law_table(problem.input_law),
         "rule": _rule_table(rule),
         "covariance": _samples(covariance.data)
+        | ({} if covariance.means is None else {"means": covariance.means})
         or {"exponent": covariance.exponent, "scale": covariance.scale},
         "channels": {} if problem.channels is None else vars(problem.channels),
         "run": {"tau": run.tau, "points": run.points} if run.explicit is None else {"taus": run.explicit},
@@ -168,7 +169,7 @@ def _quantizer_table(quantizer: Quantizer) -> dict[str, Any]:
 def _plain(name: str, value: Any) -> Any:
     """A value as TOML and JSON can hold it."""
     if isinstance(value, (jax.Array, np.ndarray, np.generic)):
-        if value.ndim > 0 and not name.endswith(".values"):
+        if value.ndim > 0 and not name.endswith((".values", ".means")):
             fail(
                 name, "one value", f"an array of {value.size}", "write the problems of a sweep one at a time"
             )
@@ -199,4 +200,6 @@ def save_problem(problem: Problem, path: str | os.PathLike) -> Path:
         if (data := law.data) is not None:
             tables[table].pop("values", None)
             tables[table]["path"] = keep_samples(data, path, table)
+    if problem.covariance.means is not None:
+        tables["covariance"]["means"] = keep_samples(Samples(problem.covariance.means), path, "means")
     return write_atomic(path, "# a problem of stedyn; tau = steps / d\n" + tomli_w.dumps(tables))

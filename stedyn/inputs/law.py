@@ -137,11 +137,14 @@ class InputLaw(eqx.Module):
         return jnp.asarray(self.scale) ** 2 * self.base[1]
 
     def partial(
-        self, breaks: Float[Array, " B"], std
+        self, breaks: Float[Array, " B"], std, own=0.0
     ) -> tuple[Float[Array, "*n B+1"], Float[Array, "*n B+1"], Float[Array, "*n B+1"]]:
-        """``E[x^n; x in piece k]``, ``n = 0, 1, 2``, of pieces between ``breaks`` and ``v = std^2`` (any shape)."""
+        """``E[x^n; x in piece k]``, ``n = 0, 1, 2``, of pieces between ``breaks`` and ``v = std^2`` (any shape).
+
+        ``own`` is added to ``x``.
+        """
         scale = jnp.asarray(self.scale) * jnp.asarray(std) * 1.0
-        mean = jnp.asarray(self.mean) + jnp.zeros_like(scale)
+        mean = jnp.asarray(self.mean) + own + jnp.zeros_like(scale)
         if self.kind == "gaussian":
             return partial_moments(breaks, mean, scale)[:3]
         if self.kind == "relu":
@@ -153,14 +156,14 @@ class InputLaw(eqx.Module):
         m, s = mean[..., None], scale[..., None]
         return zero, m * zero + s * one, m**2 * zero + 2 * m * s * one + s**2 * two
 
-    def nodes(self, std, origin=0.0) -> tuple[Float[Array, "*n N"], Float[Array, "*n N"]]:
-        """Values of ``x - origin`` and probabilities that stand for an unquantized input in a sum over functions of it.
+    def nodes(self, std, origin=0.0, own=0.0) -> tuple[Float[Array, "*n N"], Float[Array, "*n N"]]:
+        """Values of ``x + own - origin`` and probabilities that stand for an unquantized input in sums over functions.
 
         Gauss-Legendre nodes, with ends at the kinks of the density and at ``x = origin``; of a sample all values, or
         the means of `GROUPS` groups of equally many.
         """
         scale = jnp.asarray(self.scale) * jnp.asarray(std) * 1.0
-        shift = jnp.asarray(self.mean) - jnp.asarray(origin) + jnp.zeros_like(scale)
+        shift = jnp.asarray(self.mean) + own - jnp.asarray(origin) + jnp.zeros_like(scale)
         if self.data is not None:
             values, share = _groups(jnp.asarray(self.data.values))
             return shift[..., None] + scale[..., None] * values, jnp.broadcast_to(

@@ -36,9 +36,11 @@ class InputMoments(NamedTuple):
 
 
 def input_moments(
-    quantizer: Quantizer, std=1.0, law: InputLaw | None = None, means: str = "zero"
+    quantizer: Quantizer, std=1.0, law: InputLaw | None = None, means: str = "zero", own=0.0
 ) -> InputMoments:
     """Moments of a quantized input of the law (N(0, 1) by default) times ``std``, in closed form.
+
+    ``own`` is a mean of its own, added to that of the law.
 
     ``means`` says whether ``E[x]`` and ``E[phi]`` are known to be ``"zero"``, are ``"removed"`` before teacher and
     student see them, or ``"kept"``.
@@ -47,20 +49,21 @@ def input_moments(
     std = jnp.asarray(std) * 1.0
     spread = std * jnp.sqrt(law.variance)
     zero = jnp.zeros_like(std)
-    mean_x = zero if means == "zero" else jnp.asarray(law.mean) + law.base[0] * jnp.asarray(law.scale) * std
+    shift = jnp.asarray(law.mean) + own
+    mean_x = zero if means == "zero" else shift + law.base[0] * jnp.asarray(law.scale) * std
     if quantizer.is_none and law.kind == "gaussian":
         seen = mean_x if means == "kept" else zero
         ratio = seen / spread
         size = spread * np.sqrt(2 / np.pi) * jnp.exp(-(ratio**2) / 2) + seen * erf(ratio / np.sqrt(2))
         return InputMoments(spread**2, spread**2, size, None, None, None, spread, size, seen, seen)
     if quantizer.is_none:
-        x, mass = law.nodes(std, mean_x if means == "removed" else zero)
+        x, mass = law.nodes(std, mean_x if means == "removed" else zero, own)
         size = jnp.sum(mass * jnp.abs(x), -1)
         seen = mean_x if means == "kept" else zero
         x = x - seen[..., None]
         return InputMoments(spread**2, spread**2, size, x, mass, mass * x, spread, size, seen, seen)
     levels = quantizer.levels
-    zeroth, first, second = law.partial(quantizer.pieces.breaks, std)
+    zeroth, first, second = law.partial(quantizer.pieces.breaks, std, own)
     if quantizer.rounding == "nearest":
         mass, overlap = zeroth, first
     else:

@@ -12,14 +12,15 @@ from jaxtyping import Array, Float, Int
 from scipy.special import ndtr, ndtri
 
 from ..problem.phases import with_new
-from ..problem.populations import Covariance, Teacher
+from ..problem.populations import Teacher
 from ..problem.problem import Problem
 from ..quantizers.pieces import size_of_steps
+from .cells import input_cells, input_classes, variance_cells
 from .quadrature import gauss_nodes, intervals
 
 
 class Classes(NamedTuple):
-    """``C`` classes with teacher value and share; ``group`` is the index of one of ``K`` input variances.
+    """``C`` classes with teacher value and share; ``group`` is the index of one of ``K`` input variances and means.
 
     Weights of a class are in units of ``unit``, the range of its channel; they start at ``start`` times the
     start of the problem.
@@ -29,14 +30,15 @@ class Classes(NamedTuple):
     share: Float[Array, " C"]
     group: Int[Array, " C"]
     variance: Float[Array, " K"]
+    mean: Float[Array, " K"]
     unit: Float[Array, "*C"] | float = 1.0
     start: Float[Array, "*C"] | float = 1.0
 
 
 #: Points that stand for a Gaussian teacher.
 GAUSSIAN_POINTS = 2**12
-#: Nodes in each interval of the teacher values, and where levels are many; and how many variances fewer are ``coarse``.
-NODES, LEAST_NODES, FEWER_VARIANCES = 5, 3, 2
+#: Nodes in each interval of the teacher values, and where levels are many.
+NODES, LEAST_NODES = 5, 3
 #: Levels between steps below this part of the largest are no kinks.
 LARGE = 0.25
 #: Variances at which `k1 / k2` is tabulated.
@@ -56,7 +58,7 @@ def channel_classes(
         each = jnp.ones_like(found.share)
         parts.append(found._replace(share=share * found.share, unit=unit * each, start=start / unit * each))
     joined = Classes(*(jnp.concatenate(fields) for fields in zip(*parts, strict=True)))
-    return joined._replace(variance=parts[0].variance)
+    return joined._replace(variance=parts[0].variance, mean=parts[0].mean)
 
 
 def coordinate_classes(
@@ -89,7 +91,7 @@ def coordinate_classes(
         n = n // 2
     if problem.paired:
         return _paired_classes(problem, n, per, variances, merge, folded)
-    variance, part = variance_classes(problem.covariance, variances, merge[1])
+    variance, mean, part = input_classes(problem.covariance, variances, merge[1])
     if exact:
         teacher = jnp.broadcast_to(values, (variance.size, values.size))
         share = jnp.broadcast_to(weights, teacher.shape)
@@ -97,10 +99,10 @@ def coordinate_classes(
         n = min(n, values.size)
         share, teacher = jax.lax.map(
             lambda ratios: _gauss(values, weights, n, per, _bends(problem, ratios), merge[0]),
-            tuple(_ideal(part, variance) for part in _bending(problem)),
+            tuple(_ideal(part, variance, mean) for part in _bending(problem)),
         )
     group = jnp.repeat(jnp.arange(variance.size), teacher.shape[1])
-    return Classes(teacher.reshape(-1), (part[:, None] * share).reshape(-1), group, variance)
+    return Classes(teacher.reshape(-1), (part[:, None] * share).reshape(-1), group, variance, mean)
 
 
 def _paired_classes(problem: Problem, n: int, per: int, variances: int, merge, folded: bool) -> Classes:
@@ -112,16 +114,18 @@ def _paired_classes(problem: Problem, n: int, per: int, variances: int, merge, f
     values, weights = jnp.asarray(problem.covariance.data.values), jnp.asarray(problem.teacher.data.values)
     weights = jnp.abs(weights) if folded else weights
     few = min(variances, values.size // 2) // 2 * 2
-    log_v = jnp.log(values)
-    order = jnp.argsort(log_v)
-    rank = jnp.argsort(order)
-    index = intervals(log_v[order], values[order], few, jnp.zeros(0))[rank]
-    index = jnp.where(merge[1], index // 2 * 2, index)
-    count = jax.ops.segment_sum(jnp.ones_like(values), index, few)
-    every = jnp.mean(values)
-    variance = jnp.where(count > 0, jax.ops.segment_sum(values, index, few) / jnp.maximum(count, 1), every)
-    grid = jnp.linspace(jnp.min(log_v), jnp.max(log_v), _TABLE)
-    ratio = jnp.exp(jnp.interp(log_v, grid, jnp.log(_ideal(problem, jnp.exp(grid)))))
+    if problem.covariance.means is not None:
+        index, variance, mean, _ = input_cells(problem.covariance, few, merge[1])
+        few, ratio = variance.size, _ideal(problem, variance, mean)[index]
+    else:
+        index = variance_cells(values, few, merge[1])
+        count = jax.ops.segment_sum(jnp.ones_like(values), index, few)
+        every, mean, log_v = jnp.mean(values), jnp.zeros(few), jnp.log(values)
+        variance = jnp.where(
+            count > 0, jax.ops.segment_sum(values, index, few) / jnp.maximum(count, 1), every
+        )
+        grid = jnp.linspace(jnp.min(log_v), jnp.max(log_v), _TABLE)
+        ratio = jnp.exp(jnp.interp(log_v, grid, jnp.log(_ideal(problem, jnp.exp(grid), 0.0))))
     u = weights * ratio
     order = jnp.argsort(u)
     u, index, part = u[order], index[order], (values / variance[index])[order] / values.size
@@ -132,10 +136,10 @@ def _paired_classes(problem: Problem, n: int, per: int, variances: int, merge, f
         return _gauss(u, jnp.where(index == k, part, 0.0), n, per, kinks, merge[0])
 
     share, node = jax.lax.map(one, jnp.arange(few))
-    c, p = (node / _ideal(problem, variance)[:, None]).reshape(-1), share.reshape(-1)
+    c, p = (node / _ideal(problem, variance, mean)[:, None]).reshape(-1), share.reshape(-1)
     group = jnp.repeat(jnp.arange(few), node.shape[1])
     scale = jnp.sqrt(jnp.mean(values * weights**2) / (p @ (variance[group] * c**2)))
-    return Classes(c * scale, p, group, variance)
+    return Classes(c * scale, p, group, variance, mean)
 
 
 def nodes_of(levels: int, n: int) -> int:
@@ -187,9 +191,9 @@ def _steps(problem: Problem):
     return jnp.where(jnp.isfinite(steps), steps, jnp.inf)
 
 
-def _ideal(problem: Problem, variance):
+def _ideal(problem: Problem, variance, mean):
     """``gain k1 / k2`` of inputs: a weight is driven towards this multiple of its teacher value."""
-    moments = problem.moments(variance)
+    moments = problem.moments(variance, mean)
     return problem.labels.gain(problem.signal) * (moments.k1 / moments.k2)
 
 
@@ -281,20 +285,3 @@ def merge_pairs(bins, coarse):
         jnp.where(coarse, jnp.repeat(common, 2), mean),
         jnp.where(coarse, jnp.repeat(square - common**2, 2), var),
     )
-
-
-def variance_classes(covariance: Covariance, n: int, coarse=False):
-    """Values and shares of at most ``n`` classes of the input variances: nodes of one Gauss rule in their logarithm."""
-    if covariance.kind == "identity":
-        return jnp.ones(1), jnp.ones(1)
-    data = covariance.data
-    if data is not None and data.atoms is not None and data.atoms.size <= n:
-        return jnp.asarray(data.atoms), jnp.asarray(data.weights)
-    values = jnp.asarray(covariance.values())
-    n, one = min(n, values.size), jnp.zeros(values.size, int)
-    fewer = jnp.where(coarse, min(FEWER_VARIANCES, n - 1), 0)
-    # a coordinate counts with its variance in the error
-    part, log_v = gauss_nodes(jnp.log(values), values / values.size, one, 1, n, fewer)
-    value = jnp.exp(log_v[0])
-    share = part[0] / value / jnp.sum(part[0] / value)
-    return value * (jnp.mean(values) / (share @ value)), share

@@ -256,7 +256,7 @@ def limit_of(problem: Problem, found: Classes) -> Limit:
     """The limit of a problem without phases, with given classes."""
     check_model(problem)
     wall = problem.latent_clip
-    inputs = problem.moments(found.variance)
+    inputs = problem.moments(found.variance, found.mean)
     every = found.share @ inputs.mean_abs[found.group]
     inputs = inputs._replace(crowd=jnp.full_like(inputs.std, 1.0) * every)
     scale = problem.weights.range

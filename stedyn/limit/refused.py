@@ -29,6 +29,9 @@ def check_model(problem: Problem) -> None:
 
 def check_means(problem: Problem) -> None:
     """Refuse what has no limit, or none that is derived, together with inputs that have a mean (``docs/inputs.md``)."""
+    if problem.covariance.means is not None and problem.start.data is not None and problem.together[1] != 1:
+        fail("start", "no file of as many values beside means of the inputs (classes by start and mean are not "
+             "implemented)", problem.start.data.values.size, "use start.kind = 'teacher', or simulate")  # fmt: skip
     if problem.means != "kept":
         return
     fix = "set inputs.centre = true, or simulate"
@@ -45,8 +48,9 @@ def check_means(problem: Problem) -> None:
              "follow the common shifts is not derived)", problem.ste, fix)  # fmt: skip
     if any(is_traced(leaf) for leaf in jax.tree.leaves((problem.inputs, problem.input_law, problem.teacher))):
         return
-    moments = problem.moments(jnp.quantile(problem.covariance.values(), jnp.array([0.0, 0.5, 1.0])))
-    if np.any(np.abs(moments.mean) <= 1e-6 * np.sqrt(moments.k2)):
+    moments = problem.moments(*problem.covariance.some(np.array([0.0, 0.5, 1.0])))
+    none = np.abs(moments.mean) <= 1e-6 * np.sqrt(moments.k2)
+    if np.all(none) if problem.covariance.means is not None else np.any(none):
         fail("inputs", "E[phi] other than 0 where E[x] is not 0 (the mean output of the teacher, which grows like "
              "sqrt(d), cannot be learned)", "E[phi] = 0", fix)  # fmt: skip
     if not problem.weights.is_none and problem.covariance.kind == "identity" and problem.channels is None:

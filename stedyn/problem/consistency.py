@@ -68,13 +68,14 @@ def check_start(problem) -> None:
 def means_of(problem) -> str:
     """What `input_moments` has to know of ``E[x]`` and ``E[phi]``: they are zero, removed, or kept."""
     law = problem.input_law
-    if law.symmetric and problem.inputs.symmetric:
+    own = problem.covariance.means is not None
+    if law.symmetric and problem.inputs.symmetric and not own:
         return "zero"
     if law.centre:
         return "removed"
     if any(is_traced(leaf) for leaf in jax.tree.leaves((problem.inputs, problem.covariance, law))):
         return "zero"
-    std = np.sqrt(np.quantile(problem.covariance.values(), [0, 0.5, 1]))
-    found = input_moments(problem.inputs, std, law, "kept")
+    variance, means = problem.covariance.some(np.array([0.0, 0.5, 1.0]))
+    found = input_moments(problem.inputs, jnp.sqrt(variance), law, "kept", means)
     size = jnp.maximum(jnp.abs(found.mean_x) / found.std, jnp.abs(found.mean) / jnp.sqrt(found.k2))
     return "kept" if np.any(~(np.asarray(size) <= MEAN_TOLERANCE)) else "zero"

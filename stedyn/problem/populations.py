@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..checks import checked, fail, finite, is_traced, nonnegative, positive, several
-from ..inputs.samples import Samples
+from ..inputs.samples import MAX_ATOMS, Samples
 
 #: Most channels, each of which has classes of its own in the limit.
 MAX_CHANNELS = 16
@@ -108,14 +108,20 @@ class Covariance(eqx.Module):
     """Variances ``v_i`` of the inputs, ``x_i ~ N(0, v_i)`` independently: a diagonal covariance.
 
     ``Covariance.identity()``; ``Covariance.power_law(exponent, scale)``, ``v_i`` proportional to ``i^-exponent`` with
-    mean ``scale``; or ``Covariance.samples(values)``, measured variances. Variances are independent of the teacher,
-    unless both are measured and equally many: then value ``i`` of one belongs to value ``i`` of the other.
+    mean ``scale``; or ``Covariance.samples(values, means=None)``, measured variances, and with ``means`` a mean of its
+    own for each of the inputs, added to that of their law (``docs/inputs.md``). Variances are independent of the
+    teacher, unless both are measured and equally many: then value ``i`` of one belongs to value ``i`` of the other.
+
+    ``pair (n,)`` says which of the ``pairs`` of variance and mean that occur an input has; None if there are many.
     """
 
     kind: str = eqx.field(static=True)
     exponent: Float[Array, ""] | float | None
     scale: Float[Array, ""] | float | None
     data: Samples | None
+    means: Float[Array, " n"] | Float[np.ndarray, " n"] | None = None
+    pair: Array | np.ndarray | None = None
+    pairs: int = eqx.field(static=True, default=0)
 
     @classmethod
     @checked()
@@ -133,12 +139,20 @@ class Covariance(eqx.Module):
 
     @classmethod
     @checked()
-    def samples(cls, values, path=None):
+    def samples(cls, values, path=None, means=None):
         data = values if isinstance(values, Samples) else Samples(values, path)
         if not is_traced(data.values) and (data.values.size < 4 or np.any(np.asarray(data.values) <= 0)):
             found = f"{data.values.size} of which {np.sum(np.asarray(data.values) <= 0)} are not"
             fail("covariance", "at least 4 variances above 0", found, "remove inputs that are constant")
-        return cls("file", None, None, data)
+        if means is None:
+            return cls("file", None, None, data)
+        own = Samples(means).values
+        if own.size != data.values.size:
+            fail("covariance.means", f"{data.values.size} numbers, one for each variance", own.size,
+                 "give both of the same inputs")  # fmt: skip
+        distinct, pair = np.unique(np.stack([data.values, own]), axis=1, return_inverse=True)
+        few = distinct.shape[1] <= MAX_ATOMS
+        return cls("file", None, None, data, own, pair.reshape(-1) if few else None, distinct.shape[1])
 
     def values(self, n: int = POWER_LAW_VALUES) -> Float[Array, " n"]:
         """The measured variances, or those of ``n`` inputs, whose sum is exactly ``n scale``, largest first.
@@ -152,6 +166,20 @@ class Covariance(eqx.Module):
         return (
             jnp.asarray(self.scale) * n * jnp.diff((np.arange(n + 1) / n) ** (1 - jnp.asarray(self.exponent)))
         )
+
+    @property
+    def alike(self) -> bool:
+        """Whether all variances are one number."""
+        return self.data is not None and self.data.atoms is not None and self.data.atoms.size == 1
+
+    def some(self, parts: Float[np.ndarray, " P"]) -> tuple[Float[Array, " P"], Float[Array, " P"] | float]:
+        """Variances and means of inputs at these parts of their order, by mean if they have their own."""
+        values = self.values()
+        if self.means is None:
+            return jnp.quantile(values, parts), 0.0
+        order = jnp.argsort(jnp.asarray(self.means))
+        at = order[np.round(parts * (values.size - 1)).astype(int)]
+        return values[at], jnp.asarray(self.means)[at]
 
 
 class Channels(eqx.Module):

@@ -156,9 +156,9 @@ class Problem(eqx.Module):
             check_together(self.parts[0])
             check_phases(self)
 
-    def moments(self, variance) -> InputMoments:
-        """Moments of inputs with the variances ``v`` of any shape."""
-        return input_moments(self.inputs, jnp.sqrt(variance), self.input_law, self.means)
+    def moments(self, variance, mean=0.0) -> InputMoments:
+        """Moments of inputs with the variances ``v`` of any shape, and with means of their own."""
+        return input_moments(self.inputs, jnp.sqrt(variance), self.input_law, self.means, mean)
 
     @property
     def measured(self) -> dict[str, Teacher | Start | Covariance | InputLaw]:

@@ -38,7 +38,7 @@ class Fixed(NamedTuple):
 
     ``pairs`` says which pair each column is, where the columns are spread over devices (`layout`); ``ranges`` are those
     of the weights, in units of that of the model, if not all are 1 (0 in the padding); ``centres`` the means that are
-    taken off ``x`` and ``phi``.
+    taken off ``x`` and ``phi``; ``input_mean`` those of the inputs if they are not all alike.
     """
 
     teacher: Halves
@@ -46,6 +46,7 @@ class Fixed(NamedTuple):
     pairs: UInt32[Array, "1 P"] | None = None
     ranges: Halves | None = None
     centres: tuple[Halves, Halves] | None = None
+    input_mean: Halves | None = None
 
 
 class Draws(NamedTuple):
@@ -133,7 +134,7 @@ def _sample(model: Model, fixed: Fixed, w: Halves, rounding, x, xi, uniforms):
     if fixed.input_std is not None:
         xs = tuple(std * x for std, x in zip(fixed.input_std, xs, strict=True))
     if model.source is not None:
-        xs = tuple(model.source.mean + x for x in xs)
+        xs = tuple(mean + x for mean, x in zip(fixed.input_mean or (model.source.mean,) * 2, xs, strict=True))
     codes = [model.inputs.code(x, u) for x, u in zip(xs, split(uniforms), strict=True)]
     codes = [_mask(code, n, fixed.pairs) for code, n in zip(codes, (-(-dim // 2), dim // 2), strict=True)]
     phis = [model.inputs.value(code) for code in codes]

@@ -16,8 +16,8 @@ _BLOCK = 2**14  # coordinates at a time, so that the intermediate arrays stay sm
 
 
 @eqx.filter_jit
-def _moments(inputs: Quantizer, law: InputLaw, means: str, std):
-    moments = input_moments(inputs, std, law, means)
+def _moments(inputs: Quantizer, law: InputLaw, means: str, std, own):
+    moments = input_moments(inputs, std, law, means, own)
     return moments.std**2, moments.k1, moments.k2, moments.mean_x, moments.mean
 
 
@@ -61,23 +61,33 @@ class Observer:
         self.stochastic = quantizer.rounding == "stochastic"
         self.wall = None if problem.latent_clip is None else float(problem.latent_clip)
 
-    def _weights_of(self, variance: np.ndarray) -> tuple[np.ndarray, ...]:
-        """``k0, k1, k2, E[x], E[phi]`` of inputs with these variances."""
+    def _weights_of(self, variance: np.ndarray, means=None) -> tuple[np.ndarray, ...]:
+        """``k0, k1, k2, E[x], E[phi]`` of inputs with these variances, and with means of their own."""
         count = variance.size
         # filled up to a power of two, as every shape is compiled
-        variance = np.pad(variance, (0, (1 << (count - 1).bit_length()) - count), mode="edge")
-        return tuple(np.asarray(part)[:count] for part in _moments(*self.inputs, np.sqrt(variance)))
+        more = (0, (1 << (count - 1).bit_length()) - count)
+        own = 0.0 if means is None else np.pad(means, more, mode="edge")
+        found = _moments(*self.inputs, np.sqrt(np.pad(variance, more, mode="edge")), own)
+        return tuple(np.asarray(part)[:count] for part in found)
 
-    def __call__(self, w: np.ndarray, teacher: np.ndarray, variance=None, ranges=None) -> Observed:
+    def __call__(self, w: np.ndarray, teacher: np.ndarray, variance=None, ranges=None, own=None) -> Observed:
         """Order parameters of weights (d,) with their teacher, variances of their inputs and ranges, 1 by default.
 
-        Weights beyond a latent clip are seen at it, where they are from the first step of its phase on.
+        ``own (d,)`` are the means that inputs with variances have of their own. Weights beyond a latent clip are seen
+        at it, where they are from the first step of its phase on.
         """
         w = w if self.wall is None else np.clip(w, -self.wall, self.wall)
         blocks = [slice(first, first + _BLOCK) for first in range(0, w.size, _BLOCK)]
         ranges = np.ones(w.size, np.float32) if ranges is None else ranges
         parts = [
-            self._sums(w[b], teacher[b], None if variance is None else variance[b], ranges[b]) for b in blocks
+            self._sums(
+                w[b],
+                teacher[b],
+                None if variance is None else variance[b],
+                None if own is None else own[b],
+                ranges[b],
+            )
+            for b in blocks
         ]
         sums: list[Any] = [None if c[0] is None else sum(c[1:], c[0]) for c in zip(*parts, strict=True)]
         means: list[Any] = [None if total is None else total / w.size for total in sums]
@@ -85,9 +95,9 @@ class Observer:
         observed = observed._replace(error=observed.error + w.size * observed.offset**2)
         return observed if self.model == "linear" else _of_signs(observed)
 
-    def _sums(self, w, teacher, variance: np.ndarray | None, ranges: np.ndarray) -> Observed:
+    def _sums(self, w, teacher, variance: np.ndarray | None, means, ranges: np.ndarray) -> Observed:
         """The order parameters of some coordinates, times their number."""
-        v, k1, k2, mean_x, mean_phi = self.alike if variance is None else self._weights_of(variance)
+        v, k1, k2, mean_x, mean_phi = self.alike if variance is None else self._weights_of(variance, means)
         w, teacher, ranges = w.astype(float), teacher.astype(float), ranges.astype(float)
         place = w / ranges
         piece = np.searchsorted(self.breaks, place, side="right")

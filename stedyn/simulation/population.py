@@ -16,11 +16,12 @@ _GOLDEN = (np.sqrt(5) - 1) / 2
 
 
 class Population(NamedTuple):
-    """Teacher and latent weights (d,), float32, and input variances (d,), None where all are 1."""
+    """Teacher and latent weights (d,), float32; variances of the inputs (d,), None where all are 1; means or None."""
 
     teacher: np.ndarray
     start: np.ndarray
     variance: np.ndarray | None
+    mean: np.ndarray | None
 
 
 def population(problem: Problem, dim: int, seed: int) -> Population:
@@ -35,6 +36,7 @@ def population(problem: Problem, dim: int, seed: int) -> Population:
         weights,
         _start(problem.start, dim, start, weights),
         _variance(problem.covariance, dim, variance),
+        _means(problem.covariance, dim, np.random.default_rng([seed, problem.together[2]])),
     )
     if problem.channels is None:
         return drawn
@@ -74,6 +76,11 @@ def _variance(covariance: Covariance, dim: int, rng: np.random.Generator) -> np.
         if covariance.data is None
         else _resample(covariance.data, dim, rng)
     )
+
+
+def _means(covariance: Covariance, dim: int, rng: np.random.Generator) -> np.ndarray | None:
+    """Means of the same inputs: ``rng`` has to be as that of the variances was."""
+    return None if covariance.means is None else _resample(Samples(covariance.means), dim, rng)
 
 
 def _teacher(teacher: Teacher, dim: int, rng: np.random.Generator) -> np.ndarray:

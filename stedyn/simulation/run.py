@@ -272,7 +272,7 @@ def _ensemble(task: Task, record: Record, seed: int, seconds: float, device: str
         ("saturated", "flip_rate", "occupancy", "classification_error", "ptq_error", "range")
     )
     times, kept = record["error"].shape[1], record["snapshots"].shape[1]
-    record = {name: values for name, values in record.items() if name != "variance"}
+    record = {name: values for name, values in record.items() if name not in ("variance", "input_mean")}
     return Ensemble(
         tau=task.steps[:times] / task.dim,
         steps=task.steps[:times],

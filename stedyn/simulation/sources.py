@@ -17,8 +17,8 @@ from ..problem.problem import Problem
 from . import sampler
 
 #: Equally likely values of an input for one variance, and for each of many; most values of all variances together,
-#: beyond which a table of variances is made.
-VALUES, FEWER_VALUES, MOST_VALUES, TABLE = 2**20, 2**16, 2**25, 129
+#: beyond which a table of variances is made; values for each of many variances with means of their own.
+VALUES, FEWER_VALUES, MOST_VALUES, TABLE, LEAST_VALUES = 2**20, 2**16, 2**25, 129, 2**14
 
 
 class Source(eqx.Module):
@@ -49,20 +49,29 @@ class Source(eqx.Module):
 
 
 def source_of(problem: Problem) -> Source | None:
-    """The source of a problem; None for standard normal inputs."""
+    """The source of a problem; None for standard normal inputs (without means of their own)."""
     law = problem.input_law
     centred = problem.means == "removed"
-    if law.standard:
+    if law.standard and problem.covariance.means is None:
         return None
     values = None if law.data is None else jnp.asarray(law.data.values, jnp.float32)
     mean, scale = jnp.asarray(law.mean, jnp.float32), jnp.asarray(law.scale, jnp.float32)
     return Source(law.kind, mean, scale, values, centred)
 
 
-def centres(problem: Problem, variance: np.ndarray | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """``E[x]`` and ``E[phi(x)]`` (n,) of inputs of variances (n,), 1 for None; None if they are not taken off."""
+def centres(
+    problem: Problem, variance: np.ndarray | None, mean: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """``E[x]`` and ``E[phi(x)]`` (n,) of inputs of variances (n,), 1 for None; None if they are not taken off.
+
+    ``mean (n,)`` are their own means.
+    """
     if problem.means != "removed":
         return None
+    if variance is not None and mean is not None:
+        pairs, at = np.unique(np.stack([np.sqrt(variance), mean], axis=1), axis=0, return_inverse=True)
+        x, phi = (part[at.reshape(-1)] for part in _means(problem, pairs[:, 0], LEAST_VALUES, pairs[:, 1]))
+        return x.astype(np.float32), phi.astype(np.float32)
     std = np.ones(1) if variance is None else np.sqrt(variance)
     distinct = np.unique(std)
     data = problem.input_law.data
@@ -75,7 +84,7 @@ def centres(problem: Problem, variance: np.ndarray | None) -> tuple[np.ndarray, 
     return x.astype(np.float32), phi.astype(np.float32)
 
 
-def _means(problem: Problem, stds: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _means(problem: Problem, stds: np.ndarray, count: int, own=0.0) -> tuple[np.ndarray, np.ndarray]:
     law, quantizer = problem.input_law, problem.inputs
     u = (np.arange(count) + 0.5) / count
     base = {
@@ -87,8 +96,8 @@ def _means(problem: Problem, stds: np.ndarray, count: int) -> tuple[np.ndarray, 
     }[law.kind]()
     levels = np.asarray(quantizer.levels, float)
     inner, outer = [], []
-    for std in stds:
-        x = float(law.mean) + float(law.scale) * std * base
+    for std, shift in zip(stds, np.broadcast_to(own, stds.shape), strict=True):
+        x = shift + float(law.mean) + float(law.scale) * std * base
         inner.append(x.mean())
         if quantizer.is_none:
             outer.append(x.mean())

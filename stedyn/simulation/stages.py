@@ -60,14 +60,15 @@ class Stages(tuple[Stage, ...]):
             record["occupancy"] = np.zeros((seeds, times, min(levels)))
         return record
 
-    def fixed(self, common: kernel.Fixed, variances: Iterable, put) -> tuple[kernel.Fixed, ...]:
+    def fixed(self, common: kernel.Fixed, inputs: Iterable, put) -> tuple[kernel.Fixed, ...]:
         """What no step changes, for every stage: ``common`` with the means that are taken off the inputs.
 
-        ``variances`` are those of the inputs of every seed, and ``put`` brings arrays (S, d or 1) to their device.
+        ``inputs`` are variances and own means of the inputs of every seed; ``put`` brings arrays (S, d or 1) to their
+        device.
         """
         found: list[kernel.Fixed] = []
         for stage in self:
-            each = [centres(stage.problem, variance) for variance in variances]
+            each = [centres(stage.problem, *own) for own in inputs]
             if each[0] is None:
                 found.append(common)
                 continue

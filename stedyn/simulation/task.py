@@ -23,7 +23,7 @@ from .stages import Stages
 from .state import Pair, State, encode, halved, joined, latent
 
 _FLIP_STEPS = 32
-_PER_SEED = ("snapshots", "weights", "teacher", "variance")  # not one value a saved step
+_PER_SEED = ("snapshots", "weights", "teacher", "variance", "input_mean")  # not one value a saved step
 
 #: Arrays of an `Ensemble` by their names, filled while the runs go on; and variances of the inputs.
 Record = dict[str, np.ndarray]
@@ -112,7 +112,7 @@ class Task:
         self.events = np.union1d(steps, kept)
         self.stages = Stages.of(problem, dim)
         self.model = self.stages[0].model
-        self.ranges = ranges(problem, dim)
+        self.ranges, self.shift = ranges(problem, dim), np.asarray(problem.input_law.mean)
         self.programs = programs.programs(platform, spread)
         lattice = self.model.lattice
         #: Weights are smaller than this, or have diverged.
@@ -127,8 +127,9 @@ class Task:
         self.record["snapshots"] = np.zeros((S, kept.size, dim), np.float32)
         self.record["weights"] = np.zeros((S, dim), np.float32)
         self.record["teacher"] = np.zeros((S, dim), np.float32)
-        if problem.covariance.kind != "identity":
-            self.record["variance"] = np.zeros((S, dim))
+        law = problem.covariance
+        names = ["variance"] * (law.kind != "identity") + ["input_mean"] * (law.means is not None)
+        self.record |= {name: np.zeros((S, dim)) for name in names}
 
     def draw(self) -> Standing:
         """Draw teacher and start of every seed."""
@@ -138,6 +139,8 @@ class Task:
             self.record["teacher"][row] = drawn.teacher
             if drawn.variance is not None:
                 self.record["variance"][row] = drawn.variance
+            if drawn.mean is not None:
+                self.record["input_mean"][row] = drawn.mean
             if not np.all(np.abs(drawn.start) < self.limit):
                 most = f"start weights below {self.limit:.3g}, where the codes of the lattice end"
                 fail("start", most, float(np.abs(drawn.start).max()), "scale it down, or raise the spacing")
@@ -163,27 +166,31 @@ class Task:
                 first = row
         for k, rows in enumerate(groups):
             device = devices[k % len(devices)] if self.spread is None else self.spread.copied
-            std = None
-            if "variance" in self.record:
-                std = self._put(np.sqrt(self.record["variance"][rows]).astype(np.float32), device)
+            variance, own = self._inputs(rows)
+            std = None if variance is None else self._put(np.sqrt(variance).astype(np.float32), device)
+            mean = None if own is None else self._put((own + self.shift).astype(np.float32), device)
             teacher = self._put(self.record["teacher"][rows], device)
-            own = jax.tree.map(lambda part, rows=rows: part[rows], standing.state)
-            state = halved(own, lambda part, device=device: self._put(part, device))
+            state = jax.tree.map(lambda part, rows=rows: part[rows], standing.state)
+            state = halved(state, lambda part, device=device: self._put(part, device))
             state = state._replace(**jax.device_put(dict(seed=state.seed, scale=state.scale), device))
-            widths = None
-            if self.ranges is not None:
-                widths = self._put(np.broadcast_to(self.ranges, (rows.stop - rows.start, self.dim)), device)
-            pairs = None if self.spread is None else self.spread.index
-            variances = self.record["variance"][rows] if "variance" in self.record else [None]
             shape = rows.stop - rows.start, self.dim
+            widths = None if self.ranges is None else self._put(np.broadcast_to(self.ranges, shape), device)
+            pairs = None if self.spread is None else self.spread.index
+            each = range(rows.start, rows.stop if std is not None else rows.start + 1)
 
             def put(part, shape=shape, device=device):
                 return self._put(np.broadcast_to(part, shape), device)
 
-            fixed = self.stages.fixed(kernel.Fixed(teacher, std, pairs, widths), variances, put)
+            common = kernel.Fixed(teacher, std, pairs, widths, input_mean=mean)
+            fixed = self.stages.fixed(common, [*map(self._inputs, each)], put)
             keys = jax.device_put(jnp.asarray(self.keys[rows]), device)
             place = Place(int(standing.done[rows.start]), int(standing.at[rows.start]), state)
             self.groups.append(Group(rows, keys, fixed, place))
+
+    def _inputs(self, row: int | slice) -> list[np.ndarray | None]:
+        """Variances of the inputs of a seed, or of several, and their own means; None where they have none."""
+        both = self.record.get("variance"), self.record.get("input_mean")
+        return [None if part is None else part[row] for part in both]
 
     def standing(self) -> Standing:
         """Where every seed stands now; safe while other threads go on."""
@@ -271,13 +278,13 @@ class Task:
         stage = self.stages[self.stages.number(at)]
         scales = scales_at(stage.model, state, at)
         for row, values in zip(range(rows.start, rows.stop), weights, strict=True):
-            variance = record["variance"][row] if "variance" in record else None
+            variance, mean = self._inputs(row)
             own = self.ranges if scales is None else np.full(self.dim, scales[row - rows.start])
-            seen = stage.observe(values, record["teacher"][row], variance, own)
+            seen = stage.observe(values, record["teacher"][row], variance, own, mean)
             for name in set(Observed._fields) & record.keys():
                 record[name][row, columns] = getattr(seen, name)
             if stage.rounded is not None:
-                rounded = stage.rounded(values, record["teacher"][row], variance, own)
+                rounded = stage.rounded(values, record["teacher"][row], variance, own, mean)
                 record["ptq_error"][row, columns] = rounded.error
         if scales is not None:
             record["range"][rows, columns] = scales[:, None] * float(np.asarray(self.problem.weights.range))
