@@ -10,8 +10,10 @@ from stedyn.files.writing import problem_to_dict, save_problem
 from stedyn.inputs.law import InputLaw
 from stedyn.limit.cells import input_cells
 from stedyn.limit.classes import coordinate_classes
+from stedyn.limit.limit import derive
 from stedyn.problem.populations import Covariance
 from stedyn.simulation.observe import Observer
+from stedyn.simulation.sources import centres
 
 RNG = np.random.default_rng(0)
 VARIANCES, MEANS = np.exp(0.5 * RNG.standard_normal(500)), 0.6 + 0.5 * RNG.standard_normal(500)
@@ -41,7 +43,7 @@ def test_few_pairs_are_the_cells():
 
 
 def test_classes_of_teacher_variance_and_mean():
-    """The mean output of the teacher needs teacher and mean of the same inputs: -1, 2 and -3 % of 0.2."""
+    """The mean output of the teacher needs teacher and mean of the same inputs."""
     problem = Problem(Teacher.samples(TEACHER), covariance=OWN, weights=TWO_BITS)
     assert problem.means == "kept"
     found = coordinate_classes(problem, 64, False, 64)
@@ -58,28 +60,36 @@ def test_the_error_of_given_weights():
     assert seen.error == pytest.approx(exact)
 
 
+def twice():
+    """The same problem in two ways: a mean of the law, and the same mean for each input."""
+    for means, law in ((None, InputLaw.gaussian(mean=1.0)), (np.ones(8), None)):
+        yield Problem(
+            Teacher.constant(0.7), Start.gaussian(std=0.5), noise_std=0.1, weights=TWO_BITS, rule=SGD(0.2),
+            covariance=Covariance.samples(np.ones(8), means=means), input_law=law, run=Run(taus=[0.0, 1.0]),
+        )  # fmt: skip
+
+
 def test_one_mean_for_all_is_the_mean_of_the_law():
-    """The same problem in two ways: the limit to rounding, the steps of the simulation in float32."""
-    fields = dict(noise_std=0.1, weights=TWO_BITS, rule=SGD(0.2), run=Run(taus=[0.0, 1.0, 2.0]))
-    teacher, start = Teacher.constant(0.7), Start.gaussian(std=0.5)
-    whole = Covariance.samples(np.ones(8))
-    one = Problem(teacher, start, covariance=whole, input_law=InputLaw.gaussian(mean=1.0), **fields)
-    own = Problem(teacher, start, covariance=Covariance.samples(np.ones(8), means=np.ones(8)), **fields)
-    np.testing.assert_allclose(solve(one, tol=0.05).error, solve(own, tol=0.05).error, rtol=1e-9)
-    np.testing.assert_allclose(
-        simulate(one, dim=60, seeds=2).error, simulate(own, dim=60, seeds=2).error, rtol=1e-4
-    )
+    one, own = (derive(problem) for problem in twice())
+    for name in ("teacher", "share", "group", "mean", "k1", "k2", "target"):
+        np.testing.assert_allclose(getattr(one, name), getattr(own, name), rtol=1e-12)
+    one, own = (simulate(problem, dim=60, seeds=1).error for problem in twice())
+    np.testing.assert_allclose(one, own, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_limits_of_the_same_problem():
+    one, own = (solve(problem, tol=0.05).error for problem in twice())
+    np.testing.assert_allclose(one, own, rtol=1e-9)
 
 
 def test_means_taken_off():
-    """Quantized inputs whose means are taken off: `phi` has none, in float32, whatever its own."""
+    """What the simulation takes off, averages over values of every input, are the means of the limit."""
     law = InputLaw.gaussian(centre=True)
     problem = Problem(
         covariance=OWN, input_law=law, inputs=Quantizer(3, 3.0, kind="unsigned"), run=Run(taus=[0.0, 0.2])
     )
     assert problem.means == "removed"
-    from stedyn.simulation.sources import centres
-
     x, phi = centres(problem, VARIANCES, MEANS)
     np.testing.assert_allclose(x, MEANS, atol=1e-4)
     kept = Problem(covariance=OWN, inputs=problem.inputs)
