@@ -99,13 +99,13 @@ def test_means_taken_off():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["two groups", "measured with the teacher"])
 def test_limit_against_simulation(name):
-    teacher, covariance = {
-        "two groups": (Teacher.constant(0.5), TWO_GROUPS),
-        "measured with the teacher": (Teacher.samples(TEACHER), OWN),
+    teacher, covariance, weights = {
+        "two groups": (Teacher.constant(0.5), TWO_GROUPS, TWO_BITS),
+        "measured with the teacher": (Teacher.samples(TEACHER), OWN, None),
     }[name]
     taus = np.append(0.0, np.linspace(1.9, 2.1, 9))
     problem = Problem(
-        teacher, Start.gaussian(std=0.5), covariance=covariance, weights=TWO_BITS, noise_std=0.3, rule=SGD(0.2),
+        teacher, Start.gaussian(std=0.5), covariance=covariance, weights=weights, noise_std=0.3, rule=SGD(0.2),
         run=Run(taus=taus),
     )  # fmt: skip
     runs = simulate(problem, dim=1000, seeds=32).error[:, 1:].mean(axis=1)
