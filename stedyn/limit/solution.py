@@ -170,8 +170,7 @@ class Solution(Result, eqx.Module):
     @property
     def error_bias(self) -> np.ndarray | None:
         """Mean of the error of runs of dimension ``dim``, minus ``error`` (T,); None where it is not known."""
-        bias = None if self.spread is None else self.spread.error_bias
-        return None if bias is None else np.asarray(bias)
+        return None if self.spread is None else self.spread.error_bias
 
     @property
     def final_error(self) -> float:
@@ -254,10 +253,8 @@ class Solution(Result, eqx.Module):
 
     def _plateaus_to_dict(self) -> list[dict]:
         rows = [plateau.to_dict() for plateau in self.plateaus()]
-        if self.spread is not None:
-            for row, escape, length in zip(rows, self.spread.escape_std, self.spread.length_std, strict=True):
-                row |= {"escape_std": escape, "length_std": length}
-        return rows
+        extra = [{}] * len(rows) if self.spread is None else self.spread.of_plateaus()
+        return [row | more for row, more in zip(rows, extra, strict=True)]
 
     def _claim(self) -> str:
         known = self.error_estimate is not None

@@ -76,9 +76,9 @@ class Observer:
         ``own (d,)`` are the means that inputs with variances have of their own. Weights beyond a latent clip are seen
         at it, where they are from the first step of its phase on.
         """
-        w = w if self.wall is None else np.clip(w, -self.wall, self.wall)
         blocks = [slice(first, first + _BLOCK) for first in range(0, w.size, _BLOCK)]
         ranges = np.ones(w.size, np.float32) if ranges is None else ranges
+        w = w if self.wall is None else np.clip(w, -self.wall * ranges, self.wall * ranges)
         parts = [
             self._sums(
                 w[b],
