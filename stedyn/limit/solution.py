@@ -170,7 +170,8 @@ class Solution(Result, eqx.Module):
     @property
     def error_bias(self) -> np.ndarray | None:
         """Mean of the error of runs of dimension ``dim``, minus ``error`` (T,); None where it is not known."""
-        return None if self.spread is None else self.spread.error_bias
+        bias = None if self.spread is None else self.spread.error_bias
+        return None if bias is None else np.asarray(bias)
 
     @property
     def final_error(self) -> float:
@@ -274,19 +275,9 @@ class Solution(Result, eqx.Module):
         learning_curve(ax, self)
 
     def __str__(self):
-        rows = self.to_pandas().filter(
-            [
-                "tau",
-                "error",
-                "error_std",
-                "error_bias",
-                "m",
-                "q",
-                "range",
-                "classification_error",
-                "ptq_error",
-            ]
-        )
+        shown = ["tau", "error", "error_std", "error_bias", "m", "q", "range"]
+        shown += ["classification_error", "ptq_error"]
+        rows = self.to_pandas().filter(shown)
         picked = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, 9).round().astype(int))]
         tau, error = self.minimum
         lines = [

@@ -53,6 +53,11 @@ class Spread(eqx.Module):
             for length, escape in pairs
         ]
 
+    def of_plateaus(self) -> list[dict]:
+        """What is added to the plain numbers of every plateau."""
+        pairs = zip(self.escape_std, self.length_std, strict=True)
+        return [{"escape_std": escape, "length_std": length} for escape, length in pairs]
+
     def to_dict(self) -> dict:
         """Plain numbers and lists; those of the plateaus stand beside these."""
         curves = {name: getattr(self, name) for name in ("error_std", "error_bias")}
