@@ -19,25 +19,32 @@ PART, _LAST = 1 - 0.5**0.5, 2**0.5
 
 
 class Sums(NamedTuple):
-    """Averages at both stages of every step (K, 2, T), at all ends (K + 1, T); the responses at the start (N, C, T)."""
+    """Averages at both stages of every step (K, 2, T), at all ends (K + 1, T); the responses at the start (N, C, T).
+
+    ``common (K, 2, 3 G, T)`` are ``E[x' c], -E[x' psi], E[x''] / 2`` of each of ``G`` input variances.
+    """
 
     inner: Any
     gain: Any
-    moved: Any
-    drift: Any
+    common: Any
     ends: Any
     start: Any
 
 
-def _rates(flow: GridFlow, V, tau, decayed=True):
-    limit = flow.limit
-    shrinking = 0.0 if decayed else -limit.decay(tau)
-    return flow.rates(limit.order_at(V), tau, shrinking=shrinking)
+def _rates(flow: GridFlow, V, tau):
+    return flow.rates(flow.limit.order_at(V), tau)
 
 
-def _added(limit, tau):
-    """The part of ``D`` (C,) that is not proportional to the square of the residual."""
-    return limit.rule.added(tau) / limit.unit**2 * jnp.ones_like(limit.teacher)
+def _moves(flow: GridFlow, mass):
+    """What a unit of ``a``, ``b`` and ``D`` does to masses (N, C) in a unit of ``tau``: (3, N, C)."""
+    limit, crossed = flow.limit, ((flow.rise > 0) | (flow.fall > 0))[:, None]
+    none = jnp.zeros((flow.rise.size, mass.shape[1]))
+    density = mass / flow.widths[:, None]
+    pushed = jnp.where(crossed, 0.5 * (density[:-1] + density[1:]) / jnp.diff(flow.centers)[:, None], 0.0)
+    ways = limit.teacher * flow.span[:, None], -flow.pull[:, None]
+    drift = [velocity(pushed * way, none, jnp.ones_like(mass)) for way in ways]
+    half = 0.5 / limit.unit**2 * jnp.ones_like(limit.teacher)
+    return jnp.stack([*drift, velocity(half * flow.rise[:, None], half * flow.fall[:, None], mass)])
 
 
 def _forward(flow: GridFlow, tau, V):
@@ -86,8 +93,7 @@ def sums(flow: GridFlow, tau, V, at) -> Sums:
     limit, e = flow.limit, flow.error_weights
     own = e / jnp.where(limit.share > 0, limit.share, 1.0)
     mass = _forward(flow, tau, V)
-    gap = jnp.diff(flow.centers)[:, None]
-    crossed = ((flow.rise > 0) | (flow.fall > 0))[:, None]
+    groups = limit.inputs.k1.size
 
     def hit(number, x):
         return x + e[:, :, None] * (at == number)
@@ -111,23 +117,17 @@ def sums(flow: GridFlow, tau, V, at) -> Sums:
         once = implicit_step(x)
         twice = implicit_step(once)
         new = twice + _LAST * (twice - once)
-        rates = _rates(flow, V, time, decayed=False)
-        free = velocity(rates[0], rates[1], mean)
-        a, b, D, _ = limit.coefficients(limit.order_at(V), time)
-        work = (a * limit.teacher) * flow.span[:, None] - b * flow.pull[:, None]
-        density = mean / flow.widths[:, None]
-        pushed = jnp.where(crossed, 0.5 * (density[:-1] + density[1:]) * work / gap, 0.0)
-        drift = velocity(pushed, jnp.zeros_like(pushed), jnp.ones_like(mean))
-        moved = drift + (1 - _added(limit, time) / jnp.maximum(D, 1e-300)) * (free - drift)
-        rows = jnp.stack([mean * own, gain, moved, drift])
         # at both stages, whose values are damped where a response is not yet smooth
-        return new, (jnp.einsum("rnc,snct->rst", rows, jnp.stack([once, new])), end)
+        stages = jnp.stack([once, new])
+        inner, fed = jnp.einsum("rnc,snct->rst", jnp.stack([mean * own, gain]), stages)
+        each = jnp.einsum("rnc,snct->crst", _moves(flow, mean), stages)
+        common = jnp.moveaxis(jax.ops.segment_sum(each, limit.group, groups), 0, 1)
+        return new, (inner, fed, jnp.moveaxis(common.reshape(3 * groups, 2, -1), 1, 0), end)
 
     number = jnp.arange(tau.size - 1)
     inputs = (number, tau[:-1], tau[1:], V[:-1], V[1:], mass[:-1], mass[1:])
     nothing = jnp.zeros((*e.shape, at.size))
-    start, (rows, ends) = jax.lax.scan(step, nothing, inputs, reverse=True)
+    start, (inner, gain, common, ends) = jax.lax.scan(step, nothing, inputs, reverse=True)
     start = hit(0, start)
     first = jnp.einsum("nc,nct->t", mass[0] * own, start)
-    inner, gain, moved, drift = jnp.moveaxis(rows, 1, 0)
-    return Sums(inner, gain, moved, drift, jnp.concatenate([first[None], ends]), start)
+    return Sums(inner, gain, common, jnp.concatenate([first[None], ends]), start)

@@ -8,11 +8,11 @@ the masses at ``s <= t`` is ``x_t(s)``,
 
 and the noise of the inputs, the random start and the random size of the residual give, for ``t <= u``,
 
-    ``Cov(xi(t), xi(u)) = H_u(t) - E[x_t] E[x_u] + int_0^t { H_t G_u + H_u G_t + clock M_t M_u - common C_t C_u } ds``,
+    ``Cov(xi(t), xi(u)) = H_u(t) - E[x_t] E[x_u] + int_0^t { H_t G_u + H_u G_t + k_t . Q k_u } ds``,
 
-``H = E[x e]``, ``M = A_0^T x . p`` without weight decay, ``C = E[x' (a c - b psi)]``, averages over all coordinates.
-SGD with batches of ``B`` has ``clock = 2/B, common = 1/B``. The singular ``int E[D x'^2] ds`` is gone: both equations
-turn it into ``H`` and ``G`` (``docs/width.md``).
+``H = E[x e]``, ``k = (E[x' c], -E[x' psi], E[x''] / 2)`` of every input variance, and the matrix ``Q`` says how the moves
+of a rule vary together (`stedyn.rules.together`). The singular ``int E[D x'^2] ds`` is gone: both equations turn it
+into ``H`` and ``G`` (``docs/width.md``).
 """
 
 from __future__ import annotations
@@ -21,14 +21,18 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import equinox as eqx
 import jax
 import numpy as np
 
 from ..checks import InputError, fail, is_traced, whole
+from ..inputs.moments import InputMoments
 from ..inputs.samples import Samples
 from ..problem.populations import Covariance
 from ..problem.problem import Problem
 from ..quantizers.padded import padded
+from ..rules import Rule
+from ..rules.symmetry import outdated
 from .bias import error_bias
 from .laws.grid import GridFlow
 from .laws.mesh import cells_of
@@ -57,12 +61,11 @@ def check_width(problem: Problem, given: Sequence[str]) -> None:
             fail("given", f"names of {', '.join(GIVEN)}", name, "choose these")
     problem.steady("dim")
     rule, fix = problem.rule, "leave dim out, or simulate"
-    mover, told = (
-        next(cls for cls in type(rule).__mro__ if name in vars(cls)) for name in ("move", "together")
-    )
+    if (found := outdated(type(rule), Rule, ("together", "given", "powers"))) is not None:
+        fail("rule", *found)
     reasons = [
-        (rule.together is None or not issubclass(told, mover), "rule",  # of an old move
-         "'sgd' or 'shrinkage' with a fixed q and without momentum, or 'sign' with single samples", rule.kind),
+        (not rule.spreads, "rule", "'sgd' or 'shrinkage' without momentum and with a fixed q, or single samples and a "
+         "rule of the gradient alone, which remembers nothing,", rule.kind),
         (problem.model != "linear", "teacher.model", "'linear'", problem.model),
         (problem.surrogate.ends or problem.surrogate.smooth, "weights.ste", "'identity'", problem.ste),
         (problem.range_rule is not None, "weights.range_rule", "a fixed range", "one that moves"),
@@ -154,6 +157,9 @@ def _covariance(solution: Solution, dim: int, times, given) -> tuple[np.ndarray,
     law = make_compiled(padded(problem), tau[-1], none, np.asarray(mesh.cells), shape).laws[0]
     count = max(16, min(AT_ONCE, 1 << (times.size - 1).bit_length()))
     drawn, mass = _draws(law), np.asarray(law.initial) * np.asarray(law.limit.share)
+    variance = np.asarray(law.limit.inputs.std) ** 2 / problem.input_law.variance
+    inputs = problem.moments(variance)._replace(crowd=law.limit.inputs.crowd)
+    together = np.asarray(_together(problem.rule, inputs, 0.5 * (V[1:] + V[:-1]), 0.5 * (tau[1:] + tau[:-1])))
     parts, means, crossed = [], [], []
     for first in range(0, times.size, count):
         some = np.resize(at[first : first + count], count)
@@ -163,20 +169,24 @@ def _covariance(solution: Solution, dim: int, times, given) -> tuple[np.ndarray,
         crossed.append(np.einsum("nc,nct,ncq->qt", mass, both, drawn) - mean[:, count:].T @ mean)
         means.append(mean[:, :count])
         parts.append(found._replace(start=0.0))
-    inner, gain, moved, drift, ends = (
-        np.concatenate([np.asarray(part[k]) for part in parts], axis=-1)[..., : times.size] for k in range(5)
+    inner, gain, common, ends = (
+        np.concatenate([np.asarray(part[k]) for part in parts], axis=-1)[..., : times.size] for k in range(4)
     )
     size = np.diff(tau)[:, None] * np.array([1 - PART, PART])
-    assert problem.rule.together is not None  # see `check_width`
-    clock, common = problem.rule.together
     both = np.einsum("ks,ksi,ksj->ij", size, inner, gain)
-    out = both + both.T + clock * np.einsum("ks,ksi,ksj->ij", size, moved, moved)
-    out -= common * np.einsum("ks,ksi,ksj->ij", size, drift, drift)
+    moved = size[..., None, None] * (together[:, None] @ common)
+    out = both + both.T + np.tensordot(common, moved, axes=([0, 1, 2], [0, 1, 2]))
     mean = np.concatenate(means, axis=-1)[:, : times.size]
     earlier = np.where(times[:, None] <= times, at[:, None], at[None, :])
     later = np.where(times[:, None] <= times, np.arange(times.size), np.arange(times.size)[:, None])
     cross = np.concatenate([part[:, :count] for part in crossed], axis=1)[:, : times.size]
     return out + ends[earlier, later] - mean.T @ mean, cross, crossed[0][:, count:]
+
+
+@eqx.filter_jit
+def _together(rule: Rule, inputs: InputMoments, V, tau):
+    """`Rule.together` of every step (K, 3 G, 3 G)."""
+    return jax.lax.map(lambda both: rule.together(inputs, *both), (V, tau))
 
 
 def _draws(law: GridFlow) -> np.ndarray:

@@ -26,10 +26,11 @@ from ..inputs.moments import InputMoments
 from .memory import Memory, Seen, check_momentum
 from .nodes import batch_nodes, input_atoms
 from .quadrature import FULL, FULL_STEP, LIGHT, LIGHT_STEP, Profile, Samples, profile_of, sample
-from .response import Coefficients, Order, Response, Together
+from .response import Coefficients, Order, Response
 from .schedules import Schedule, as_schedule, check_schedule
-from .symmetry import check_product
+from .symmetry import check_product, outdated
 from .tables import Table
+from .together import Given, averaged, given_residual, powers_of
 
 #: Largest mini-batch.
 MAX_BATCH = 2**11
@@ -166,13 +167,23 @@ class Rule(eqx.Module):
         raise NotImplementedError
 
     @property
-    def together(self) -> Together | None:
-        """How the moves of a step vary together; None where that is not derived."""
-        return None
+    def spreads(self) -> bool:
+        """Whether `together` is derived: without memory and shared numbers, and of single samples, or a rule's own."""
+        kind, single = type(self), self.product or type(self).given is not Rule.given
+        own = kind.together is not Rule.together or (self.batch == 1 and single)
+        return own and self.shared == 0 and self.state == Memory()
 
-    def added(self, tau) -> Float[Array, ""] | float:
-        """The part of ``D`` that does not follow the residual, where `together` is known."""
-        return 0.0
+    def together(self, inputs: InputMoments, V, tau) -> Float[Array, "F F"]:
+        """Covariance of ``(A, B, S)`` given the residual, of ``K`` variances of inputs, less what moves against it."""
+        return averaged(self, inputs, V, tau)
+
+    def given(self, r: Float[Array, " J"], inputs: InputMoments, tau) -> Given:
+        """``E[U x | r], E[U phi | r], E[U^2 | r]``, for `together`."""
+        return given_residual(self, r, inputs, tau)
+
+    def powers(self, g, tau) -> tuple[Array, Array]:
+        """``E[U], E[U^2]`` at gradients ``g``, for `given`; over the uniform numbers by quadrature here."""
+        return powers_of(self, g, tau)
 
     @property
     def lattice(self) -> Float[Array, ""] | float | None:
@@ -210,13 +221,8 @@ class Rule(eqx.Module):
 
     def _check_move(self) -> None:
         """Refuse a new move under a `profile` or `response` of the old one: the limit would be that of the old."""
-        lines = type(self).__mro__
-        for name in ("profile", "response"):
-            old = next(cls for cls in lines if name in vars(cls))
-            new = next(cls for cls in lines if "move" in vars(cls) or "moves" in vars(cls))
-            if old is not Rule and new is not old and issubclass(new, old):
-                fail("rule", f"a {name} beside the move of {new.__name__}", f"that of {old.__name__}, another move",
-                     f"write its own ({name} = Rule.{name} integrates the move), or derive from Rule")  # fmt: skip
+        if (found := outdated(type(self), Rule, ("profile", "response"))) is not None:
+            fail("rule", *found)
 
     def check_limit(self, problem) -> None:
         """Refuse a problem whose limit with this rule is not known."""

@@ -15,8 +15,8 @@ from ..inputs.moments import InputMoments
 from .base import Coefficients, GradientResponse, Response
 from .momentum import WithMomentum, log_transform
 from .quadrature import Profile
-from .response import Together
 from .schedules import Schedule, as_schedule, check_schedule
+from .together import linear
 
 _ROOT, _ROOT_TWO = float(np.sqrt(2 / np.pi)), float(np.sqrt(2))
 
@@ -43,9 +43,9 @@ class SGD(WithMomentum):
     def move(self, r, phi, u, tau):
         return self.rate(tau) * r * phi
 
-    @property
-    def together(self):
-        return None if self.momentum is not None else Together(2 / self.batch, 1 / self.batch)
+    def together(self, inputs, V, tau):
+        lr = self.rate(tau)
+        return linear(lr * inputs.k1, lr * inputs.k2, lr**2 * inputs.k2 * V, self.batch)
 
     def shift(self, tau):
         return None if self.momentum is not None else self.rate(tau)  # the mean output would remember, too
@@ -167,13 +167,9 @@ class Shrinkage(WithMomentum):
     def response(self, inputs):
         return self.with_memory(GradientResponse(self, inputs), inputs)
 
-    @property
-    def together(self):
-        own = self.q_min is not None or self.momentum is not None
-        return None if own else Together(2 / self.batch, 1 / self.batch)
-
-    def added(self, tau):
-        return (self.rate(tau) * self.noise_std) ** 2
+    def together(self, inputs, V, tau):
+        lr = self.rate(tau) * self.bounds(tau)[1]  # the noise does not follow the residual
+        return linear(lr * inputs.k1, lr * inputs.k2, lr**2 * inputs.k2 * V, self.batch)
 
     def shift(self, tau):
         # a random factor is common to all coordinates, and would leave its own traces in the mean output

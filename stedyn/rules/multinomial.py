@@ -18,6 +18,7 @@ from ..inputs.moments import InputMoments
 from .base import MAX_BATCH, Coefficients, Response, Rule
 from .nodes import batch_nodes
 from .schedules import as_schedule
+from .together import Given
 
 #: Streams of uniform numbers that the simulation keeps for a rule.
 MAX_STREAMS = 12
@@ -88,6 +89,18 @@ class Multinomial(Rule):
     def expected(self, r, phi, u, tau):
         """Up to the normalizer, which is the same for all coordinates."""
         return jnp.sign(r * phi) * (jnp.abs(r * phi) + self.c)
+
+    def given(self, r, inputs, tau):
+        norm, teacher = normalizers(inputs, 1)
+        size, c = jnp.abs(r), self.c
+        moving = 1.0 if inputs.levels is None else inputs.mass @ (inputs.levels != 0)
+        each = self.trials(tau) / (
+            size * inputs.crowd + c
+        )  # a count is Poisson, of mean (|g| + c) times this
+        own = jnp.sign(r) * self.zeta * each * (size * inputs.k2 + c * norm)
+        again = each**2 * (inputs.k2 * size**2 + 2 * c * size * norm + c**2 * moving)
+        square = self.zeta**2 * (each * (size * norm + c * moving) + again)
+        return Given(jnp.sign(r) * self.zeta * each * (size * inputs.k1 + c * teacher), own, square)
 
     def response(self, inputs: InputMoments) -> Response:
         return _Poisson(self, inputs)

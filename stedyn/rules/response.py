@@ -29,17 +29,6 @@ class Order(NamedTuple):
     memory: Any = None
 
 
-class Together(NamedTuple):
-    """How the moves of all coordinates vary together in a step (``docs/width.md``): two multiples of averages.
-
-    ``clock M^2``, as the size of the residual varies, less ``common C^2``, as given the residual they move against one
-    another.
-    """
-
-    clock: float
-    common: float
-
-
 class Response(eqx.Module):
     """What the limit needs of a rule for given inputs: its coefficients as a function of `Order` and ``tau``."""
 

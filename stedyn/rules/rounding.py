@@ -17,7 +17,6 @@ from . import lattice
 from .base import Coefficients, GradientResponse, Response, Rule
 from .momentum import WithMomentum, fraction_variance, mean_size
 from .quadrature import Profile
-from .response import Together
 
 _ROOT = float(np.sqrt(2 / np.pi))
 
@@ -89,14 +88,19 @@ class QuantizedGradient(WithMomentum):
         return GradientResponse(self, inputs)
 
     def expected(self, r, phi, u, tau):
-        pieces, g = self.quantizer.pieces, r * phi
-        first = pieces.first[jnp.searchsorted(pieces.breaks, g, side="right")]
-        return self.rate(tau) * (first[..., 0] + first[..., 1] * g)
+        return self.powers(r * phi, tau)[0]
 
     def check_limit(self, problem):
         if self.momentum is not None and problem.surrogate.ends:
             fail("weights.ste", "'identity' with momentum of quantized gradients (the quantizer sees them times the "
                  "derivative, which is not implemented)", problem.ste, "choose it, or simulate")  # fmt: skip
+
+    def powers(self, g, tau):
+        lr, pieces = self.rate(tau), self.quantizer.pieces
+        piece = jnp.searchsorted(pieces.breaks, g, side="right")
+        first, second = pieces.first[piece], pieces.second[piece]
+        square = second[..., 0] + second[..., 1] * g + second[..., 2] * g**2
+        return lr * (first[..., 0] + first[..., 1] * g), lr**2 * square
 
     def profile(self, s, tau):
         lr, pieces = self.rate(tau), self.quantizer.pieces
@@ -216,6 +220,11 @@ class StochasticRounding(_OnLattice, WithMomentum):
     def expected(self, r, phi, u, tau):
         return self.rate(tau) * r * phi
 
+    def powers(self, g, tau):
+        mean = self.rate(tau) * g
+        part = mean / self.delta - jnp.floor(mean / self.delta)
+        return mean, mean**2 + self.delta**2 * part * (1 - part)
+
     def profile(self, s, tau):
         lr = self.rate(tau)
         square = (lr * s) ** 2 + self.delta**2 * lattice.fraction_variance(self._scale(s, tau))
@@ -253,10 +262,6 @@ class Sign(Rule):
 
     kind: ClassVar[str] = "sign"
     product: ClassVar[bool] = True
-
-    @property
-    def together(self):
-        return Together(0.0, 1.0) if self.batch == 1 else None  # the size of the residual does not matter
 
     def move(self, r, phi, u, tau):
         return self.rate(tau) * jnp.sign(r * phi)

@@ -21,6 +21,17 @@ TOLERANCE, RANDOM_TOLERANCE = 1e-3, 1e-2
 PAIRS, APART = 64, 1e-5
 
 
+def outdated(kind: type, base: type, names) -> tuple[str, str, str] | None:
+    """A method of an older class than the move, for `fail`: expected, found, and what to do; None if there is none."""
+    for name in names:
+        old = next(cls for cls in kind.__mro__ if name in vars(cls))
+        new = next(cls for cls in kind.__mro__ if "move" in vars(cls) or "moves" in vars(cls))
+        if old is not base and new is not old and issubclass(new, old):
+            return (f"a {name} beside the move of {new.__name__}", f"that of {old.__name__}, another move",
+                    f"write its own ({name} = Rule.{name} integrates the move), or derive from Rule")  # fmt: skip
+    return None
+
+
 @jax.ensure_compile_time_eval()
 def check_centred(problem) -> None:
     """Refuse a rule with ``E[U(r, phi) | r] != 0`` for some residual ``r``, averaged over ``phi`` and own draws.
