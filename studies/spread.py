@@ -106,16 +106,29 @@ def draw(table: pd.DataFrame):
 
 
 def main(quick: bool = False, out: str = "data", only: list[str] | None = None) -> pd.DataFrame:
-    """Write ``spread.csv`` and ``.png``; return the table, one row a setting and time."""
+    """Write ``spread.csv`` and ``.png``; return the table, one row a setting and time.
+
+    ``only`` some settings: their rows replace those in the files, whose others are kept.
+    """
     jax.config.update("jax_enable_x64", True)
     names, runs = (["SR"], 50) if quick else (only or list(SETTINGS), RUNS)
-    tables = []
+    folder, tables = Path(out), []
+    if only and (folder / "spread.csv").exists():
+        kept = pd.read_csv(folder / "spread.csv", comment="#")
+        tables.append(kept[~kept["setting"].isin(names)])
     for name in tqdm(names, desc="settings"):
         tables.append(rows_of(name, runs, SEED + 1000 * list(SETTINGS).index(name)))
-    table, folder = pd.concat(tables, ignore_index=True), Path(out)
+        table = write(pd.concat(tables), folder, runs)
+    return table
+
+
+def write(table: pd.DataFrame, folder: Path, runs: int) -> pd.DataFrame:
+    """The table in the order of the settings, and the figure."""
+    order = {name: place for place, name in enumerate(SETTINGS)}
+    table = table.sort_values("setting", key=lambda names: names.map(order), kind="stable", ignore_index=True)
     off = (table["ratio"] - 1) / table["ratio_sem"]
     line = f"off by {np.sqrt(np.mean(off**2)):.2f} standard errors on average, by {np.max(np.abs(off)):.2f} at most"
-    print(table.to_string(float_format="%.4g"), line, sep="\n")
+    print(table.tail(4).to_string(float_format="%.4g"), line, sep="\n")
     folder.mkdir(parents=True, exist_ok=True)
     about = f"studies/spread.py: d = {DIM}, {runs} runs of every setting, {jax.devices()[0].platform}"
     report.write_csv(folder / "spread.csv", table, about, line)
@@ -127,6 +140,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one setting, few runs")
     parser.add_argument("--out", default="data", help="folder of the results")
-    parser.add_argument("--only", nargs="+", choices=SETTINGS, metavar="SETTING", help="some settings")
+    parser.add_argument(
+        "--only", nargs="+", choices=SETTINGS, metavar="SETTING", help="replace the rows of these"
+    )
     given = parser.parse_args()
     main(given.quick, given.out, given.only)

@@ -1,5 +1,6 @@
 """How far one run strays: reference numbers, a closed form, what is given, simulations."""
 
+import jax
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
@@ -8,12 +9,23 @@ from stedyn import load
 from stedyn.checks import InputError
 from stedyn.curves.plateaus import simulated_times
 from stedyn.inputs.law import InputLaw
+from stedyn.inputs.moments import input_moments
 from stedyn.limit.bias import error_bias
 from stedyn.limit.solver import solve
 from stedyn.problem.populations import Covariance, Start, Teacher
 from stedyn.problem.problem import Problem, Run
 from stedyn.quantizers.quantizer import Quantizer
-from stedyn.rules import SGD, Rule, Shrinkage, Sign
+from stedyn.rules import (
+    SGD,
+    DeterministicRounding,
+    Multinomial,
+    QuantizedGradient,
+    Rule,
+    Shrinkage,
+    Sign,
+    StochasticRounding,
+)
+from stedyn.rules.together import residuals
 from stedyn.simulation import simulate
 
 
@@ -28,8 +40,12 @@ def r2(**changes):
     return r1(**(dict(weights=Quantizer(3, 1.5), rule=SGD(0.3), noise_std=0.1) | changes))
 
 
+def on_lattice(rule, **changes):
+    return r1(**(dict(weights=None, inputs=None, noise_std=0.3, rule=rule) | changes))
+
+
 class Halved(SGD):
-    """Another move than that whose noise is known."""
+    """Another move than that whose spread is known in closed form."""
 
     kind = "halved"
 
@@ -114,6 +130,42 @@ def test_what_is_given_does_not_vary():
     assert solve(problem, dim=100, given=["start"]).error_std[0] < drawn.error_std[0]
 
 
+@pytest.mark.parametrize("bits", [None, 2])
+def test_averages_over_the_residual_give_the_closed_forms(bits):
+    """Of two variances: the clock of SGD, none of the sign, whose moves are the same for every residual."""
+    quantizer = Quantizer(kind="none") if bits is None else Quantizer(bits, 2.0)
+    inputs, V = input_moments(quantizer, np.array([1.0, 0.6])), 0.7
+    closed = SGD(0.3).together(inputs, V, 0.0)
+    assert np.max(np.abs(Rule.together(SGD(0.3), inputs, V, 0.0) - closed)) < 1e-12
+    each = jax.vmap(lambda one: Sign(0.1).coefficients(V, one, 0.0))(inputs)
+    drift = np.concatenate([each.a, each.b, [0, 0]])
+    assert np.max(np.abs(Sign(0.1).together(inputs, V, 0.0) + np.outer(drift, drift))) < 1e-12
+
+
+@pytest.mark.parametrize("bits", [None, 2])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        StochasticRounding(0.3, delta=0.4),
+        DeterministicRounding(0.3, delta=0.4),
+        QuantizedGradient(0.3, quantizer=Quantizer(2, 1.0, rounding="stochastic")),
+        Multinomial(0.3, 0.7, 0.5),
+    ],
+)
+def test_what_a_rule_does_given_the_residual_averages_to_its_coefficients(rule, bits):
+    quantizer = Quantizer(kind="none") if bits is None else Quantizer(bits, 2.0)
+    inputs, V = input_moments(quantizer), 0.7
+    z, weight = residuals()
+    r, known = np.sqrt(V) * z, rule.coefficients(V, inputs, 0.0)
+    teacher, own, square = rule.given(r, inputs, 0.0)
+    found = [weight @ (r * teacher) / V, weight @ (r * own) / V, weight @ square]
+    assert np.array(found) == pytest.approx(np.array([known.a, known.b, known.D]), rel=1e-3)
+    if bits is not None and rule.kind != "multinomial":
+        g = r[:8, None] * inputs.levels
+        both = rule.powers(g, 0.0), Rule.powers(rule, g, 0.0)
+        assert np.stack(both[0]) == pytest.approx(np.stack(both[1]), abs=1e-5)
+
+
 def test_spreads_are_saved_and_shown(tmp_path):
     solution = solve(r2(), dim=100)
     again = load(solution.save(tmp_path / "a.npz"))
@@ -130,7 +182,9 @@ def test_spreads_are_saved_and_shown(tmp_path):
         (r1(), dict(given=["teacher"]), "given: expected none without a dim"),
         (r1(), dict(dim=50, given=["x"]), "given: expected names of teacher, start"),
         (r1(rule=SGD(0.1, momentum=0.5)), dict(dim=50), "rule: expected 'sgd'"),
-        (r1(rule=Halved(0.1)), dict(dim=50), "rule: expected 'sgd'"),
+        (r1(rule=Halved(0.1)), dict(dim=50), "rule: expected a together beside the move of Halved"),
+        (r1(rule=Sign(0.1, batch=2)), dict(dim=50), "rule: expected 'sgd'"),
+        (r1(rule=Shrinkage(0.1, q=0.7, q_min=0.5)), dict(dim=50), "rule: expected 'sgd'"),
         (Problem(weights=Quantizer(2, 1.5), ste="clipped"), dict(dim=50), "weights.ste: expected 'identity'"),
         (r1(), dict(dim=50, law="fluid"), "law: expected 'grid' or 'mixture' with dim"),
     ],
@@ -147,6 +201,11 @@ def test_what_is_not_derived_is_refused(problem, asked, message):
         r1(),
         r2(),
         r2(rule=Sign(0.1)),
+        on_lattice(StochasticRounding(0.2, delta=0.4)),
+        on_lattice(StochasticRounding(0.2, delta=0.4), inputs=Quantizer(2, 2.0)),
+        on_lattice(DeterministicRounding(0.4, delta=0.2)),
+        r2(rule=QuantizedGradient(0.2, quantizer=Quantizer(3, 1.0, kind="mid-tread"))),
+        r2(rule=Multinomial(0.1, 0.5, 0.5)),
         r2(rule=Shrinkage(0.3, q=0.7, noise_std=0.5)),
         r2(rule=SGD(0.6, batch=4)),
         r2(rule=SGD(0.3, weight_decay=0.1)),

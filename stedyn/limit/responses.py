@@ -31,20 +31,25 @@ class Sums(NamedTuple):
     start: Any
 
 
-def _rates(flow: GridFlow, V, tau):
-    return flow.rates(flow.limit.order_at(V), tau)
+def _rates(flow: GridFlow, V, tau, shrinking=0.0):
+    return flow.rates(flow.limit.order_at(V), tau, shrinking=shrinking)
 
 
-def _moves(flow: GridFlow, mass):
-    """What a unit of ``a``, ``b`` and ``D`` does to masses (N, C) in a unit of ``tau``: (3, N, C)."""
+def _moves(flow: GridFlow, V, tau, mass):
+    """What a unit of ``a``, ``b`` and ``D`` does to masses (N, C) in a unit of ``tau``: (3, N, C).
+
+    That of ``D`` is what the fluxes between cells leave besides the drift, without weight decay.
+    """
     limit, crossed = flow.limit, ((flow.rise > 0) | (flow.fall > 0))[:, None]
     none = jnp.zeros((flow.rise.size, mass.shape[1]))
     density = mass / flow.widths[:, None]
     pushed = jnp.where(crossed, 0.5 * (density[:-1] + density[1:]) / jnp.diff(flow.centers)[:, None], 0.0)
     ways = limit.teacher * flow.span[:, None], -flow.pull[:, None]
     drift = [velocity(pushed * way, none, jnp.ones_like(mass)) for way in ways]
-    half = 0.5 / limit.unit**2 * jnp.ones_like(limit.teacher)
-    return jnp.stack([*drift, velocity(half * flow.rise[:, None], half * flow.fall[:, None], mass)])
+    a, b, D, _ = limit.coefficients(limit.order_at(V), tau)
+    free = velocity(*_rates(flow, V, tau, -limit.decay(tau)), mass)
+    rest = (free - a * drift[0] - b * drift[1]) / jnp.maximum(D * limit.unit**2, 1e-30)
+    return jnp.stack([*drift, rest])
 
 
 def _forward(flow: GridFlow, tau, V):
@@ -120,7 +125,7 @@ def sums(flow: GridFlow, tau, V, at) -> Sums:
         # at both stages, whose values are damped where a response is not yet smooth
         stages = jnp.stack([once, new])
         inner, fed = jnp.einsum("rnc,snct->rst", jnp.stack([mean * own, gain]), stages)
-        each = jnp.einsum("rnc,snct->crst", _moves(flow, mean), stages)
+        each = jnp.einsum("rnc,snct->crst", _moves(flow, V, time, mean), stages)
         common = jnp.moveaxis(jax.ops.segment_sum(each, limit.group, groups), 0, 1)
         return new, (inner, fed, jnp.moveaxis(common.reshape(3 * groups, 2, -1), 1, 0), end)
 

@@ -168,13 +168,13 @@ class Rule(eqx.Module):
 
     @property
     def spreads(self) -> bool:
-        """Whether `together` is derived: without memory and shared numbers, and of single samples, or a rule's own."""
+        """Whether `together` is known: nothing remembered or shared, and single samples, or a method of its own."""
         kind, single = type(self), self.product or type(self).given is not Rule.given
         own = kind.together is not Rule.together or (self.batch == 1 and single)
-        return own and self.shared == 0 and self.state == Memory()
+        return own and self.shared == 0 and all(part is None for part in self.state)
 
     def together(self, inputs: InputMoments, V, tau) -> Float[Array, "F F"]:
-        """Covariance of ``(A, B, S)`` given the residual, of ``K`` variances of inputs, less what moves against it."""
+        """Covariance of ``(A, B, S)`` of all variances of inputs, less what moves against it (``docs/width.md``)."""
         return averaged(self, inputs, V, tau)
 
     def given(self, r: Float[Array, " J"], inputs: InputMoments, tau) -> Given:
@@ -212,17 +212,13 @@ class Rule(eqx.Module):
 
     def check(self, problem) -> None:
         """Refuse a problem that the rule cannot run, with one sentence."""
-        self._check_move()
+        if (found := outdated(type(self), Rule, ("profile", "response"))) is not None:
+            fail("rule", *found)  # the limit would be that of an old move
         check_schedule("rule.schedule", self.schedule, problem.taus)
         if self.batch > 1 and not self.product and not self.joint:
             fail("rule.batch", f"1 for the rule {self.kind!r}, as it is no function of the gradient alone",
                  self.batch, "set it to 1, or product = True on the rule if it is one")  # fmt: skip
         check_product(problem)
-
-    def _check_move(self) -> None:
-        """Refuse a new move under a `profile` or `response` of the old one: the limit would be that of the old."""
-        if (found := outdated(type(self), Rule, ("profile", "response"))) is not None:
-            fail("rule", *found)
 
     def check_limit(self, problem) -> None:
         """Refuse a problem whose limit with this rule is not known."""
@@ -252,10 +248,7 @@ class GradientResponse(Response):
         V = jnp.maximum(order.V, 0.0)
         # differentiable at V = 0, where the gradient vanishes
         s = jnp.where(V > 0, jnp.sqrt(jnp.where(V > 0, V, 1.0)), 0.0) * norm
-        if self.table is not None:
-            p = self.table(s)
-        else:
-            p = self.rule.profile(s, tau)
+        p = self.rule.profile(s, tau) if self.table is None else self.table(s)
         return Coefficients(
             order.gain * (p.slope @ teacher), p.slope @ own, p.square @ mass, p.mean_abs @ mass
         )
