@@ -9,7 +9,7 @@ from stedyn.checks import InputError
 from stedyn.cli import app
 from stedyn.problem.problem import Problem, Run
 from stedyn.quantizers.quantizer import Quantizer
-from stedyn.rules import SGD, Adam
+from stedyn.rules import SGD, Adam, Sign
 
 TWO_BIT = Quantizer(2, 2.0)
 R2 = Problem(weights=Quantizer(3, 1.5), inputs=TWO_BIT, rule=SGD(0.3), noise_std=0.1, run=Run(20.0, 5))
@@ -56,6 +56,7 @@ def test_the_command_prints_json(timed, capsys, tmp_path):
         (R2, 0.0, "gap: expected a positive number"),
         (R2, 1e-8, "gap: expected at least"),
         (Problem(rule=Adam(0.1)), 0.1, "rule: expected 'sgd'"),
+        (Problem(rule=Sign(0.1)), 0.1, "rule: expected 'sgd' or 'shrinkage' for a plan"),
         (Problem(weights=TWO_BIT, latent_clip=2.0), 0.1, "weights.latent_clip: expected none for a plan"),
         (Problem(covariance=Covariance.power_law(0.5)), 0.1, "covariance: expected none that is a power law"),
     ],

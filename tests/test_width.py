@@ -142,6 +142,7 @@ def test_averages_over_the_residual_give_the_closed_forms(bits):
     assert np.max(np.abs(Sign(0.1).together(inputs, V, 0.0) + np.outer(drift, drift))) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [None, 2])
 @pytest.mark.parametrize(
     "rule",

@@ -47,7 +47,8 @@ def _moves(flow: GridFlow, V, tau, mass):
     ways = limit.teacher * flow.span[:, None], -flow.pull[:, None]
     drift = [velocity(pushed * way, none, jnp.ones_like(mass)) for way in ways]
     a, b, D, _ = limit.coefficients(limit.order_at(V), tau)
-    free = velocity(*_rates(flow, V, tau, -limit.decay(tau)), mass)
+    up, down = _rates(flow, V, tau, -limit.decay(tau))
+    free = velocity(up, down, mass)
     rest = (free - a * drift[0] - b * drift[1]) / jnp.maximum(D * limit.unit**2, 1e-30)
     return jnp.stack([*drift, rest])
 

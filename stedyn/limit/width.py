@@ -61,8 +61,8 @@ def check_width(problem: Problem, given: Sequence[str]) -> None:
             fail("given", f"names of {', '.join(GIVEN)}", name, "choose these")
     problem.steady("dim")
     rule, fix = problem.rule, "leave dim out, or simulate"
-    if (found := outdated(type(rule), Rule, ("together", "given", "powers"))) is not None:
-        fail("rule", *found)
+    if (old := outdated(type(rule), Rule, ("together", "given", "powers"))) is not None:
+        fail("rule", *old)
     reasons = [
         (not rule.spreads, "rule", "'sgd' or 'shrinkage' without momentum and q_min, or single samples of another rule "
          "that is a function of the gradient alone and remembers nothing,", rule.kind),
