@@ -34,6 +34,7 @@ from ..quantizers.padded import padded
 from ..rules import Rule
 from ..rules.symmetry import outdated
 from .bias import error_bias
+from .classes import channel_classes
 from .laws.grid import GridFlow
 from .laws.mesh import cells_of
 from .passes import make_compiled
@@ -157,18 +158,18 @@ def _covariance(solution: Solution, dim: int, times, given) -> tuple[np.ndarray,
     law = make_compiled(padded(problem), tau[-1], none, np.asarray(mesh.cells), shape).laws[0]
     count = max(16, min(AT_ONCE, 1 << (times.size - 1).bit_length()))
     drawn, mass = _draws(law), np.asarray(law.initial) * np.asarray(law.limit.share)
-    variance = np.asarray(law.limit.inputs.std) ** 2 / problem.input_law.variance
-    inputs = problem.moments(variance)._replace(crowd=law.limit.inputs.crowd)
+    found = channel_classes(problem, shape.classes, none[1:], shape.variances, shape.folded, shape.nodes)
+    inputs = problem.moments(found.variance, found.mean)._replace(crowd=law.limit.inputs.crowd)
     together = np.asarray(_together(problem.rule, inputs, 0.5 * (V[1:] + V[:-1]), 0.5 * (tau[1:] + tau[:-1])))
     parts, means, crossed = [], [], []
     for first in range(0, times.size, count):
         some = np.resize(at[first : first + count], count)
-        found = jax.tree.map(np.asarray, sums(law, tau, V, some))
-        both = np.concatenate([found.start, drawn], axis=2)
+        part = jax.tree.map(np.asarray, sums(law, tau, V, some))
+        both = np.concatenate([part.start, drawn], axis=2)
         mean = _means(problem, dim, law, both, given)
         crossed.append(np.einsum("nc,nct,ncq->qt", mass, both, drawn) - mean[:, count:].T @ mean)
         means.append(mean[:, :count])
-        parts.append(found._replace(start=0.0))
+        parts.append(part._replace(start=0.0))
     inner, gain, common, ends = (
         np.concatenate([np.asarray(part[k]) for part in parts], axis=-1)[..., : times.size] for k in range(4)
     )
