@@ -22,6 +22,7 @@ from stedyn.problem.problem import Problem, Run
 from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import (
     SGD,
+    Adam,
     DeterministicRounding,
     Multinomial,
     QuantizedGradient,
@@ -64,9 +65,13 @@ SETTINGS = {
         QuantizedGradient(0.2, quantizer=Quantizer(2, 1.5, rounding="stochastic")), inputs=TWO
     ),
     "multinomial": setting(Multinomial(0.1, 0.5, 0.5)),
+    "momentum 0.8": setting(SGD(0.06, momentum=0.8)),
+    "Adam": setting(Adam(0.2)),
+    "Adam, memory 5, power law": setting(Adam(0.2, memory=5.0), covariance=Covariance.power_law(0.5)),
+    "Adam, batches of 4": setting(Adam(0.3, batch=4, weight_decay=0.1), noise_std=0.3),
 }
 #: Rules whose moves are proportional to the residual, drawn in another colour.
-LINEAR = (SGD, Shrinkage)
+LINEAR = (SGD, Shrinkage, Adam)
 
 
 def rows_of(name: str, runs: int, seed: int) -> pd.DataFrame:

@@ -26,12 +26,13 @@ from ..rules.schedules import Constant
 def error_bias(problem: Problem, dim: int, m: float, q: float) -> Float[np.ndarray, " T"] | None:
     """Mean error over runs of dimension ``dim``, minus the limit, at the saved times (T,); None where it is not known.
 
-    ``m`` and ``q`` are those of the start. Known for SGD with weights that are not quantized, a rate that is constant,
+    ``m`` and ``q`` are those of the start. Known for SGD without momentum, with weights that are not quantized, a rate that is constant,
     equal variances of the inputs, and inputs that are rounded to the nearest level or not at all.
     """
     rule, inputs = problem.rule, problem.inputs
     known = (
         type(rule) is SGD
+        and rule.momentum is None
         and (rule.schedule is None or isinstance(rule.schedule, Constant))
         and problem.weights.is_none
         and problem.latent_clip is None

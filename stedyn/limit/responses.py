@@ -21,7 +21,8 @@ PART, _LAST = 1 - 0.5**0.5, 2**0.5
 class Sums(NamedTuple):
     """Averages at both stages of every step (K, 2, T), at all ends (K + 1, T); the responses at the start (N, C, T).
 
-    ``common (K, 2, 3 G, T)`` are ``E[x' c], -E[x' psi], E[x''] / 2`` of each of ``G`` input variances.
+    ``common (K, 2, 3 G + M, T)`` are ``E[x' c], -E[x' psi], E[x''] / 2`` of each of ``G`` input variances, and the
+    responses to the ``M`` numbers that the rule remembers, one of each variance or none.
     """
 
     inner: Any
@@ -31,11 +32,41 @@ class Sums(NamedTuple):
     start: Any
 
 
-def _rates(flow: GridFlow, V, tau, shrinking=0.0):
-    return flow.rates(flow.limit.order_at(V), tau, shrinking=shrinking)
+def _order(flow: GridFlow, V, memory):
+    return flow.limit.order_at(V)._replace(memory=memory if memory.size else None)
 
 
-def _moves(flow: GridFlow, V, tau, mass):
+def _rates(flow: GridFlow, V, memory, tau, shrinking=0.0):
+    return flow.rates(_order(flow, V, memory), tau, shrinking=shrinking)
+
+
+def _growth(flow: GridFlow, V, memory, tau):
+    """Rates at which the remembered numbers grow (M,), from an implicit step of no length."""
+
+    def after(step):
+        return flow.limit.remembered(memory, flow.limit.order_at(V), tau, step)
+
+    return jax.jvp(after, (0.0,), (1.0,))[1] if memory.size else memory
+
+
+@eqx.filter_jit
+def remembered(flow: GridFlow, tau, V):
+    """What the rule remembers (K + 1, M) at the ends of steps at ``tau, V (K + 1,)``; linear in itself."""
+    start = flow.limit.memory(flow.limit.order_at(V[0]))
+    if start is None:
+        return jnp.zeros((tau.size, 0))
+
+    def step(memory, ends):
+        size, time, V = ends
+        growth, slope = jax.jvp(lambda own: _growth(flow, V, own, time), (memory,), (jnp.ones_like(memory),))
+        new = memory + growth * jnp.expm1(size * slope) / slope
+        return new, new
+
+    middle = (tau[1:] + tau[:-1]) / 2, (V[1:] + V[:-1]) / 2
+    return jnp.concatenate([start[None], jax.lax.scan(step, start, (jnp.diff(tau), *middle))[1]])
+
+
+def _moves(flow: GridFlow, V, memory, tau, mass):
     """What a unit of ``a``, ``b`` and ``D`` does to masses (N, C) in a unit of ``tau``: (3, N, C).
 
     That of ``D`` is what the fluxes between cells leave besides the drift, without weight decay.
@@ -46,28 +77,41 @@ def _moves(flow: GridFlow, V, tau, mass):
     pushed = jnp.where(crossed, 0.5 * (density[:-1] + density[1:]) / jnp.diff(flow.centers)[:, None], 0.0)
     ways = limit.teacher * flow.span[:, None], -flow.pull[:, None]
     drift = [velocity(pushed * way, none, jnp.ones_like(mass)) for way in ways]
-    a, b, D, _ = limit.coefficients(limit.order_at(V), tau)
-    up, down = _rates(flow, V, tau, -limit.decay(tau))
+    a, b, D, _ = limit.coefficients(_order(flow, V, memory), tau)
+    up, down = _rates(flow, V, memory, tau, -limit.decay(tau))
     free = velocity(up, down, mass)
     rest = (free - a * drift[0] - b * drift[1]) / jnp.maximum(D * limit.unit**2, 1e-30)
     return jnp.stack([*drift, rest])
 
 
-def _forward(flow: GridFlow, tau, V):
-    """Masses (K + 1, N, C) at the ends of all steps."""
+def _forward(flow: GridFlow, steps):
+    """Masses (K + 1, N, C) at the ends of all steps, of given size, with what is in their middle."""
 
-    def step(mass, ends):
-        (left, right), (low, high) = ends
-        up, down = _rates(flow, 0.5 * (low + high), 0.5 * (left + right))
-        size = PART * (right - left)
+    def step(mass, own):
+        size, *middle = own
+        up, down = _rates(flow, *middle)
+        size = PART * size
         once = implicit(size * up, size * down, mass)
         twice = implicit(size * up, size * down, once)
         new = twice + _LAST * (twice - once)
         return new, new
 
     start = flow.start()
-    pairs = (tau[:-1], tau[1:]), (V[:-1], V[1:])
-    return jnp.concatenate([start[None], jax.lax.scan(step, start, pairs)[1]])
+    return jnp.concatenate([start[None], jax.lax.scan(step, start, steps)[1]])
+
+
+def _feedback(flow: GridFlow, V, memory, tau, mass):
+    """What ``V`` does to masses (N, C) and to what is remembered (M,), how this fades (M,), and what it does (N, C)."""
+    (up, down), growth = jax.jvp(
+        lambda V: (_rates(flow, V, memory, tau), _growth(flow, V, memory, tau)), (V,), (jnp.ones_like(V),)
+    )[1]
+    gain = velocity(up, down, mass)
+    if not memory.size:
+        return gain, growth, memory, jnp.zeros_like(mass)
+    slopes, slope = jax.jvp(
+        lambda own: (_rates(flow, V, own, tau), _growth(flow, V, own, tau)), (memory,), (jnp.ones_like(memory),)
+    )[1]
+    return gain, growth, -slope, velocity(*slopes, mass)
 
 
 def _implicit_adjoint(up, down, value):
@@ -94,46 +138,52 @@ def _implicit_adjoint(up, down, value):
 
 
 @eqx.filter_jit
-def sums(flow: GridFlow, tau, V, at) -> Sums:
-    """Responses of the errors at the steps ``at (T,)``, swept back along steps at ``tau, V (K + 1,)``."""
+def sums(flow: GridFlow, tau, V, memory, at) -> Sums:
+    """Responses of the errors at the steps ``at (T,)``, swept back along steps at ``tau, V (K + 1,), memory (K + 1, M)``."""
     limit, e = flow.limit, flow.error_weights
     own = e / jnp.where(limit.share > 0, limit.share, 1.0)
-    mass = _forward(flow, tau, V)
-    groups = limit.inputs.k1.size
+    steps = (jnp.diff(tau), *((x[1:] + x[:-1]) / 2 for x in (V, memory, tau)))
+    mass = _forward(flow, steps)
+    groups, kept = limit.inputs.k1.size, memory.shape[1]
 
     def hit(number, x):
         return x + e[:, :, None] * (at == number)
 
-    def step(x, inputs):
-        number, left, right, low, high, before, after = inputs
+    def step(responses, inputs):
+        (x, y), (number, (size, *middle), before, after) = responses, inputs
         x = hit(number + 1, x)
         end = jnp.einsum("nc,nct->t", after * own, x)
-        V, time, mean = 0.5 * (low + high), 0.5 * (left + right), 0.5 * (before + after)
-        (up, down), slopes = jax.jvp(lambda V: _rates(flow, V, time), (V,), (jnp.ones_like(V),))
-        gain = velocity(slopes[0], slopes[1], mean)
-        size = PART * (right - left)
+        mean, size = 0.5 * (before + after), PART * size
+        up, down = _rates(flow, *middle)
+        gain, grown, fading, moved = _feedback(flow, *middle, mean)
+        later = 1 / (1 + size * fading)
+        both = gain + size * moved * (grown * later)[limit.group] if kept else gain
 
-        def implicit_step(x):
+        def implicit_step(x, y):
             """Sherman and Morrison 1950: the feedback through V is a matrix of rank one."""
-            both = _implicit_adjoint(size * up, size * down, jnp.concatenate([x, e[:, :, None]], axis=2))
-            x, back = both[:, :, :-1], both[:, :, -1]
-            fed = jnp.einsum("nc,nct->t", gain, x) / (1 - size * jnp.sum(gain * back))
-            return x + size * back[:, :, None] * fed
+            solved = _implicit_adjoint(size * up, size * down, jnp.concatenate([x, e[:, :, None]], axis=2))
+            x, back = solved[:, :, :-1], solved[:, :, -1]
+            fed = jnp.einsum("nc,nct->t", both, x) + (grown * later) @ y
+            x = x + size * back[:, :, None] * fed / (1 - size * jnp.sum(both * back))
+            if kept:
+                y = y + size * jax.ops.segment_sum(jnp.einsum("nc,nct->ct", moved, x), limit.group, kept)
+            return x, y * later[:, None]
 
-        once = implicit_step(x)
-        twice = implicit_step(once)
-        new = twice + _LAST * (twice - once)
+        once = implicit_step(x, y)
+        twice = implicit_step(*once)
+        new = jax.tree.map(lambda twice, once: twice + _LAST * (twice - once), twice, once)
         # at both stages, whose values are damped where a response is not yet smooth
-        stages = jnp.stack([once, new])
+        stages, remembering = (jnp.stack(pair) for pair in zip(once, new, strict=True))
         inner, fed = jnp.einsum("rnc,snct->rst", jnp.stack([mean * own, gain]), stages)
-        each = jnp.einsum("rnc,snct->crst", _moves(flow, V, time, mean), stages)
-        common = jnp.moveaxis(jax.ops.segment_sum(each, limit.group, groups), 0, 1)
-        return new, (inner, fed, jnp.moveaxis(common.reshape(3 * groups, 2, -1), 1, 0), end)
+        fed = fed + grown @ remembering
+        each = jnp.einsum("rnc,snct->crst", _moves(flow, *middle, mean), stages)
+        each = jnp.moveaxis(jax.ops.segment_sum(each, limit.group, groups), 0, 1).reshape(3 * groups, 2, -1)
+        common = jnp.concatenate([jnp.moveaxis(each, 1, 0), remembering], axis=1)
+        return new, (inner, fed, common, end)
 
-    number = jnp.arange(tau.size - 1)
-    inputs = (number, tau[:-1], tau[1:], V[:-1], V[1:], mass[:-1], mass[1:])
-    nothing = jnp.zeros((*e.shape, at.size))
-    start, (inner, gain, common, ends) = jax.lax.scan(step, nothing, inputs, reverse=True)
+    inputs = (jnp.arange(tau.size - 1), steps, mass[:-1], mass[1:])
+    nothing = jnp.zeros((*e.shape, at.size)), jnp.zeros((kept, at.size))
+    (start, _), (inner, gain, common, ends) = jax.lax.scan(step, nothing, inputs, reverse=True)
     start = hit(0, start)
     first = jnp.einsum("nc,nct->t", mass[0] * own, start)
     return Sums(inner, gain, common, jnp.concatenate([first[None], ends]), start)

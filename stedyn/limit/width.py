@@ -31,7 +31,7 @@ from ..inputs.samples import Samples
 from ..problem.populations import Covariance
 from ..problem.problem import Problem
 from ..quantizers.padded import padded
-from ..rules import Rule
+from ..rules import Order, Rule
 from ..rules.symmetry import outdated
 from .bias import error_bias
 from .classes import channel_classes
@@ -39,7 +39,7 @@ from .laws.grid import GridFlow
 from .laws.mesh import cells_of
 from .passes import make_compiled
 from .refinement import filled, first_mesh
-from .responses import PART, sums
+from .responses import PART, remembered, sums
 from .spread import Spread
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def check_width(problem: Problem, given: Sequence[str]) -> None:
     if (old := outdated(type(rule), Rule, ("together", "given", "powers"))) is not None:
         fail("rule", *old)
     reasons = [
-        (not rule.spreads, "rule", "'sgd' or 'shrinkage' without momentum and q_min, or single samples of another rule "
+        (not rule.spreads, "rule", "'sgd', 'shrinkage' without q_min, 'adam' without rounding, or single samples of another rule "
          "that is a function of the gradient alone and remembers nothing,", rule.kind),
         (problem.model != "linear", "teacher.model", "'linear'", problem.model),
         (problem.surrogate.ends or problem.surrogate.smooth, "weights.ste", "'identity'", problem.ste),
@@ -160,11 +160,12 @@ def _covariance(solution: Solution, dim: int, times, given) -> tuple[np.ndarray,
     drawn, mass = _draws(law), np.asarray(law.initial) * np.asarray(law.limit.share)
     found = channel_classes(problem, shape.classes, none[1:], shape.variances, shape.folded, shape.nodes)
     inputs = problem.moments(found.variance, found.mean)._replace(crowd=law.limit.inputs.crowd)
-    together = np.asarray(_together(problem.rule, inputs, 0.5 * (V[1:] + V[:-1]), 0.5 * (tau[1:] + tau[:-1])))
+    memory = remembered(law, tau, V)
+    together = np.asarray(_together(problem.rule, inputs, *((x[1:] + x[:-1]) / 2 for x in (V, memory, tau))))
     parts, means, crossed = [], [], []
     for first in range(0, times.size, count):
         some = np.resize(at[first : first + count], count)
-        part = jax.tree.map(np.asarray, sums(law, tau, V, some))
+        part = jax.tree.map(np.asarray, sums(law, tau, V, memory, some))
         both = np.concatenate([part.start, drawn], axis=2)
         mean = _means(problem, dim, law, both, given)
         crossed.append(np.einsum("nc,nct,ncq->qt", mass, both, drawn) - mean[:, count:].T @ mean)
@@ -185,9 +186,13 @@ def _covariance(solution: Solution, dim: int, times, given) -> tuple[np.ndarray,
 
 
 @eqx.filter_jit
-def _together(rule: Rule, inputs: InputMoments, V, tau):
-    """`Rule.together` of every step (K, 3 G, 3 G)."""
-    return jax.lax.map(lambda both: rule.together(inputs, *both), (V, tau))
+def _together(rule: Rule, inputs: InputMoments, V, memory, tau):
+    """`Rule.together` of every step (K, 3 G + M, 3 G + M)."""
+
+    def each(at):
+        return rule.together(inputs, Order(at[0], memory=at[1]), at[2])
+
+    return jax.lax.map(each, (V, memory, tau))
 
 
 def _draws(law: GridFlow) -> np.ndarray:

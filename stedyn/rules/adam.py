@@ -16,6 +16,7 @@ from .base import Coefficients, Response, Rule
 from .memory import Memory, Seen
 from .momentum import below_one, fraction_variance, log_transform, mean_size
 from .nodes import batch_nodes
+from .together import linear
 
 
 def _rounding(value):
@@ -119,6 +120,16 @@ class Adam(Rule):
     def move(self, r, phi, u, tau):
         """The direction of a step that remembers nothing."""
         return self.rate(tau) * r * phi
+
+    @property
+    def spreads(self) -> bool:
+        """Not with rounded steps."""
+        return self.rounding is None
+
+    def together(self, inputs, order, tau):
+        fresh = inputs.k2 * order.V / self.batch / self.memory / -jnp.expm1(-tau / self.memory)
+        s = self.rate(tau) / (jnp.sqrt(order.memory) + self.eps)
+        return linear(s, inputs, order.V, self.batch, fresh)
 
     def response(self, inputs: InputMoments) -> Response:
         return _Normalized(self, inputs)

@@ -168,14 +168,17 @@ class Rule(eqx.Module):
 
     @property
     def spreads(self) -> bool:
-        """Whether `together` is known: nothing remembered or shared, and single samples, or a method of its own."""
+        """Whether `together` is known: single samples and nothing remembered, or a method of its own; nothing shared."""
         kind, single = type(self), self.product or type(self).given is not Rule.given
-        own = kind.together is not Rule.together or (self.batch == 1 and single)
-        return own and self.shared == 0 and all(part is None for part in self.state)
+        alone = self.batch == 1 and single and all(part is None for part in self.state)
+        return self.shared == 0 and (alone or kind.together is not Rule.together)
 
-    def together(self, inputs: InputMoments, V, tau) -> Float[Array, "F F"]:
-        """Covariance of ``(A, B, S)`` of all variances of inputs, less what moves against it (``docs/width.md``)."""
-        return averaged(self, inputs, V, tau)
+    def together(self, inputs: InputMoments, order: Order, tau) -> Float[Array, "F F"]:
+        """Covariance of ``(A, B, S)`` of all variances of inputs, less what moves against it (``docs/width.md``).
+
+        With what the response remembers, one number of every variance of inputs, its growth is a fourth.
+        """
+        return averaged(self, inputs, order, tau)
 
     def given(self, r: Float[Array, " J"], inputs: InputMoments, tau) -> Given:
         """``E[U x | r], E[U phi | r], E[U^2 | r]``, for `together`."""

@@ -43,9 +43,8 @@ class SGD(WithMomentum):
     def move(self, r, phi, u, tau):
         return self.rate(tau) * r * phi
 
-    def together(self, inputs, V, tau):
-        lr = self.rate(tau)
-        return linear(lr * inputs.k1, lr * inputs.k2, lr**2 * inputs.k2 * V, self.batch)
+    def together(self, inputs, order, tau):
+        return linear(self.rate(tau), inputs, order.V, self.batch)
 
     def shift(self, tau):
         return None if self.momentum is not None else self.rate(tau)  # the mean output would remember, too
@@ -167,9 +166,9 @@ class Shrinkage(WithMomentum):
     def response(self, inputs):
         return self.with_memory(GradientResponse(self, inputs), inputs)
 
-    def together(self, inputs, V, tau):
-        lr = self.rate(tau) * self.bounds(tau)[1]  # the noise does not follow the residual
-        return linear(lr * inputs.k1, lr * inputs.k2, lr**2 * inputs.k2 * V, self.batch)
+    def together(self, inputs, order, tau):
+        # the noise does not follow the residual
+        return linear(self.rate(tau) * self.bounds(tau)[1], inputs, order.V, self.batch)
 
     def shift(self, tau):
         # a random factor is common to all coordinates, and would leave its own traces in the mean output

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 from ..inputs.moments import InputMoments
 from .quadrature import gauss, moments
+from .response import Order
 
 #: Panels of four nodes on either side of 0, and where they end, in standard deviations of the residual.
 PANELS, REACH = 64, 8.5
@@ -60,10 +60,10 @@ def powers_of(rule: Any, g, tau) -> tuple[Array, Array]:
     return both[:, 0].reshape(g.shape), both[:, 1].reshape(g.shape)
 
 
-def averaged(rule: Any, inputs: InputMoments, V, tau) -> Float[Array, "F F"]:
+def averaged(rule: Any, inputs: InputMoments, order: Order, tau) -> Float[Array, "F F"]:
     """`Rule.together` by an average over the residual."""
     z, weight = residuals()
-    V = jnp.maximum(V, 1e-30)
+    V = jnp.maximum(order.V, 1e-30)
     r = jnp.sqrt(V) * z
     teacher, own, square = jax.vmap(lambda one: rule.given(r, one, tau))(inputs)
     moved = jnp.concatenate([teacher * r / V, own * r / V, square])
@@ -72,7 +72,12 @@ def averaged(rule: Any, inputs: InputMoments, V, tau) -> Float[Array, "F F"]:
     return (moved * weight) @ moved.T - (against * weight) @ against.T
 
 
-def linear(a, b, D, batch: int) -> Float[Array, "F F"]:
-    """The same where ``A, B, S`` follow ``r^2``, of mini-batches: ``D`` is their part that does."""
-    moved, against = jnp.concatenate([a, b, D]), jnp.concatenate([a, b, np.zeros(D.shape)])
+def linear(s, inputs: InputMoments, V, batch: int, grown=()) -> Float[Array, "F F"]:
+    """The same of steps ``s`` times the gradient of a mini-batch, where all follows ``r^2``: ``D`` is its part that does.
+
+    ``grown`` is what makes the remembered numbers grow, which follows ``r^2``, too.
+    """
+    pushed = jnp.concatenate([s * inputs.k1, s * inputs.k2])
+    moved = jnp.concatenate([pushed, s**2 * inputs.k2 * V / batch, jnp.asarray(grown)])
+    against = jnp.zeros_like(moved).at[: pushed.size].set(pushed)
     return (2 * jnp.outer(moved, moved) - jnp.outer(against, against)) / batch
