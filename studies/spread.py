@@ -57,7 +57,6 @@ SETTINGS = {
     "shrinkage, noise": setting(Shrinkage(0.3, q=0.7, noise_std=0.5)),
     "sign": setting(Sign(0.1), noise_std=0.3),
     "SR": on_lattice(StochasticRounding(0.2, delta=0.4)),
-    "SR, power law": on_lattice(StochasticRounding(0.2, delta=0.4), covariance=Covariance.power_law(0.5)),
     "R": on_lattice(DeterministicRounding(0.4, delta=0.2)),
     "R, 2-bit inputs": on_lattice(DeterministicRounding(0.4, delta=0.2), inputs=TWO),
     "gradient 3 bits": setting(QuantizedGradient(0.2, quantizer=Quantizer(3, 1.0, kind="mid-tread"))),

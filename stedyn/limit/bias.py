@@ -26,8 +26,8 @@ from ..rules.schedules import Constant
 def error_bias(problem: Problem, dim: int, m: float, q: float) -> Float[np.ndarray, " T"] | None:
     """Mean error over runs of dimension ``dim``, minus the limit, at the saved times (T,); None where it is not known.
 
-    ``m`` and ``q`` are those of the start. Known for SGD without momentum, with weights that are not quantized, a rate that is constant,
-    equal variances of the inputs, and inputs that are rounded to the nearest level or not at all.
+    ``m`` and ``q`` are those of the start. Known for SGD without momentum, with weights that are not quantized, a
+    constant rate, equal variances of the inputs, and inputs that are rounded to the nearest level or not at all.
     """
     rule, inputs = problem.rule, problem.inputs
     known = (

@@ -85,11 +85,11 @@ def _moves(flow: GridFlow, V, memory, tau, mass):
 
 
 def _forward(flow: GridFlow, steps):
-    """Masses (K + 1, N, C) at the ends of all steps, of given size, with what is in their middle."""
+    """Masses (K + 1, N, C) at the ends of all steps: their sizes, with ``V``, memory and ``tau`` in their middle."""
 
     def step(mass, own):
-        size, *middle = own
-        up, down = _rates(flow, *middle)
+        size, V, memory, time = own
+        up, down = _rates(flow, V, memory, time)
         size = PART * size
         once = implicit(size * up, size * down, mass)
         twice = implicit(size * up, size * down, once)
@@ -108,10 +108,12 @@ def _feedback(flow: GridFlow, V, memory, tau, mass):
     gain = velocity(up, down, mass)
     if not memory.size:
         return gain, growth, memory, jnp.zeros_like(mass)
-    slopes, slope = jax.jvp(
-        lambda own: (_rates(flow, V, own, tau), _growth(flow, V, own, tau)), (memory,), (jnp.ones_like(memory),)
+    (up, down), slope = jax.jvp(
+        lambda own: (_rates(flow, V, own, tau), _growth(flow, V, own, tau)),
+        (memory,),
+        (jnp.ones_like(memory),),
     )[1]
-    return gain, growth, -slope, velocity(*slopes, mass)
+    return gain, growth, -slope, velocity(up, down, mass)
 
 
 def _implicit_adjoint(up, down, value):
@@ -139,7 +141,7 @@ def _implicit_adjoint(up, down, value):
 
 @eqx.filter_jit
 def sums(flow: GridFlow, tau, V, memory, at) -> Sums:
-    """Responses of the errors at the steps ``at (T,)``, swept back along steps at ``tau, V (K + 1,), memory (K + 1, M)``."""
+    """Responses of the errors at the steps ``at (T,)``, swept back along ``tau, V (K + 1,), memory (K + 1, M)``."""
     limit, e = flow.limit, flow.error_weights
     own = e / jnp.where(limit.share > 0, limit.share, 1.0)
     steps = (jnp.diff(tau), *((x[1:] + x[:-1]) / 2 for x in (V, memory, tau)))
@@ -150,12 +152,12 @@ def sums(flow: GridFlow, tau, V, memory, at) -> Sums:
         return x + e[:, :, None] * (at == number)
 
     def step(responses, inputs):
-        (x, y), (number, (size, *middle), before, after) = responses, inputs
+        (x, y), (number, (size, V, memory, time), before, after) = responses, inputs
         x = hit(number + 1, x)
         end = jnp.einsum("nc,nct->t", after * own, x)
         mean, size = 0.5 * (before + after), PART * size
-        up, down = _rates(flow, *middle)
-        gain, grown, fading, moved = _feedback(flow, *middle, mean)
+        up, down = _rates(flow, V, memory, time)
+        gain, grown, fading, moved = _feedback(flow, V, memory, time, mean)
         later = 1 / (1 + size * fading)
         both = gain + size * moved * (grown * later)[limit.group] if kept else gain
 
@@ -176,7 +178,7 @@ def sums(flow: GridFlow, tau, V, memory, at) -> Sums:
         stages, remembering = (jnp.stack(pair) for pair in zip(once, new, strict=True))
         inner, fed = jnp.einsum("rnc,snct->rst", jnp.stack([mean * own, gain]), stages)
         fed = fed + grown @ remembering
-        each = jnp.einsum("rnc,snct->crst", _moves(flow, *middle, mean), stages)
+        each = jnp.einsum("rnc,snct->crst", _moves(flow, V, memory, time, mean), stages)
         each = jnp.moveaxis(jax.ops.segment_sum(each, limit.group, groups), 0, 1).reshape(3 * groups, 2, -1)
         common = jnp.concatenate([jnp.moveaxis(each, 1, 0), remembering], axis=1)
         return new, (inner, fed, common, end)

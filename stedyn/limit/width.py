@@ -11,8 +11,9 @@ and the noise of the inputs, the random start and the random size of the residua
     ``Cov(xi(t), xi(u)) = H_u(t) - E[x_t] E[x_u] + int_0^t { H_t G_u + H_u G_t + k_t . Q k_u } ds``,
 
 ``H = E[x e]``, ``k = (E[x' c], -E[x' psi], E[x''] / 2)`` of every input variance, and the matrix ``Q`` says how the
-moves of a rule vary together (`stedyn.rules.together`). The singular ``int E[D x'^2] ds`` is gone: both equations turn
-it into ``H`` and ``G`` (``docs/width.md``).
+moves of a rule vary together (`stedyn.rules.together`). What a rule remembers has a response of its own, which is a
+part of ``G`` and ``k``. The singular ``int E[D x'^2] ds`` is gone: both equations turn it into ``H`` and ``G``
+(``docs/width.md``).
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def check_width(problem: Problem, given: Sequence[str]) -> None:
     if (old := outdated(type(rule), Rule, ("together", "given", "powers"))) is not None:
         fail("rule", *old)
     reasons = [
-        (not rule.spreads, "rule", "'sgd', 'shrinkage' without q_min, 'adam' without rounding, or single samples of another rule "
-         "that is a function of the gradient alone and remembers nothing,", rule.kind),
+        (not rule.spreads, "rule", "'sgd', 'shrinkage' without q_min, 'adam' without rounding, or single samples of "
+         "another rule that is a function of the gradient alone and remembers nothing,", rule.kind),
         (problem.model != "linear", "teacher.model", "'linear'", problem.model),
         (problem.surrogate.ends or problem.surrogate.smooth, "weights.ste", "'identity'", problem.ste),
         (problem.range_rule is not None, "weights.range_rule", "a fixed range", "one that moves"),

@@ -168,7 +168,7 @@ class Rule(eqx.Module):
 
     @property
     def spreads(self) -> bool:
-        """Whether `together` is known: single samples and nothing remembered, or a method of its own; nothing shared."""
+        """Whether `together` is known: single samples and nothing remembered, or its own method; nothing shared."""
         kind, single = type(self), self.product or type(self).given is not Rule.given
         alone = self.batch == 1 and single and all(part is None for part in self.state)
         return self.shared == 0 and (alone or kind.together is not Rule.together)

@@ -73,9 +73,9 @@ def averaged(rule: Any, inputs: InputMoments, order: Order, tau) -> Float[Array,
 
 
 def linear(s, inputs: InputMoments, V, batch: int, grown=()) -> Float[Array, "F F"]:
-    """The same of steps ``s`` times the gradient of a mini-batch, where all follows ``r^2``: ``D`` is its part that does.
+    """The same of steps ``s`` times the gradient of a mini-batch, where all follows ``r^2``.
 
-    ``grown`` is what makes the remembered numbers grow, which follows ``r^2``, too.
+    ``grown``, what makes the remembered numbers grow, follows ``r^2``, too.
     """
     pushed = jnp.concatenate([s * inputs.k1, s * inputs.k2])
     moved = jnp.concatenate([pushed, s**2 * inputs.k2 * V / batch, jnp.asarray(grown)])
