@@ -56,7 +56,7 @@ def test_the_command_prints_json(timed, capsys, tmp_path):
         (R2, 0.0, "gap: expected a positive number"),
         (R2, 1e-8, "gap: expected at least"),
         (Problem(rule=Adam(0.1)), 0.1, "rule: expected 'sgd'"),
-        (Problem(rule=Sign(0.1)), 0.1, "rule: expected 'sgd' or 'shrinkage' for a plan"),
+        (Problem(rule=Sign(0.1)), 0.1, "rule: expected 'sgd' or 'shrinkage' without momentum"),
         (Problem(weights=TWO_BIT, latent_clip=2.0), 0.1, "weights.latent_clip: expected none for a plan"),
         (Problem(covariance=Covariance.power_law(0.5)), 0.1, "covariance: expected none that is a power law"),
     ],

@@ -114,9 +114,9 @@ def plan(problem: Problem, gap: float) -> Plan:
     if gap >= 1:
         fail("gap", "a relative difference below 1, such as 0.01", gap, "give a part, not percent")
     check_width(problem, ())
-    if not problem.rule.linear:
-        fail("rule", "'sgd' or 'shrinkage' for a plan (others were seen with a bias above 2/d)", problem.rule.kind,
-             "compare at two dimensions instead")  # fmt: skip
+    if not problem.rule.linear or any(part is not None for part in problem.rule.state):
+        fail("rule", "'sgd' or 'shrinkage' without momentum for a plan (others were seen with a bias above 2/d)",
+             problem.rule.kind, "compare at two dimensions instead")  # fmt: skip
     if problem.latent_clip is not None:
         fail("weights.latent_clip", "none for a plan (a wall may cost a bias of order 1/sqrt(d))", problem.latent_clip,
              "compare at two dimensions instead")  # fmt: skip

@@ -174,10 +174,7 @@ class Rule(eqx.Module):
         return self.shared == 0 and (alone or kind.together is not Rule.together)
 
     def together(self, inputs: InputMoments, order: Order, tau) -> Float[Array, "F F"]:
-        """Covariance of ``(A, B, S)`` of all variances of inputs, less what moves against it (``docs/width.md``).
-
-        With what the response remembers, one number of every variance of inputs, its growth is a fourth.
-        """
+        """Covariance of ``(A, B, S)``, and the growth of what is remembered, of all inputs (``docs/width.md``)."""
         return averaged(self, inputs, order, tau)
 
     def given(self, r: Float[Array, " J"], inputs: InputMoments, tau) -> Given:
