@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from ..checks import checked, fail, in_float64, positive
@@ -114,7 +115,7 @@ def plan(problem: Problem, gap: float) -> Plan:
     if gap >= 1:
         fail("gap", "a relative difference below 1, such as 0.01", gap, "give a part, not percent")
     check_width(problem, ())
-    if not problem.rule.linear or any(part is not None for part in problem.rule.state):
+    if not problem.rule.linear or jax.tree.leaves(problem.rule.state):
         fail("rule", "'sgd' or 'shrinkage' without momentum for a plan (others were seen with a bias above 2/d)",
              problem.rule.kind, "compare at two dimensions instead")  # fmt: skip
     if problem.latent_clip is not None:

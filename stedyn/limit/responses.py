@@ -18,6 +18,15 @@ from .laws.grid import GridFlow
 PART, _LAST = 1 - 0.5**0.5, 2**0.5
 
 
+class Steps(NamedTuple):
+    """Sizes of steps (K,), with residual variance, what the rule remembers (K, M) and time in their middle (K,)."""
+
+    size: Any
+    V: Any
+    memory: Any
+    tau: Any
+
+
 class Sums(NamedTuple):
     """Averages at both stages of every step (K, 2, T), at all ends (K + 1, T); the responses at the start (N, C, T).
 
@@ -50,20 +59,20 @@ def _growth(flow: GridFlow, V, memory, tau):
 
 
 @eqx.filter_jit
-def remembered(flow: GridFlow, tau, V):
-    """What the rule remembers (K + 1, M) at the ends of steps at ``tau, V (K + 1,)``; linear in itself."""
+def steps_between(flow: GridFlow, tau, V) -> Steps:
+    """The steps between ``tau (K + 1,)``, at which ``V (K + 1,)``; what is remembered grows linearly in itself."""
+    size, tau, middle = jnp.diff(tau), (tau[1:] + tau[:-1]) / 2, (V[1:] + V[:-1]) / 2
     start = flow.limit.memory(flow.limit.order_at(V[0]))
     if start is None:
-        return jnp.zeros((tau.size, 0))
+        return Steps(size, middle, jnp.zeros((size.size, 0)), tau)
 
-    def step(memory, ends):
-        size, time, V = ends
-        growth, slope = jax.jvp(lambda own: _growth(flow, V, own, time), (memory,), (jnp.ones_like(memory),))
+    def step(memory, own):
+        size, V, tau = own
+        growth, slope = jax.jvp(lambda own: _growth(flow, V, own, tau), (memory,), (jnp.ones_like(memory),))
         new = memory + growth * jnp.expm1(size * slope) / slope
-        return new, new
+        return new, (memory + new) / 2
 
-    middle = (tau[1:] + tau[:-1]) / 2, (V[1:] + V[:-1]) / 2
-    return jnp.concatenate([start[None], jax.lax.scan(step, start, (jnp.diff(tau), *middle))[1]])
+    return Steps(size, middle, jax.lax.scan(step, start, (size, middle, tau))[1], tau)
 
 
 def _moves(flow: GridFlow, V, memory, tau, mass):
@@ -84,8 +93,8 @@ def _moves(flow: GridFlow, V, memory, tau, mass):
     return jnp.stack([*drift, rest])
 
 
-def _forward(flow: GridFlow, steps):
-    """Masses (K + 1, N, C) at the ends of all steps: their sizes, with ``V``, memory and ``tau`` in their middle."""
+def _forward(flow: GridFlow, steps: Steps):
+    """Masses (K + 1, N, C) at the ends of all steps."""
 
     def step(mass, own):
         size, V, memory, time = own
@@ -102,17 +111,15 @@ def _forward(flow: GridFlow, steps):
 
 def _feedback(flow: GridFlow, V, memory, tau, mass):
     """What ``V`` does to masses (N, C) and to what is remembered (M,), how this fades (M,), and what it does (N, C)."""
-    (up, down), growth = jax.jvp(
-        lambda V: (_rates(flow, V, memory, tau), _growth(flow, V, memory, tau)), (V,), (jnp.ones_like(V),)
-    )[1]
+
+    def both(V, memory):
+        return _rates(flow, V, memory, tau), _growth(flow, V, memory, tau)
+
+    (up, down), growth = jax.jvp(lambda V: both(V, memory), (V,), (jnp.ones_like(V),))[1]
     gain = velocity(up, down, mass)
     if not memory.size:
         return gain, growth, memory, jnp.zeros_like(mass)
-    (up, down), slope = jax.jvp(
-        lambda own: (_rates(flow, V, own, tau), _growth(flow, V, own, tau)),
-        (memory,),
-        (jnp.ones_like(memory),),
-    )[1]
+    (up, down), slope = jax.jvp(lambda own: both(V, own), (memory,), (jnp.ones_like(memory),))[1]
     return gain, growth, -slope, velocity(up, down, mass)
 
 
@@ -140,13 +147,12 @@ def _implicit_adjoint(up, down, value):
 
 
 @eqx.filter_jit
-def sums(flow: GridFlow, tau, V, memory, at) -> Sums:
-    """Responses of the errors at the steps ``at (T,)``, swept back along ``tau, V (K + 1,), memory (K + 1, M)``."""
+def sums(flow: GridFlow, steps: Steps, at) -> Sums:
+    """Responses of the errors at the ends ``at (T,)`` of steps, along which they are swept back."""
     limit, e = flow.limit, flow.error_weights
     own = e / jnp.where(limit.share > 0, limit.share, 1.0)
-    steps = (jnp.diff(tau), *((x[1:] + x[:-1]) / 2 for x in (V, memory, tau)))
     mass = _forward(flow, steps)
-    groups, kept = limit.inputs.k1.size, memory.shape[1]
+    groups, kept = limit.inputs.k1.size, steps.memory.shape[1]
 
     def hit(number, x):
         return x + e[:, :, None] * (at == number)
@@ -183,7 +189,7 @@ def sums(flow: GridFlow, tau, V, memory, at) -> Sums:
         common = jnp.concatenate([jnp.moveaxis(each, 1, 0), remembering], axis=1)
         return new, (inner, fed, common, end)
 
-    inputs = (jnp.arange(tau.size - 1), steps, mass[:-1], mass[1:])
+    inputs = (jnp.arange(steps.size.size), steps, mass[:-1], mass[1:])
     nothing = jnp.zeros((*e.shape, at.size)), jnp.zeros((kept, at.size))
     (start, _), (inner, gain, common, ends) = jax.lax.scan(step, nothing, inputs, reverse=True)
     start = hit(0, start)

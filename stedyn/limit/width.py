@@ -40,7 +40,7 @@ from .laws.grid import GridFlow
 from .laws.mesh import cells_of
 from .passes import make_compiled
 from .refinement import filled, first_mesh
-from .responses import PART, remembered, sums
+from .responses import PART, Steps, steps_between, sums
 from .spread import Spread
 
 if TYPE_CHECKING:
@@ -161,12 +161,12 @@ def _covariance(solution: Solution, dim: int, times, given) -> tuple[np.ndarray,
     drawn, mass = _draws(law), np.asarray(law.initial) * np.asarray(law.limit.share)
     found = channel_classes(problem, shape.classes, none[1:], shape.variances, shape.folded, shape.nodes)
     inputs = problem.moments(found.variance, found.mean)._replace(crowd=law.limit.inputs.crowd)
-    memory = remembered(law, tau, V)
-    together = np.asarray(_together(problem.rule, inputs, *((x[1:] + x[:-1]) / 2 for x in (V, memory, tau))))
+    steps = steps_between(law, tau, V)
+    together = np.asarray(_together(problem.rule, inputs, steps))
     parts, means, crossed = [], [], []
     for first in range(0, times.size, count):
         some = np.resize(at[first : first + count], count)
-        part = jax.tree.map(np.asarray, sums(law, tau, V, memory, some))
+        part = jax.tree.map(np.asarray, sums(law, steps, some))
         both = np.concatenate([part.start, drawn], axis=2)
         mean = _means(problem, dim, law, both, given)
         crossed.append(np.einsum("nc,nct,ncq->qt", mass, both, drawn) - mean[:, count:].T @ mean)
@@ -187,13 +187,13 @@ def _covariance(solution: Solution, dim: int, times, given) -> tuple[np.ndarray,
 
 
 @eqx.filter_jit
-def _together(rule: Rule, inputs: InputMoments, V, memory, tau):
+def _together(rule: Rule, inputs: InputMoments, steps: Steps):
     """`Rule.together` of every step (K, 3 G + M, 3 G + M)."""
 
-    def each(at):
-        return rule.together(inputs, Order(at[0], memory=at[1]), at[2])
+    def each(step):
+        return rule.together(inputs, Order(step.V, memory=step.memory), step.tau)
 
-    return jax.lax.map(each, (V, memory, tau))
+    return jax.lax.map(each, steps)
 
 
 def _draws(law: GridFlow) -> np.ndarray:

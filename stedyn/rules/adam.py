@@ -124,12 +124,20 @@ class Adam(Rule):
     @property
     def spreads(self) -> bool:
         """Not with rounded steps."""
-        return self.rounding is None
+        return super().spreads and self.rounding is None
+
+    def scale(self, square, tau):
+        """What a step is to a gradient, whose squares average ``square``."""
+        root = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+        return self.rate(tau) / (root + self.eps)
+
+    def forgetting(self, tau):
+        """Part of the average of squares that is renewed in a unit of ``tau``: all of it at first."""
+        return self.fading / -jnp.expm1(-self.fading * tau)
 
     def together(self, inputs, order, tau):
-        fresh = inputs.k2 * order.V / self.batch / self.memory / -jnp.expm1(-tau / self.memory)
-        s = self.rate(tau) / (jnp.sqrt(order.memory) + self.eps)
-        return linear(s, inputs, order.V, self.batch, fresh)
+        fresh = self.forgetting(tau) * inputs.k2 * order.V / self.batch
+        return linear(self.scale(order.memory, tau), inputs, order.V, self.batch, fresh)
 
     def response(self, inputs: InputMoments) -> Response:
         return _Normalized(self, inputs)
@@ -173,15 +181,13 @@ class _Normalized(Response):
         return self._square(order)
 
     def advance(self, memory, order, tau, step):
-        rate = 1 / self.rule.memory
-        weight = step * rate / -jnp.expm1(-rate * (tau + step))
+        weight = step * self.rule.forgetting(tau + step)
         return (memory + weight * self._square(order)) / (1 + weight)
 
     def __call__(self, order, tau):
         rule, inputs, square = self.rule, self.inputs, self._square(order)
         known = square if order.memory is None else order.memory
-        root = jnp.where(known > 0, jnp.sqrt(jnp.where(known > 0, known, 1.0)), 0.0)
-        s = rule.rate(tau) / (root + rule.eps)
+        s = rule.scale(known, tau)
         if rule.rounding == "nearest":
             return self._nearest(s, order)
 

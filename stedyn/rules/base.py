@@ -170,7 +170,7 @@ class Rule(eqx.Module):
     def spreads(self) -> bool:
         """Whether `together` is known: single samples and nothing remembered, or its own method; nothing shared."""
         kind, single = type(self), self.product or type(self).given is not Rule.given
-        alone = self.batch == 1 and single and all(part is None for part in self.state)
+        alone = self.batch == 1 and single and not jax.tree.leaves(self.state)
         return self.shared == 0 and (alone or kind.together is not Rule.together)
 
     def together(self, inputs: InputMoments, order: Order, tau) -> Float[Array, "F F"]:
