@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.py"))
+NETWORKS = sorted(path.stem for path in (ROOT / "studies" / "networks").glob("*.py") if path.stem != "shared")
 
 
 @pytest.mark.slow  # .ci/run runs it
@@ -51,3 +52,17 @@ def test_the_site_has_every_page_and_every_public_name():
 def test_a_study_runs_quick(tmp_path, name):
     runpy.run_path(str(ROOT / "studies" / f"{name}.py"))["main"](quick=True, out=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.csv", f"{name}.png"}
+
+
+def test_ci_runs_every_study_of_networks():
+    (listed,) = re.findall(r"studies/networks/\{([\w,]+)\}\.py", (ROOT / ".ci" / "run").read_text())
+    assert sorted(listed.split(",")) == NETWORKS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_study_of_networks_runs_quick(tmp_path, name):
+    pytest.importorskip("optax", reason="needs the extra 'studies'")
+    script = ROOT / "studies" / "networks" / f"{name}.py"
+    subprocess.run([sys.executable, script, "--quick", "--out", tmp_path], check=True)
+    assert {f"networks_{name}.csv", f"networks_{name}.png"} <= {path.name for path in tmp_path.iterdir()}

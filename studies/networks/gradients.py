@@ -1,14 +1,15 @@
 """Gradients of few bits: what is left of them by layer and step, beside the effective step size of the limit.
 
-An MLP 64-64-64-10 is trained by SGD (rate 0.1, batches of 32, 1200 steps); before every step the gradient of each
+An MLP 64-64-64-10 is trained by SGD (rate 0.1, batches of 32, 600 steps); before every step the gradient of each
 weight matrix is rounded to the nearest level of 2, 3 or 4 bits (mid-tread) or FP4 (e2m1). The range is the largest
 gradient of the matrix at that step (absmax), or stays that of the first step (fixed). Biases are not rounded.
 
-Measured, averaged over 100 steps: size ``|Q(g)| / |g|`` and projection ``p = <Q(g), g> / |g|^2``, which is the
+Measured, averaged over 50 steps: size ``|Q(g)| / |g|`` and projection ``p = <Q(g), g> / |g|^2``, which is the
 effective step size along the gradient. Derived: ``q(V) = b(V) / (lr k2)`` of the rule `quantized-gradient` of the
 linear student, whose gradients are products ``r x`` of two Gaussians, at the measured mean square ``V`` of the
 entries; and the same for Gaussian entries. Three runs of each seed: rounded gradients; not rounded, but every
-matrix times its own ``p`` (the effective step size alone); and SGD as it is."""
+matrix times its own ``p`` (the effective step size alone); and SGD as it is.
+"""
 
 import time
 
@@ -167,7 +168,7 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
     if quick:
         runs = study(["2 bits"], ["absmax"], (range(2),), steps=20, points=2, width=16)
     else:
-        runs = study(list(FORMATS), ["absmax", "fixed"], SEEDS, steps=1200, points=12, width=64)
+        runs = study(list(FORMATS), ["absmax", "fixed"], SEEDS, steps=600, points=12, width=64)
     table = summary(runs)
     last = table[(table["seeds"] == "all") & (table["step"] == table["step"].max())]
     print(

@@ -11,7 +11,8 @@ Limits, all of independent inputs: (a) unit variances, (b) measured variances (o
 second moments), (c) measured variances and means, (d) the leading eigenvector of C as a mean, ``m = sqrt(lambda)
 v``, with the variances that are left: one spike as a fast mode, (e) the eigenvalues of C as variances. The limit of
 a *linear* student in eigenvectors is that of a Gaussian of the same C, and (e) is exact for it; with quantized
-weights it is not."""
+weights it is not.
+"""
 
 import time
 

@@ -2,18 +2,20 @@
 
 Quantization-aware training (identity STE, mid-tread levels of 2, 3, 4 bits, constant rate, batches of 32) of the
 digits: an MLP 64-64-64-10 whose hidden 64 x 64 layer is quantized, by SGD (rate 0.1) and Adam (0.002), and a CNN of
-two convolutions and a linear layer, all quantized, by Adam; 800 steps from scratch (the float start) and from float
-weights (trained by 800 steps of Adam). Ranges are multiples of the root mean square of the float weights of each
-layer, one multiple for all layers.
+two convolutions and a linear layer, all quantized, by Adam; the MLP also with the squared loss, at 2 bits. 800
+steps (CNN: 400) from scratch (the float start) and from float weights (trained by as many steps of Adam). Ranges
+are multiples of the root mean square of the float weights of each layer, one multiple for all layers.
 
 Marks: calibration rules of the float weights of each seed; ``choose``, the predicted range with the float weights
 as teacher (`stedyn layers`), and ``layers``, the same behind measured inputs, both by the network of the first seed
-of each five in units of the root mean square; LSQ learns the range, from its own start.
+of each five in units of the root mean square (of the CNN ``choose`` alone: with inputs it would take an hour); LSQ
+learns the range, from its own start.
 
-Loss of a run: cross entropy on 500 test images, averaged over its last three records of eight, 100 steps apart.
+Loss of a run: cross entropy on 500 test images, averaged over its last three records of eight.
 Regret of a rule: its loss less that of the best multiple of the grid, which is chosen by the mean of the *other*
 five seeds and evaluated on these, so that the choice does not gain by the noise of these runs. Standard errors are
-over seeds, of differences of pairs."""
+over seeds, of differences of pairs.
+"""
 
 import tempfile
 import time
@@ -35,6 +37,7 @@ from shared import (
     learned,
     mlp,
     save,
+    squared,
     starts,
     trainer,
 )
@@ -43,13 +46,14 @@ from tqdm import tqdm
 from stedyn import SGD, Problem
 from stedyn.design.calibration import calibrated_ranges
 from stedyn.design.layer_report import report_layers
+from stedyn.files import report
 from stedyn.quantizers.quantizer import Quantizer
 
 SEEDS = (range(0, 5), range(100, 105))
 OPTIMIZERS = {"SGD": optax.sgd(0.1), "Adam": optax.adam(2e-3)}
 GRID = np.geomspace(0.5, 5.0, 9)
 MEASURES = ("test_loss", "accuracy", "train_loss")
-PREDICTED = ("choose", "layers")
+PREDICTED, SQUARED = ("choose", "layers"), "MLP, squared loss"
 
 
 def quantizer_of(bits: int) -> Quantizer:
@@ -57,7 +61,9 @@ def quantizer_of(bits: int) -> Quantizer:
     return Quantizer(bits, 1.0, kind="mid-tread")
 
 
-def predicted(net, params, x, bits: list[int]) -> dict[tuple[str, str, int], float]:
+def predicted(
+    net, params, x, bits: list[int], rules: tuple[str, ...], points: int
+) -> dict[tuple[str, str, int], float]:
     """Range over root mean square of ``(rule, layer, bits)``: `stedyn layers` without and with measured inputs."""
     seen = {
         name: np.asarray(value).reshape(-1, value.shape[-1]) for name, value in net.inputs(params, x).items()
@@ -72,11 +78,14 @@ def predicted(net, params, x, bits: list[int]) -> dict[tuple[str, str, int], flo
         }  # inputs that never vary carry nothing
         np.savez(weights, **{name: np.asarray(params[name])[alive[source]] for source, name in names.items()})
         np.savez(inputs, **{name: seen[source][:2000, alive[source]] for source, name in names.items()})
-        for rule, file in zip(PREDICTED, (None, inputs), strict=True):
-            report = report_layers(weights, problem, activations=file, bits=bits, axis=-1, progress=True)
+        for rule in rules:
+            file = inputs if rule == "layers" else None
+            layers = report_layers(
+                weights, problem, activations=file, bits=bits, axis=-1, points=points, progress=True
+            )
             rms = {name: float(np.sqrt(np.mean(np.asarray(params[name]) ** 2))) for name in net.hidden}
             found |= {
-                (rule, row["layer"], row["bits"]): row["range"] / rms[row["layer"]] for row in report.rows
+                (rule, row["layer"], row["bits"]): row["range"] / rms[row["layer"]] for row in layers.rows
             }
     return found
 
@@ -119,15 +128,17 @@ def trained(net, optimizer, bits: int, points: int):
     return run
 
 
-def study(name: str, net, optimizers, bits, groups, steps: int, points: int, predict: bool) -> list[dict]:
-    """A row for each run."""
+def study(
+    name: str, net, optimizers, bits, groups, steps: int, points: int, rules: tuple, scan: int = 16
+) -> list[dict]:
+    """A row for each run; ``rules`` of `PREDICTED` from scans of ``scan`` ranges."""
     rows, ready = [], []
     floating = jax.jit(jax.vmap(trainer(net, as_is, OPTIMIZERS["Adam"], points)))
     for seeds in groups:
         data, start = digits(seeds, steps), starts(net, seeds)
         params, curves = floating(data, start, jnp.zeros(len(seeds)))
         one = {key: value[0] for key, value in params.items()}
-        ready.append((seeds, data, start, params, predicted(net, one, data.x[0], bits) if predict else {}))
+        ready.append((seeds, data, start, params, predicted(net, one, data.x[0], bits, rules, scan)))
         for i, seed in enumerate(seeds):
             late = {key: float(curves[key][i, -3:].mean()) for key in MEASURES}
             rows.append(
@@ -180,55 +191,45 @@ def regrets(runs: pd.DataFrame, groups) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def draw(table: pd.DataFrame, runs: pd.DataFrame):
-    """Test loss against the multiple, a column for each bit width, a row for each network and start; marks."""
-    table = table[table["seeds"] == "all"]
-    cases = list(dict.fromkeys(zip(table["net"], table["start"], strict=True)))
-    bits = sorted(table["bits"].unique())
-    figure, axes = _panels(len(cases), len(bits))
-    marks = [m for m in dict.fromkeys(table["mark"]) if not m[0].isdigit() and m != "LSQ learned"]
-    for i, (net, start) in enumerate(cases):
-        for j, b in enumerate(bits):
-            ax = axes[i][j]
-            here = table[(table["net"] == net) & (table["start"] == start) & (table["bits"] == b)]
-            grid = here[here["mark"].str[0].str.isdigit()]
-            for k, (optimizer, part) in enumerate(grid.groupby("optimizer", sort=False)):
-                x = part["mark"].astype(float)
-                ax.errorbar(
-                    x,
-                    part["test_loss"],
-                    part["test_loss_sem"],
-                    color="k",
-                    ls=("-", "--")[k],
-                    lw=1,
-                    label=optimizer,
-                )
-                own = here[here["optimizer"] == optimizer].set_index("mark")
-                layer = own.filter(like="_factor").dropna(axis=1).columns[-1 if net == "MLP" else 1]
-                for n, mark in enumerate([*marks, "LSQ learned"]):
-                    ax.errorbar(
-                        own.loc[mark, layer], own.loc[mark, "test_loss"], own.loc[mark, "test_loss_sem"],
-                        color=f"C{n}", marker="*" if mark in PREDICTED else "o", ms=9 if mark in PREDICTED else 5,
-                        mfc="w" if k else None, ls="none", label=mark if k == 0 else None, lw=0.8, zorder=3,
-                    )  # fmt: skip
-            floats = runs[(runs["mark"] == "float") & (runs["net"] == net)]["test_loss"].mean()
-            ax.axhline(floats, color="0.6", lw=0.8, ls=":")
-            ax.set(xscale="log", yscale="log", title=f"{net}, {start}, {b} bits")
-            ax.set_ylim(top=4 * grid["test_loss"].min(), bottom=0.8 * min(here["test_loss"].min(), floats))
-    for ax in axes[-1]:
-        ax.set_xlabel("range / rms of float weights")
-    for row in axes:
-        row[0].set_ylabel("test loss")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=7, frameon=False)
-    return figure
-
-
-def _panels(rows: int, columns: int):
+def draw(table: pd.DataFrame, runs: pd.DataFrame, measure: str = "test_loss"):
+    """A loss against the multiple: bit widths in columns, networks and starts in rows; marks of the rules."""
     import matplotlib.pyplot as plt
 
-    return plt.subplots(
-        rows, columns, figsize=(4 * columns, 2.7 * rows + 0.8), layout="constrained", squeeze=False
-    )
+    table = table[(table["seeds"] == "all") & (table["net"] != SQUARED)]
+    cases, bits = list(table.groupby(["net", "start"], sort=False)), sorted(table["bits"].unique())
+    size = dict(figsize=(4 * len(bits), 2.7 * len(cases) + 0.8), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(len(cases), len(bits), **size)
+    marks = [mark for mark in dict.fromkeys(table["mark"]) if not mark[0].isdigit()]
+    for row, ((net, start), case) in zip(axes, cases, strict=True):
+        floats = runs[(runs["mark"] == "float") & (runs["net"] == net)][measure].mean()
+        for ax, b in zip(row, bits, strict=True):
+            here = case[case["bits"] == b]
+            lowest = min(here[measure].min(), floats)
+            for k, (optimizer, part) in enumerate(here.groupby("optimizer", sort=False)):
+                grid, own = part[part["mark"].str[0].str.isdigit()], part.set_index("mark")
+                x, y, sem = grid["mark"].astype(float), grid[measure], grid[f"{measure}_sem"]
+                ax.errorbar(x, y, sem, color="k", ls=("-", "--")[k], lw=1, label=f"{optimizer}, grid")
+                layer = "fc2_factor" if net == "MLP" else "conv2_factor"
+                for n, mark in enumerate(marks):
+                    star = dict(marker="*", ms=10) if mark in PREDICTED else dict(marker="o", ms=5)
+                    place = own.loc[mark, [layer, measure, f"{measure}_sem"]].astype(float)
+                    filled = "w" if k else f"C{n}"
+                    label = mark if k == 0 else None
+                    ax.errorbar(
+                        *place, color=f"C{n}", mfc=filled, ls="none", label=label, lw=0.8, zorder=3, **star
+                    )
+            ax.axhline(floats, color="0.6", lw=0.8, ls=":")
+            ax.set(xscale="log", yscale="log", title=f"{net}, {start}, {b} bits")
+            ax.set_ylim(
+                top=1.3 * here.loc[here["mark"] == f"{GRID[0]:.3f}", measure].max(), bottom=0.85 * lowest
+            )
+            ax.set_xticks([0.5, 1, 2, 4], ["0.5", "1", "2", "4"], minor=False)
+            ax.set_xticks([], minor=True)
+        row[0].set_ylabel(measure.replace("_", " "))
+    for ax in axes[-1]:
+        ax.set_xlabel("range / rms of float weights")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=7, frameon=False)
+    return figure
 
 
 def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
@@ -237,10 +238,13 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
     jax.config.update("jax_enable_x64", True)
     if quick:
         groups = (range(0, 2), range(100, 102))
-        rows = study("MLP", mlp(16), ["Adam"], [2], groups, steps=20, points=4, predict=False)
+        rows = study("MLP", mlp(16), ["Adam"], [2], groups, steps=20, points=4, rules=())
     else:
-        groups, size = SEEDS, dict(bits=[2, 3, 4], groups=SEEDS, steps=800, points=8, predict=True)
-        rows = study("MLP", mlp(), list(OPTIMIZERS), **size) + study("CNN", cnn(), ["Adam"], **size)
+        groups, size = SEEDS, dict(bits=[2, 3, 4], groups=SEEDS, steps=800, points=8, rules=PREDICTED)
+        rows = study("MLP", mlp(), list(OPTIMIZERS), **size) + study(
+            "CNN", cnn(), ["Adam"], **(size | {"steps": 400, "rules": ("choose",), "scan": 8})
+        )
+        rows += study(SQUARED, mlp(loss=squared), ["Adam"], **(size | {"bits": [2]}))
     runs = pd.DataFrame(rows)
     table = regrets(runs, groups)
     shown = table[(table["seeds"] == "all") & ~table["mark"].str[0].str.isdigit()]
@@ -253,6 +257,7 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
     )
     save(runs, out, "networks_ranges_runs", str(groups), begin)
     save(table, out, "networks_ranges", str(groups), begin, draw(table, runs))
+    report.write_figure(Path(out) / "networks_ranges_train.png", draw(table, runs, "train_loss"))
     return table
 
 

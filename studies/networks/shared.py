@@ -3,7 +3,8 @@
 Quantizers and their rounding are those of the package (`stedyn.Quantizer`). Weights are float32; a run is given by
 its seed alone: the split of the data, the start and the order of the samples follow from it, so that runs of one
 seed with different settings are pairs. Runs of several seeds and settings are two nested ``vmap``: one program
-trains all."""
+trains all.
+"""
 
 import argparse
 import subprocess
@@ -48,12 +49,13 @@ class Data(NamedTuple):
 class Net(NamedTuple):
     """``start(key)`` draws parameters; ``inputs(params, x)`` gives the inputs of every layer, and logits as ``out``.
 
-    ``hidden`` names the weights that are quantized.
+    ``hidden`` names the weights that are quantized, ``loss(logits, y)`` is what is trained.
     """
 
     start: Callable
     inputs: Callable
     hidden: tuple[str, ...]
+    loss: Callable
 
 
 def digits(seeds, steps: int, batch: int = 32) -> Data:
@@ -72,7 +74,17 @@ def starts(net: Net, seeds) -> dict[str, jax.Array]:
     return jax.tree.map(lambda w: w.astype(jnp.float32), drawn)
 
 
-def mlp(width: int = 64, hidden: tuple[str, ...] = ("fc2",)) -> Net:
+def cross_entropy(logits, y):
+    """Mean of ``-log p(y)``."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+
+def squared(logits, y):
+    """Mean of half the squared distance to the label as a unit vector."""
+    return 0.5 * jnp.mean(jnp.sum((logits - jax.nn.one_hot(y, logits.shape[-1])) ** 2, axis=-1))
+
+
+def mlp(width: int = 64, hidden: tuple[str, ...] = ("fc2",), loss: Callable = cross_entropy) -> Net:
     """64 - width - width - 10 with ReLU and biases; He start."""
     shapes = {"fc1": (64, width), "fc2": (width, width), "out": (width, 10)}
 
@@ -82,7 +94,7 @@ def mlp(width: int = 64, hidden: tuple[str, ...] = ("fc2",)) -> Net:
         seen["last"] = jax.nn.relu(seen["fc2"] @ params["fc2"] + params["fc2_b"])
         return seen | {"out": seen["last"] @ params["out"] + params["out_b"]}
 
-    return Net(lambda key: _start(key, shapes), inputs, hidden)
+    return Net(lambda key: _start(key, shapes), inputs, hidden, loss)
 
 
 def cnn(channels: int = 4) -> Net:
@@ -97,7 +109,7 @@ def cnn(channels: int = 4) -> Net:
         seen["last"] = second.reshape(len(x), -1)
         return seen | {"out": seen["last"] @ params["out"] + params["out_b"]}
 
-    return Net(lambda key: _start(key, shapes), inputs, ("conv1", "conv2", "out"))
+    return Net(lambda key: _start(key, shapes), inputs, ("conv1", "conv2", "out"), cross_entropy)
 
 
 def patches(x: jax.Array) -> jax.Array:
@@ -157,17 +169,12 @@ def as_is(params, _):
     return params
 
 
-def cross_entropy(logits, y):
-    """Mean of ``-log p(y)``."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-
-
 def measured(net: Net, params, data: Data) -> dict[str, jax.Array]:
     """Loss on all training images, loss and accuracy on the test images."""
     train, test = (net.inputs(params, x)["out"] for x in (data.x, data.x_test))
     return {
-        "train_loss": cross_entropy(train, data.y),
-        "test_loss": cross_entropy(test, data.y_test),
+        "train_loss": net.loss(train, data.y),
+        "test_loss": net.loss(test, data.y_test),
         "accuracy": jnp.mean(jnp.argmax(test, -1) == data.y_test),
     }
 
@@ -180,7 +187,7 @@ def trainer(net: Net, quantize: Callable, optimizer, points: int, place: Callabl
     """
 
     def loss(params, setting, x, y):
-        return cross_entropy(net.inputs(quantize(params, setting), x)["out"], y)
+        return net.loss(net.inputs(quantize(params, setting), x)["out"], y)
 
     def train(data, params, setting):
         def step(carry, now):

@@ -8,7 +8,8 @@ SR-ADAM and R-ADAM round ``u`` after every step to +-1, stochastically and to th
 
 Beside it the exact limits of the same rules at the same ratios of step to spacing: a linear student of a +-1
 teacher, label noise 0.3, 64 inputs to a weight (so that the spacing 2 is ``delta = 16``), walls at -1 and 1: error
-of the fixed point."""
+of the fixed point.
+"""
 
 import time
 
