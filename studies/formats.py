@@ -61,10 +61,12 @@ def corrected(weights: Quantizer, seen: np.ndarray, teacher: np.ndarray) -> np.n
     return seen - level_cost(weights, teacher).mean(axis=1) + level_cost(weights, population).mean()
 
 
-def errors(lr: float, start: Iterator[int], points: int, dim: int, seeds: int, tol: float) -> list[dict]:
+def errors(
+    lr: float, start: Iterator[int], formats: int, points: int, dim: int, seeds: int, tol: float
+) -> list[dict]:
     """A row for each format and range: fixed point, rounding error, and simulated where it is."""
     rows, absmax = [], calibrated_range(Teacher.gaussian(1.0), Quantizer(4, 1.0), "max")
-    for name, kind in tqdm(FORMATS.items(), desc=f"lr {lr:g}"):
+    for name, kind in tqdm(list(FORMATS.items())[:formats], desc=f"lr {lr:g}"):
         found = []
         for width in np.append(np.geomspace(1.5, 5.0, points), absmax):
             problem = problem_of(kind, float(width), lr)
@@ -93,7 +95,9 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
     """Write ``formats.csv`` and ``.png``; return the table, one row a format, learning rate and range."""
     jax.config.update("jax_enable_x64", True)
     size = (
-        dict(points=3, dim=100, seeds=2, tol=0.5) if quick else dict(points=40, dim=1000, seeds=8, tol=0.02)
+        dict(formats=1, points=2, dim=100, seeds=2, tol=0.5)
+        if quick
+        else dict(formats=len(FORMATS), points=40, dim=1000, seeds=8, tol=0.02)
     )
     start, rates = itertools.count(1000, 1000), [0.1] if quick else [0.1, 0.05]
     table = pd.DataFrame([row for lr in rates for row in errors(lr, start, **size)])
@@ -148,7 +152,7 @@ def save(table: pd.DataFrame, out: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small dimension, few runs")
+    parser.add_argument("--quick", action="store_true", help="one format, small dimension, few runs")
     parser.add_argument("--out", default="data", help="folder of the results")
     given = parser.parse_args()
     main(given.quick, given.out)

@@ -68,6 +68,7 @@ SETTINGS = {
     "Adam": setting(Adam(0.2)),
     "Adam, memory 5, power law": setting(Adam(0.2, memory=5.0), covariance=Covariance.power_law(0.5)),
     "Adam, batches of 4": setting(Adam(0.3, batch=4, weight_decay=0.1), noise_std=0.3),
+    "SR, power law": on_lattice(StochasticRounding(0.2, delta=0.4), covariance=Covariance.power_law(0.5)),
 }
 #: Rules whose moves are proportional to the residual, drawn in another colour.
 LINEAR = (SGD, Shrinkage, Adam)

@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from diffrax import RESULTS
 from jaxtyping import Array, Float
 
 from ..curves.dense import Steps
 from .laws.law import Flow
 
-#: Substeps of the extrapolated step: one of size 1, two of 1/2, three of 1/3.
-_FRACTIONS = (1.0, 1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3)
-_STARTS = (0.0, 0.0, 1 / 2, 0.0, 1 / 3, 2 / 3)
 #: Largest number of steps, and the smallest step, where the integration stops: numbers no longer become finite.
 MAX_STEPS, DTMIN = 200_000, 1e-250
 
 
 class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
-    """Linearly implicit Euler steps of size ``h, h/2, h/3``, extrapolated to third order.
+    """Linearly implicit Euler steps of size ``h, h/2, .. h/k``, extrapolated to order ``k``.
 
     The law is the argument ``args`` and has to offer ``advance(t, h, y)``, one linearly implicit step,
     and ``watch(best, other)``: the values whose relative accuracy counts and how far two results lie
     apart in them. The state is ``(y, values)``, and only ``values`` carry an error estimate: the
-    difference to the second-order member of the tableau (Deuflhard 1985).
+    difference to the member of order ``k - 1`` of the tableau (Deuflhard 1985).
     """
+
+    columns: int = 3
 
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation
 
     def order(self, terms):
-        return 3
+        return self.columns
 
     def error_order(self, terms):
-        return 3
+        return self.columns
 
     def init(self, terms, t0, t1, y0, args):
         return None
@@ -46,7 +48,10 @@ class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
         return terms.vf(t0, y0, args)
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
-        h, state = t1 - t0, y0[0]
+        h, state, k = t1 - t0, y0[0], self.columns
+        parts = [
+            part for n in range(1, k + 1) for part in zip(np.arange(n) / n, np.full(n, 1 / n), strict=True)
+        ]
 
         def substep(current, where):
             start, fraction = where
@@ -54,14 +59,24 @@ class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
             new = args.advance(t0 + start * h, fraction * h, current)
             return new, new
 
-        _, out = jax.lax.scan(substep, state, (jnp.array(_STARTS), jnp.array(_FRACTIONS)))
-        finer = jax.tree.map(lambda y: 3 * y[5] - 2 * y[2], out)
-        best = jax.tree.map(lambda y, fine: 1.5 * fine - 0.5 * (2 * y[2] - y[0]), out, finer)
+        _, out = jax.lax.scan(substep, state, tuple(jnp.array(parts).T))
+        best, finer = (
+            jax.tree.map(lambda y, first=first: _extrapolated(y, first, k), out) for first in (1, 2)
+        )
         values, error = args.watch(best, finer)
         error = jnp.where(jnp.isnan(error), jnp.inf, error)  # rejected, and tried again with a smaller step
         y1 = (best, values)
         unseen = jax.tree.map(jnp.zeros_like, best)
         return y1, (unseen, error), dict(y0=y0, y1=y1), None, RESULTS.successful
+
+
+def _extrapolated(y: Array, first: int, last: int) -> Array:
+    """Value at ``1/n = 0`` of the polynomial through the results of ``n = first .. last`` substeps."""
+    n = np.arange(first, last + 1)
+    weights = [float(np.prod(own / np.delete(own - n, i))) for i, own in enumerate(n)]
+    return functools.reduce(
+        operator.add, (w * y[i * (i + 1) // 2 - 1] for w, i in zip(weights, n, strict=True))
+    )
 
 
 def _field(t, y, law):
@@ -86,6 +101,7 @@ def integrate(
     rtol,
     forward: bool = False,
     begin: Float[Array, ""] | float = 0.0,
+    columns: int = 3,
 ) -> diffrax.Solution:
     """Integrate a law from ``tau = begin`` to its last saved time.
 
@@ -100,6 +116,8 @@ def integrate(
         Relative error of the watched values in one step.
     forward
         Whether to be differentiated in forward mode (jvp) only; otherwise in reverse mode only.
+    columns
+        Order of the steps.
 
     Returns
     -------
@@ -118,7 +136,7 @@ def integrate(
     start = law.start()
     return diffrax.diffeqsolve(
         diffrax.ODETerm(_field),
-        ExtrapolatedEuler(),
+        ExtrapolatedEuler(columns),
         t0=jnp.asarray(begin),
         t1=times[-1],
         dt0=1e-4 * (times[-1] - begin),
