@@ -9,9 +9,12 @@ Teacher ``N(0, 1)``, start ``N(0, 0.02^2)``, label noise 0.1, ternary weights, i
 * **Adam** (memory 1, as ``beta2 = 0.999`` at d = 1000) moves at the rate ``lr / sqrt(V)``, ``V`` the variance of the
   residual: once the error has fallen its rate is higher than at the start, the opposite of annealing. Each optimizer at
   several rates and the best of some ranges: by the error at the end of the budget, beside the escape from the plateau.
+
+Every simulated row has seeds of its own.
 """
 
 import argparse
+import itertools
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -24,7 +27,7 @@ from stedyn.rules import Adam
 BUDGET, LR, RANGE = 40.0, 0.01, 1.25
 MOMENTA = (0.0, 0.8, 0.9, 0.95)
 RATES = (0.025, 0.05, 0.1, 0.2)
-RANGES = (1.0, 1.15, 1.3, 1.45)
+RANGES = (0.7, 0.8, 0.9, 1.0, 1.15, 1.3)
 RULES = {"sgd": SGD, "adam": lambda lr: Adam(lr, memory=1.0, eps=1e-3)}
 # told apart by every common colour vision, and by their markers
 STYLES = {"sgd": ("#0072B2", "o", "SGD, momentum"), "adam": ("#D55E00", "s", "Adam")}
@@ -50,11 +53,11 @@ def limit(rule, width: float, tau: float, tol: float):
     return solution, {"range": width, "error": float(solution.error[-1]), "escape": escape}
 
 
-def simulated(solution, rule, row: dict, tau: float, dim: int, seeds: int) -> dict:
+def simulated(solution, rule, row: dict, tau: float, dim: int, seeds: int, seed: int) -> dict:
     """The same of the simulation, with standard errors over the runs."""
-    ensemble = simulate(problem_of(rule, row["range"], tau), dim=dim, seeds=seeds)
+    ensemble = simulate(problem_of(rule, row["range"], tau), dim=dim, seeds=seeds, seed=seed)
     last = ensemble.error[:, -1]
-    found = {"simulated": last.mean(), "sem": last.std(ddof=1) / seeds**0.5}
+    found = {"seed": seed, "simulated": last.mean(), "sem": last.std(ddof=1) / seeds**0.5}
     same = rule == solution.problem.rule  # not so of a run with momentum beside the limit of the other
     pairs = compare(solution, ensemble).pairs if same else ()
     if pairs and row["escape"] is not None:
@@ -66,13 +69,13 @@ def main(quick: bool = False, out: str | Path = "data") -> pd.DataFrame:
     """Write ``optimizers.csv`` and ``.png``; return the table, one row an optimizer and rate."""
     tau, tol, dim, seeds = (6.0, 0.2, 200, 2) if quick else (BUDGET, 2e-2, 1000, 8)
     momenta, rates, ranges = ((0.8,), (0.2,), (1.25,)) if quick else (MOMENTA, RATES, RANGES)
-    rows = []
+    rows, seed = [], itertools.count(1000, 1000)
     for momentum in momenta:
         rate = LR / (1 - momentum)
         rule = SGD(LR, momentum=momentum) if momentum else SGD(LR)
         solution, row = limit(SGD(rate) if quick else rule, RANGE, tau, tol)  # the same, but for flip rates
         for name, one in (("momentum", rule), ("sgd", SGD(rate)))[: 1 + (momentum > 0 and not quick)]:
-            found = simulated(solution, one, row, tau, dim, seeds)
+            found = simulated(solution, one, row, tau, dim, seeds, next(seed))
             key = {"part": "momentum", "optimizer": name, "momentum": momentum if one is rule else 0.0}
             rows.append(key | {"lr": float(one.lr), "rate": rate} | row | found)
             print(rows[-1], flush=True)
@@ -80,16 +83,14 @@ def main(quick: bool = False, out: str | Path = "data") -> pd.DataFrame:
         for lr in rates:
             each = [limit(make(lr), width, tau, tol) for width in ranges]
             solution, row = min(each, key=lambda pair: pair[1]["error"])
-            found = {} if quick else simulated(solution, make(lr), row, tau, dim, seeds)
+            found = {} if quick else simulated(solution, make(lr), row, tau, dim, seeds, next(seed))
             last_rate = float(solution.effective_step[-1]) * lr
             rows.append({"part": "optimizers", "optimizer": name, "lr": lr, "rate": last_rate} | row | found)
             print(rows[-1], flush=True)
     table = pd.DataFrame(rows).astype({"escape": float})
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    about = (
-        f"limit to tau = {tau:g}, simulation with d = {dim}, seeds 0 to {seeds - 1}; rate: that at the end"
-    )
+    about = f"limit to tau = {tau:g}, simulation with d = {dim}, {seeds} runs from the seed of the row; rate: that at the end"
     report.write_csv(folder / "optimizers.csv", table, about)
     report.write_figure(folder / "optimizers.png", draw(table))
     return table

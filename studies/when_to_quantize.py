@@ -4,7 +4,7 @@ A student of a Gaussian teacher (lr 0.2, label noise 0.1, start ``N(0, 0.1^2)``)
 float up to the switch, with quantized weights from then on (mid-rise, the range of least rounding error), to be used
 quantized. A switch at 0 is training with quantized weights from the start; one at the end is rounding without further
 training (PTQ), the observable ``ptq_error`` of the float run. The final error is that of the limit; the best switch of
-every budget is simulated beside the two ends.
+every budget is simulated beside the two ends, each with seeds of its own.
 
 The reason is in two numbers. Rounding puts a weight on the nearest level: for a teacher weight at distance ``x`` and
 ``step - x`` from its levels it costs ``min(x, step - x)^2``. Trained with quantized weights, the latent weight goes to
@@ -15,6 +15,7 @@ weights' drift up until they cross the threshold, while in float they slow down 
 """
 
 import argparse
+import itertools
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -78,7 +79,7 @@ def main(quick: bool = False, out: str | Path = "data") -> pd.DataFrame:
         ((2,), (10.0,), (0.5,)) if quick else ((1, 2, 3, 4), (5.0, 10.0, 20.0, 40.0), PARTS)
     )
     dim, seeds, tol = (400, 3, 0.1) if quick else (2000, 12, 5e-3)
-    rows = []
+    rows, seed = [], itertools.count(1000, 1000)
     for bits in widths:
         for budget in budgets:
             errors = {}
@@ -91,10 +92,12 @@ def main(quick: bool = False, out: str | Path = "data") -> pd.DataFrame:
                     bits=bits, range=float(quantizer(bits).range), budget=budget, part=part, error=error
                 )
                 if part in (0.0, best, 1.0):
-                    runs = final(
-                        simulate(problem(bits, budget, part * budget), dim=dim, seeds=seeds), part == 1
+                    case = problem(bits, budget, part * budget)
+                    ensemble = simulate(case, dim=dim, seeds=seeds, seed=next(seed))
+                    runs = final(ensemble, part == 1)
+                    row |= dict(
+                        seed=ensemble.seed, simulated=runs.mean(), sem=runs.std(ddof=1) / np.sqrt(seeds)
                     )
-                    row |= dict(simulated=runs.mean(), sem=runs.std(ddof=1) / np.sqrt(seeds))
                 rows.append(row | dict(best=part == best))
             print(f"{bits} bits, budget {budget:g}: from the start {errors[0.0]:.4g}, best {errors[best]:.4g} "
                   f"with {best:.0%} in float, rounded at the end {errors[1.0]:.4g}", flush=True)  # fmt: skip

@@ -110,5 +110,5 @@ def test_a_file_gives_the_rule_back(name):
 
 
 def test_quantized_gradients_of_an_estimator_are_refused():
-    with pytest.raises(InputError, match="'identity' with momentum of quantized gradients"):
+    with pytest.raises(InputError, match="'identity' with momentum of 'quantized-gradient'"):
         solve(problem_of(CASES["quantized"], ste="clipped"))

@@ -130,7 +130,6 @@ REFUSED = {
     "delta": (lambda: Adam(rounding="nearest"), "delta: expected a value with rounding"),
     "rounding": (lambda: Adam(delta=0.1), "rounding: expected a value with delta"),
     "word": (lambda: Adam(delta=0.1, rounding="up"), "rounding: expected one of"),
-    "nearest": (lambda: solve(r13(rule=Adam(rounding="nearest", delta=0.1))), "rule.beta1: expected 0 with rounding"),
     "model": (lambda: solve(r13(rule=Adam(**FINE), model="sign", weights=None)), "teacher.model: expected 'linear'"),
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ from .adam import Adam
 from .base import Coefficients, Order, Response, Rule
 from .linear import SGD, Shrinkage
 from .memory import Memory, Seen
+from .momentum import WithMomentum
 from .multinomial import Multinomial
 from .quadrature import Profile
 from .rounding import DeterministicRounding, QuantizedGradient, Sign, StochasticRounding
@@ -39,6 +40,7 @@ __all__ = [
     "Signum",
     "Step",
     "StochasticRounding",
+    "WithMomentum",
 ]
 
 RULES: dict[str, type[Rule]] = {

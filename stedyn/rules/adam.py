@@ -13,6 +13,7 @@ from ..checks import choice, fail, flag, is_traced, positive
 from ..inputs.moments import InputMoments
 from . import lattice
 from .base import Coefficients, Response, Rule
+from .buffer import RoundedBuffer, check_forgets
 from .memory import Memory, Seen
 from .momentum import below_one, fraction_variance, log_transform, mean_size
 from .nodes import batch_nodes
@@ -49,7 +50,7 @@ class Adam(Rule):
     rounding : {"stochastic", "nearest"}, optional
         Steps are rounded to multiples of ``delta``, and weights live on that lattice: SR-ADAM, R-ADAM (Li et al. 2017).
         Stochastic rounding keeps ``a`` and ``b`` and adds ``delta^2 E[f (1 - f)]`` to ``D``, ``f`` the fractional part
-        of a step over ``delta``; for "nearest" the limit is known with ``beta1 = 0``.
+        of a step over ``delta``; for "nearest" see `stedyn.rules.buffer`.
     delta : float, optional
         Spacing of the lattice, times ``sqrt(d)``.
     """
@@ -153,9 +154,8 @@ class Adam(Rule):
 
         if self.rounding is not None and problem.model != "linear":
             fail("teacher.model", "'linear' with rounded steps", problem.model, "choose it, or simulate")
-        if self.rounding == "nearest" and not is_traced(self.beta1) and np.any(np.asarray(self.beta1) != 0):
-            fail("rule.beta1", "0 with rounding = 'nearest' (the limit of others is a sum over all rounded steps, "
-                 "which is not derived)", self.beta1, "set it, round stochastically, or simulate")  # fmt: skip
+        if self.rounding == "nearest":
+            check_forgets("rule.beta1", self.beta1)
 
     def check_dim(self, dim):
         if float(self.memory) * dim < 1:
@@ -172,6 +172,12 @@ class _Normalized(Response):
 
     rule: Adam
     inputs: InputMoments
+    rounded: RoundedBuffer | None
+
+    def __init__(self, rule: Adam, inputs: InputMoments):
+        self.rule, self.inputs, self.rounded = rule, inputs, None
+        if rule.rounding == "nearest" and (is_traced(rule.beta1) or np.any(np.asarray(rule.beta1) != 0)):
+            self.rounded = RoundedBuffer(rule.beta1, rule.batch, inputs)
 
     def _square(self, order):
         """Mean square of the gradient."""
@@ -188,6 +194,8 @@ class _Normalized(Response):
         rule, inputs, square = self.rule, self.inputs, self._square(order)
         known = square if order.memory is None else order.memory
         s = rule.scale(known, tau)
+        if self.rounded is not None:
+            return self.rounded(s * (1 - rule.beta1), jnp.asarray(rule.delta), order)
         if rule.rounding == "nearest":
             return self._nearest(s, order)
 

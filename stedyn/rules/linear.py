@@ -40,6 +40,10 @@ class SGD(WithMomentum):
     product: ClassVar[bool] = True
     linear: ClassVar[bool] = True
 
+    @property
+    def sized(self):
+        return True
+
     def move(self, r, phi, u, tau):
         return self.rate(tau) * r * phi
 
@@ -126,6 +130,10 @@ class Shrinkage(WithMomentum):
         known = not is_traced(self.q) and not is_traced(self.q_min)
         if self.q_min is not None and known and np.any(np.asarray(self.q_min) > self.q):
             fail("q_min", f"at most q = {self.q}", self.q_min, "lower it")
+
+    @property
+    def sized(self):
+        return True
 
     @property
     def uniforms(self) -> int:  # type: ignore[override]

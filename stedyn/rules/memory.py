@@ -43,6 +43,7 @@ def check_momentum(kind: str, given: Iterable[str], takes: Container[str]) -> No
     """Refuse momentum for a rule that has none, with the reason."""
     for name in given:
         if name in _MOMENTUM and name not in takes:
-            fail(f"rule.{name}", "'sgd', 'shrinkage', 'quantized-gradient' or 'stochastic-rounding' (the sign of a "
-                 "buffer is the rule 'signum'; the limit of others with momentum is a sum over all that they remember, "
-                 "which is not derived)", kind, "remove it")  # fmt: skip
+            fail(f"rule.{name}", "'sgd', 'shrinkage', 'quantized-gradient', 'stochastic-rounding' or "
+                 "'deterministic-rounding' (the sign of a buffer is the rule 'signum'; trials of 'multinomial' would "
+                 "depend on all residuals that the buffers remember; a rule of your own with momentum is a subclass "
+                 "of stedyn.rules.WithMomentum)", kind, "remove it")  # fmt: skip

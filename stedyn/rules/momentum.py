@@ -53,7 +53,10 @@ def _momentum(value):
 
 
 class WithMomentum(Rule):
-    """A rule that moves by ``lr`` times a `gradient`, or a buffer of them.
+    """A rule that moves by ``lr`` times a `gradient`, or a buffer of them; yours needs no more than its own `gradient`.
+
+    Its limit is that of moves ``lr gradient`` at the `rate`, the `gain` included. Where a subclass makes moves of the
+    buffer that are not linear in it (`placed`), it needs a `Rule.response` of its own.
 
     Parameters
     ----------
@@ -97,6 +100,26 @@ class WithMomentum(Rule):
     def log_transform(self, t, V, inputs: InputMoments, tau):
         """``ln E exp(-t s^2)``, ``s^2`` the variance of a Gaussian `gradient` given all but the residuals."""
         return self.batch * log_transform(t * V / self.batch**2, inputs)
+
+    def move(self, r, phi, u, tau):
+        return self.placed(self.rate(tau) * self.gradient(r, phi, u, tau), u)
+
+    def response(self, inputs: InputMoments) -> Response:
+        return super().response(inputs)  # of single moves: the buffer adds them up
+
+    @property
+    def sized(self):
+        return self.momentum is None
+
+    def check_limit(self, problem):
+        if self.momentum is None:
+            return
+        if type(self).placed is not WithMomentum.placed and type(self).response is WithMomentum.response:
+            fail("rule", "a response (stedyn.rules.Response) beside `placed` with momentum, whose limit is not that of "
+                 "single moves", self.kind, "write it, or simulate")  # fmt: skip
+        if problem.surrogate.ends and self.lattice is None and not type(self).linear:
+            fail("weights.ste", f"'identity' with momentum of {self.kind!r} (it sees gradients times the derivative, "
+                 "which is not implemented)", problem.ste, "choose it, or simulate")  # fmt: skip
 
     @property
     def gain(self):

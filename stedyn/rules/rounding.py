@@ -15,6 +15,7 @@ from ..quantizers.pieces import gaussian_moments, partial_moments
 from ..quantizers.quantizer import Quantizer
 from . import lattice
 from .base import Coefficients, GradientResponse, Response, Rule
+from .buffer import RoundedBuffer, check_forgets
 from .momentum import WithMomentum, fraction_variance, mean_size
 from .quadrature import Profile
 
@@ -74,26 +75,11 @@ class QuantizedGradient(WithMomentum):
         """One for stochastic rounding."""
         return int(self.quantizer.rounding == "stochastic")
 
-    @property
-    def sized(self):
-        return self.momentum is None
-
     def gradient(self, r, phi, u, tau):
         return self.quantizer.round(r * phi, None if u is None else u[0])
 
-    def move(self, r, phi, u, tau):
-        return self.rate(tau) * self.gradient(r, phi, u, tau)
-
-    def response(self, inputs):
-        return GradientResponse(self, inputs)
-
     def expected(self, r, phi, u, tau):
         return self.powers(r * phi, tau)[0]
-
-    def check_limit(self, problem):
-        if self.momentum is not None and problem.surrogate.ends:
-            fail("weights.ste", "'identity' with momentum of quantized gradients (the quantizer sees them times the "
-                 "derivative, which is not implemented)", problem.ste, "choose it, or simulate")  # fmt: skip
 
     def powers(self, g, tau):
         lr, pieces = self.rate(tau), self.quantizer.pieces
@@ -142,7 +128,7 @@ def _delta(value):
     return positive("delta", value)
 
 
-class _OnLattice(Rule):
+class _OnLattice(WithMomentum):
     """Weights on the lattice ``delta / sqrt(d)``; decay is rounded onto it stochastically (see docs)."""
 
     product: ClassVar[bool] = True
@@ -152,6 +138,10 @@ class _OnLattice(Rule):
     @property
     def lattice(self):
         return self.delta
+
+    @property
+    def sized(self):
+        return True
 
     def _place(self, r, phi, tau):
         """The move of SGD in lattice steps."""
@@ -167,25 +157,60 @@ class DeterministicRounding(_OnLattice):
     Updates below ``delta / 2`` are lost: the effective step size falls with the residual, and learning
     stops. Weight decay is rounded onto the lattice stochastically: its variance vanishes as ``1/sqrt(d)``.
 
+    With momentum ``lr`` times the buffer is rounded (`stedyn.rules.buffer`); its limit has no weight decay and is not
+    that of Nesterov's form.
+
     Parameters
     ----------
     lr, weight_decay, batch, schedule
         See `Rule`.
+    momentum, dampening, nesterov
+        See `stedyn.rules.momentum.WithMomentum`.
     delta : float
         The weights lie on a lattice of spacing ``delta / sqrt(d)``.
     """
 
     kind: ClassVar[str] = "deterministic-rounding"
 
-    def move(self, r, phi, u, tau):
-        return self.delta * jnp.floor(self._place(r, phi, tau) + 0.5)
+    def placed(self, move, u):
+        return self.delta * jnp.floor(move / self.delta + 0.5)
+
+    def response(self, inputs):
+        if self.momentum is None:
+            return super().response(inputs)
+        return _NearestBuffer(self, RoundedBuffer(self.momentum, self.batch, inputs))
+
+    def check_limit(self, problem):
+        super().check_limit(problem)
+        if self.momentum is None:
+            return
+        if self.nesterov:
+            fail("rule.nesterov", "false with momentum of deterministic rounding (a move then comes of two numbers, "
+                 "buffer and gradient, for which the limit is not derived)", True,
+                 "remove it, round stochastically, or simulate")  # fmt: skip
+        if not is_traced(self.weight_decay) and np.any(np.asarray(self.weight_decay) != 0):
+            fail("rule.weight_decay", "0 with momentum of deterministic rounding (decay is a part of the buffer, of "
+                 "which rounding leaves less as the residual falls; not implemented)", self.weight_decay,
+                 "remove it, round stochastically, or simulate")  # fmt: skip
+        check_forgets("rule.momentum", self.momentum)
 
     def profile(self, s, tau):
         slope, square, size = lattice.nearest(self._scale(s, tau))
         return Profile(self.rate(tau) * slope, self.delta**2 * square, self.delta * size)
 
 
-class StochasticRounding(_OnLattice, WithMomentum):
+class _NearestBuffer(Response):
+    """Deterministic rounding of moves by momentum."""
+
+    rule: DeterministicRounding
+    buffer: RoundedBuffer
+
+    def __call__(self, order, tau):
+        single = Rule.rate(self.rule, tau) * (1 - self.rule.dampening)
+        return self.buffer(single, jnp.asarray(self.rule.delta), order)
+
+
+class StochasticRounding(_OnLattice):
     """SR: ``U = delta floor(lr r phi / delta + u)``, ``u ~ U(0, 1)`` (Li et al. 2017, eq. 6).
 
     Unbiased: ``a = lr k1``, ``b = lr k2``, with ``D = lr^2 k2 V / B + delta^2 E[f (1 - f)]``, ``f`` the
@@ -210,9 +235,6 @@ class StochasticRounding(_OnLattice, WithMomentum):
 
     def placed(self, move, u):
         return self.delta * jnp.floor(move / self.delta + u[0])
-
-    def move(self, r, phi, u, tau):
-        return self.placed(self.rate(tau) * r * phi, u)
 
     def response(self, inputs):
         return GradientResponse(self, inputs) if self.momentum is None else _RoundedBuffer(self, inputs)
