@@ -90,7 +90,7 @@ def main(quick: bool = False, out: str | Path = "data") -> pd.DataFrame:
     table = pd.DataFrame(rows).astype({"escape": float})
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    about = f"limit to tau = {tau:g}, simulation with d = {dim}, {seeds} runs from the seed of the row; rate: that at the end"
+    about = f"limit to tau = {tau:g}, simulation with d = {dim}, {seeds} runs from the seed of a row; rate: at the end"
     report.write_csv(folder / "optimizers.csv", table, about)
     report.write_figure(folder / "optimizers.png", draw(table))
     return table

@@ -17,7 +17,7 @@ OPTIMIZED = {
     "jit_advance",
     "jit_flips",
     "jit__moments",
-    "jit_largest_error",
+    "jit__largest",
     "jit_expected",
     "jit_wrapped",
     "jit_sums",

@@ -14,6 +14,7 @@ from ..limit.laws.registry import REFERENCE
 from ..limit.solution import Solution
 from ..limit.solver import solve
 from ..limit.stationary import final_error, has_fixed_point
+from ..problem.phases import replaced
 from ..problem.problem import Problem, Run
 from ..quantizers.quantizer import Quantizer
 
@@ -56,11 +57,13 @@ class Predictor:
         horizon = objective.number if objective.kind == "error-at" else problem.run.tau
         needed = 3 if objective.kind in ("error-at", "final-error") else max(LEAST_POINTS, problem.run.points)
         self.run = Run(horizon, needed)
+        self.base = with_quantizer(problem, quantizer)  # checked once, for all ranges
         self.kept: dict[tuple[float, float], Outcome] = {}
 
     def at(self, width: float, lr: float, run: Run | None = None) -> Problem:
         """The problem at one range and learning rate."""
-        return with_quantizer(self.problem, self.quantizer.with_range(float(width)), lr, run)
+        base = self.base if run is None else replaced(self.base, run=run)
+        return eqx.tree_at(lambda p: (p.weights.range, p.rule.lr), base, (float(width), float(lr)))
 
     def fixed_error(self, width: float, lr: float, coarse=False) -> float | None:
         """Error of the fixed point; None if there is none."""

@@ -63,7 +63,8 @@ def best_range(
 def _crossings(predictor: Predictor, lr: float, bounds) -> np.ndarray:
     """Ranges at which a level meets the value ``a c / b`` to which a weight of a class is driven."""
     problem = predictor.at(bounds[0], lr).timeless
-    if problem.teacher.kind == "gaussian":
+    data = problem.teacher.data
+    if problem.teacher.kind == "gaussian" or data is not None and data.atoms is None:
         return np.zeros(0)
     limit = derive(problem, 2)
     if limit.teacher.size > FEW:

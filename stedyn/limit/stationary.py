@@ -49,21 +49,21 @@ class Stationary(NamedTuple):
     push: Float[Array, ""]
 
 
-def stationary_error(limit: Limit, V, plain=False) -> Float[Array, ""]:
+def stationary_error(limit: Limit, V, plain=False, still=False) -> Float[Array, ""]:
     """Error of the stationary law at residual variance ``V``: the right-hand side of the fixed point."""
-    return stationary(limit, V, plain).error
+    return stationary(limit, V, plain, still).error
 
 
-def stationary(limit: Limit, V, plain=False) -> Stationary:
+def stationary(limit: Limit, V, plain=False, still=False) -> Stationary:
     """The stationary law at residual variance ``V``; an infinite error where no push makes the mean outputs agree.
 
-    ``plain`` says that `is_plain` holds, so that all integrals are closed forms.
+    ``plain`` says that `is_plain` holds, so that all integrals are closed forms; ``still`` has no derivative.
     """
     zero = jnp.zeros(())
     if not limit.has_mean:
         averages = _averages(limit, V, zero, plain)
         return Stationary(limit.error(averages.psi, averages.square), zero, zero, zero)
-    push, agree = _push(limit, V, plain)
+    push, agree = _push(limit, V, plain, still)
     averages = _averages(limit, V, push, plain)
     share, mean, B = limit.share, limit.mean, limit.rule.batch
     kappa = limit.shift(jnp.inf) * (share * mean**2) @ averages.crossing
@@ -97,7 +97,7 @@ def _averages(limit: Limit, V, push, plain) -> Averages:
     return jax.vmap(moments)(force, b, D)
 
 
-def _push(limit: Limit, V, plain):
+def _push(limit: Limit, V, plain, no_derivative):
     """The drift, over ``mean``, with which the mean outputs agree, and whether there is one; differentiable.
 
     The mean output rises with it: Newton steps, or half the interval where one leads out of it.
@@ -131,6 +131,8 @@ def _push(limit: Limit, V, plain):
     one = jnp.ones(())
     first = 0 * one, start, -jnp.inf * one, jnp.inf * one, one, jnp.asarray(False)
     _, push, _, _, slope, agree = jax.lax.while_loop(going, step, first)
+    if no_derivative:
+        return push, agree
     # one more Newton step, which has the derivatives of the constraint
     gap = (limit.share * limit.unit * limit.mean) @ _averages(limit, V, push, plain).psi - limit.target
     return push - jnp.where(agree, gap, 0.0) / jnp.where(slope > 0, slope, 1.0), agree
@@ -153,7 +155,7 @@ def scan(
 
     def gap(V):
         _, b, D, _ = limit.coefficients(limit.order_at(V), jnp.inf)
-        return limit.noise_var + stationary_error(limit, V, plain) - V, jnp.minimum(
+        return limit.noise_var + stationary_error(limit, V, plain, still=True) - V, jnp.minimum(
             jnp.min(b), jnp.min(D)
         ) > TINY
 
@@ -182,19 +184,28 @@ def root(limit: Limit, low, high, plain=False) -> Float[Array, ""]:
     """
 
     def gap(log_V, limit):
-        V = jnp.exp(log_V)
-        return (limit.noise_var + stationary_error(limit, V, plain)) / V - 1
+        return _gap(limit, log_V, plain)
 
     still = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, limit)
-    low, high = jax.lax.stop_gradient((jnp.log(low), jnp.log(high)))
-    at = jax.lax.stop_gradient(_crossing(lambda log_V: gap(log_V, still), low, high))
+    ends = jax.lax.stop_gradient(jnp.log(jnp.stack([low, high])))
+    gaps = jax.lax.map(lambda log_V: gap(log_V, still), ends)
+    at = jax.lax.stop_gradient(_crossing(lambda log_V: gap(log_V, still), ends, gaps))
     value, slope = jax.jvp(lambda log_V: gap(log_V, still), (at,), (jnp.ones_like(at),))
     # the step itself is left out: the bisection is exact to rounding
     return jnp.exp(at - (gap(at, limit) - value) / slope)
 
 
-def _crossing(f, low, high):
-    """Where a function changes its sign between two values: false position (Illinois), bisected every third step."""
+def _gap(limit: Limit, log_V, plain, still=False):
+    """By which part of it the residual variance at a stationary law differs from that which the law was made for."""
+    V = jnp.exp(log_V)
+    return (limit.noise_var + stationary_error(limit, V, plain, still)) / V - 1
+
+
+def _crossing(f, ends, values):
+    """Where a function with these ``values`` at both ``ends`` changes its sign: false position (Illinois).
+
+    Every third step is a bisection.
+    """
 
     def step(state):
         count, low, high, f_low, f_high, _, side, _ = state
@@ -213,24 +224,27 @@ def _crossing(f, low, high):
         count, low, high, *_, size = state
         return (high - low > 1e-13) & (size > 1e-15) & (count < 200)
 
-    ends = jax.lax.map(f, jnp.stack([low, high]))
-    nearer = jnp.where(jnp.abs(ends[0]) < jnp.abs(ends[1]), low, high)
-    first = 0, low, high, ends[0], ends[1], nearer, 0, jnp.min(jnp.abs(ends))
+    nearer = jnp.where(jnp.abs(values[0]) < jnp.abs(values[1]), ends[0], ends[1])
+    first = 0, ends[0], ends[1], values[0], values[1], nearer, 0, jnp.min(jnp.abs(values))
     return jax.lax.while_loop(going, step, first)[5]
 
 
-def largest_error(limit: Limit, plain=False) -> Float[Array, ""]:
+def largest_error(limit: Limit, plain=False, still=False) -> Float[Array, ""]:
     """Error of the fixed point with the largest error, 0 if it vanishes and infinite if there is none.
 
-    It can be traced, mapped over problems and differentiated. Where the weights stop moving before the error
-    vanishes, it is the error at which they do.
+    It can be traced, mapped over problems and differentiated; not so a ``still`` one, which compiles in half
+    the time. Where the weights stop moving before the error vanishes, it is the error at which they do.
     """
     grid, gap, moving = jax.lax.stop_gradient(scan(limit, SCAN, plain))
     crosses = gap[:-1] * gap[1:] <= 0
     k = SCAN - 2 - jnp.argmax(crosses[::-1])
-    found = stationary_error(
-        limit, root(limit, grid[k], grid[k + 1], plain), plain
-    )  # V minus large noise has no digits
+    low, high = grid[k], grid[k + 1]
+    if still:
+        ends, values = jnp.log(jnp.stack([low, high])), jnp.stack([gap[k] / low, gap[k + 1] / high])
+        V = jnp.exp(_crossing(lambda log_V: _gap(limit, log_V, plain, still), ends, values))
+    else:
+        V = root(limit, low, high, plain)
+    found = stationary_error(limit, V, plain, still)  # V minus large noise has no digits
     stops = jnp.where(moving > grid[0], moving - limit.noise_var, 0.0)
     return jnp.where(jnp.any(crosses), found, jnp.where(gap[0] < 0, stops, jnp.inf))
 
@@ -264,7 +278,9 @@ def is_plain(problem: Problem) -> bool:
     return still and weights.n_levels > 1 and weights.rounding == "nearest" and problem.latent_clip is None
 
 
-_largest = eqx.filter_jit(largest_error)
+@eqx.filter_jit
+def _largest(limit: Limit, plain):
+    return largest_error(limit, plain, still=True)
 
 
 #: What is made once needs no optimized program.
