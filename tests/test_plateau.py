@@ -22,6 +22,7 @@ from stedyn import (
 from stedyn.curves.dense import PARTS, Steps, between, extrapolated
 from stedyn.curves.plateaus import simulated_times
 from stedyn.curves.slopes import sinking
+from stedyn.rules import Adam, Sign
 
 TAU = np.linspace(0, 100, 201)
 
@@ -276,6 +277,17 @@ def test_mid_rise_staircase():
     assert found[0].leave == pytest.approx(0.4 / (0.01 * 0.8))
     assert found[1].leave - found[1].enter == pytest.approx(0.4 / (0.01 * 0.4))
     assert found[2].leave == np.inf
+
+
+def test_the_speed_on_a_stair_is_that_at_its_residual():
+    """Signs of gradients move at ``2 lr (1 - psi) / (pi sqrt(V))``, and ``sqrt(V) = 1 - psi``: stairs are equally long."""
+    rule = Sign(0.01)
+    problem = Problem(Teacher.constant(1.0), Start.constant(0.0), weights=Quantizer(3, 1.4), rule=rule)
+    first, second, _ = small_lr_stairs(problem)
+    for stair in (first, second):
+        assert stair.leave - stair.enter == pytest.approx(0.4 * np.pi / 0.02, rel=1e-6)
+    with pytest.raises(ValueError, match=r"^rule: expected one that remembers nothing"):
+        small_lr_stairs(dataclasses.replace(problem, rule=Adam(0.01)))
 
 
 def test_stairs_need_one_teacher_value():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..checks import InputError, checked, fail, in_float64
@@ -29,15 +31,16 @@ class Stair:
 def small_lr_stairs(problem: Problem) -> list[Stair]:
     r"""Levels that a weight passes as ``lr -> 0``, with their times in ``tau = steps / d``.
 
-    A weight on level ``psi_k`` moves at speed ``a w* - b psi_k`` (for SGD ``lr (k1 w* - k2 psi_k)``) and
-    leaves it after distance / speed; it stays at the threshold where the speed changes sign. Mid-tread
-    weights started at 0 leave at ``(step/2) / (lr k1 w*)``; mid-rise weights climb a staircase whose
+    A weight on level ``psi_k`` moves at speed ``a w* - b psi_k``, with the residual of that stair (for SGD
+    ``lr (k1 w* - k2 psi_k)``), and leaves it after distance / speed; it stays at the threshold where the speed changes
+    sign. Mid-tread weights started at 0 leave at ``(step/2) / (lr k1 w*)``; mid-rise weights climb a staircase whose
     stair ``k`` lasts ``step / (lr (k1 w* - k2 psi_k))`` (``docs/theory.md``, section 7).
 
     Raises
     ------
     ValueError
-        Unless teacher and start are each centred on one value and weights are rounded to the nearest level.
+        Unless teacher and start are each centred on one value and weights are rounded to the nearest level; for Adam
+        and for schedules, whose drift changes along a stair.
     """
     problem.alike("closed-form stairs")
     around = problem.start.mean is not None and problem.start.scale is None
@@ -57,22 +60,27 @@ def small_lr_stairs(problem: Problem) -> list[Stair]:
     if problem.means == "kept":
         fail("inputs", "inputs without a mean (which drives all weights together)", "E[phi] other than 0",
              "use solve(problem)")  # fmt: skip
+    rule = problem.rule
+    if rule.fading is not None or rule.schedule is not None:
+        fail("rule", "one that remembers nothing of times before, without a schedule (on a stair the residual does not "
+             "change, but such a rule does)", rule.kind, "use solve(problem)")  # fmt: skip
     limit = derive(problem, 2)
-    a, b = (float(x[-1]) for x in limit.coefficients(limit.order(limit.power), 0.0)[:2])
-    force = a * float(limit.teacher[-1])
     levels, thresholds = np.asarray(limit.levels), np.asarray(limit.pieces.breaks)
+    signs = np.where(np.asarray(limit.teacher) == float(limit.teacher[-1]), 1.0, -1.0)
+    errors = [float(limit.error(signs * level, level**2 + 0 * signs)) for level in levels]
+    drifts = jax.vmap(lambda error: limit.coefficients(limit.order(error), 0.0)[:2])(jnp.asarray(errors))
+    a, b = (np.asarray(x)[:, -1] for x in drifts)
     w = float(np.asarray(problem.start.mean))
     k = int(np.searchsorted(thresholds, w, side="right"))
     now = 0.0
     stairs: list[Stair] = []
 
     def stair(leave: float) -> Stair:
-        level = float(levels[k])
-        psi = np.where(limit.teacher == limit.teacher[-1], level, -level)
-        return Stair(level, now, leave, float(limit.error(psi, psi**2)))
+        return Stair(float(levels[k]), now, leave, errors[k])
 
     while True:
-        speed = force - b * float(levels[k])
+        force = a[k] * float(limit.teacher[-1])
+        speed = force - b[k] * float(levels[k])
         speed = 0.0 if abs(speed) < 1e-12 * abs(force) else speed
         onward = 1 if speed > 0 else -1
         edge = k if speed > 0 else k - 1
