@@ -153,8 +153,8 @@ def _moments(beta, batch: int, inputs: InputMoments, part: Float[Array, " K"]) -
     later = jnp.linalg.solve(jnp.eye(size) - odd, crossing @ once)
     again = jnp.sum(once * _beyond(density[:, None] * later, step), axis=0)
     square = 2 * beyond @ at_thresholds(2.0 * number - 1) + 4 * again
-    slopes = 2 / jnp.maximum(part, 1e-30) * (answer.T @ once)
-    return Moments(*slopes, square, 2 * beyond @ once)
+    for_teacher, for_own = 2 / jnp.maximum(part, 1e-30) * (answer.T @ once)
+    return Moments(for_teacher, for_own, square, 2 * beyond @ once)
 
 
 def _second(f):
@@ -183,6 +183,6 @@ def _moved(law, at, sign: int):
 
 def _beyond(f: Float[Array, "N K"], step):
     """``int_x^oo f`` at all points: trapezoids with the differences that make them right for cubics."""
-    slope = jnp.gradient(f, axis=0)
+    slope = jnp.asarray(jnp.gradient(f, axis=0))
     each = step * (0.5 * (f[1:] + f[:-1]) - (slope[1:] - slope[:-1]) / 12)
     return jnp.pad(jnp.cumsum(each[::-1], axis=0)[::-1], [(0, 1), (0, 0)])
