@@ -109,15 +109,20 @@ def measure(name: str, runs: dict[int, int]) -> list[dict]:
     return rows
 
 
-def exponent(dim, value, error) -> tuple[float, float, float]:
-    """``value = scale (d / 1000)^power`` by weighted least squares: scale, power, standard error of the power."""
-    powers = np.linspace(-2.5, 0.5, 601)
+def fitted(dim, value, error, powers):
+    """``value = scale (d / 1000)^power`` by weighted least squares: the scale and chi-squared of every power."""
     shape = (dim / 1000) ** powers[:, None] / error
     scale = shape @ (value / error) / np.sum(shape**2, axis=1)
-    chi2 = np.sum((value / error - scale[:, None] * shape) ** 2, axis=1)
+    return scale, np.sum((value / error - scale[:, None] * shape) ** 2, axis=1)
+
+
+def exponent(dim, value, error) -> tuple[float, float]:
+    """The power of least chi-squared and its standard error."""
+    powers = np.linspace(-2.5, 0.5, 601)
+    chi2 = fitted(dim, value, error, powers)[1]
     best = int(np.argmin(chi2))
     near = powers[chi2 <= chi2[best] + 1]
-    return scale[best], powers[best], float(np.ptp(near) / 2)
+    return powers[best], float(np.ptp(near) / 2)
 
 
 def main(quick: bool = False, out: str = "data", largest: int = 100_000) -> pd.DataFrame:
@@ -141,7 +146,8 @@ def save(table: pd.DataFrame, out: str, largest: int) -> None:
     for name, part in table.groupby("estimator", sort=False):
         for ax, what, expected in zip(axes, ("spread", "bias"), EXPONENTS[name], strict=False):
             dim, value, error = (part[key].to_numpy() for key in ("dim", what, f"{what}_standard_error"))
-            scale, power, sure = exponent(dim, value, error)
+            power, sure = exponent(dim, value, error)
+            (scale,), _ = fitted(dim, value, error, np.array([expected]))
             lines.append(f"{name}: {what} ~ d^({power:.2f} +- {sure:.2f}), expected {expected:g}")
             color, marker = STYLES[name]
             label = f"{name}: $d^{{{power:.2f} \\pm {sure:.2f}}}$"
