@@ -139,7 +139,7 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
     if quick:
         rows = study(["SGD"], [2], (range(2),), steps=40, points=8, width=16)
     else:
-        rows = study(list(RATES), [2, 3, 4], SEEDS, steps=800, points=40, width=64)
+        rows = study(list(RATES), [2, 3, 4], SEEDS, steps=600, points=30, width=64)
     table = summary(pd.DataFrame(rows))
     print(table.to_string(index=False, float_format="%.3g"))
     save(table, out, "networks_plateaus", "0 to 1" if quick else str(SEEDS), begin, draw(table))

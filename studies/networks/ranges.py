@@ -2,7 +2,7 @@
 
 Quantization-aware training (identity STE, mid-tread levels of 2, 3, 4 bits, constant rate, batches of 32) of the
 digits: an MLP 64-64-64-10 whose hidden 64 x 64 layer is quantized, by SGD (rate 0.1) and Adam (0.002), and a CNN of
-two convolutions and a linear layer, all quantized, by Adam; the MLP also with the squared loss, at 2 bits. 800
+two convolutions and a linear layer, all quantized, by Adam; the MLP also with the squared loss, by Adam. 800
 steps (CNN: 400) from scratch (the float start) and from float weights (trained by as many steps of Adam). Ranges
 are multiples of the root mean square of the float weights of each layer, one multiple for all layers.
 
@@ -119,9 +119,10 @@ def trained(net, optimizer, bits: int, points: int):
         _, curves = fixed(data, params, stacked)
         late = {key: np.asarray(curves[key][..., -3:].mean(-1)) for key in MEASURES}
         found = {mark: {key: late[key][:, i] for key in MEASURES} for i, mark in enumerate(marks)}
-        own = {f"{n}_R": jnp.asarray(marks["lsq"][n], jnp.float32) for n in net.hidden}
+        top = (quantizer_of(bits).n_levels - 1) / 2
+        own = {f"{n}_step": jnp.asarray(marks["lsq"][n] / top, jnp.float32) for n in net.hidden}
         last, curves = free(data, params | own, jnp.zeros((len(data.y), 1)))
-        ends = {n: np.asarray(last[f"{n}_R"])[:, 0] for n in net.hidden}
+        ends = {n: top * np.asarray(last[f"{n}_step"])[:, 0] for n in net.hidden}
         found["LSQ learned"] = {key: np.asarray(curves[key][:, 0, -3:].mean(-1)) for key in MEASURES}
         return found, marks | {"LSQ learned": ends}
 
@@ -244,7 +245,7 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
         rows = study("MLP", mlp(), list(OPTIMIZERS), **size) + study(
             "CNN", cnn(), ["Adam"], **(size | {"steps": 400, "rules": ("choose",), "scan": 8})
         )
-        rows += study(SQUARED, mlp(loss=squared), ["Adam"], **(size | {"bits": [2]}))
+        rows += study(SQUARED, mlp(loss=squared), ["Adam"], **size)
     runs = pd.DataFrame(rows)
     table = regrets(runs, groups)
     shown = table[(table["seeds"] == "all") & ~table["mark"].str[0].str.isdigit()]

@@ -145,18 +145,19 @@ def at_ranges(quantizer: Quantizer, hidden: tuple[str, ...]) -> Callable:
 
 
 def learned(quantizer: Quantizer, hidden: tuple[str, ...]) -> Callable:
-    """LSQ (Esser et al. 2020): ranges are parameters ``name_R``, with the gradient scale ``1/sqrt(n Qp)``.
+    """LSQ (Esser et al. 2020): steps are parameters ``name_step``, with the gradient scale ``1/sqrt(n Qp)``.
 
-    ``psi = R q(clip(w/R))`` with the STE of rounding alone has LSQ's derivatives, and none beyond the range for ``w``.
+    With ``R = Qp step`` (mid-tread), ``psi = R q(clip(w/R))`` and the STE of rounding alone has LSQ's derivatives, and
+    none beyond the range for ``w``.
     """
     unit, top = quantizer.with_range(1.0), (quantizer.n_levels - 1) / 2
 
     def quantize(params, _):
         rounded = {}
         for name in hidden:
-            w, width = params[name], params[f"{name}_R"]
-            scale = (w.size * top) ** -0.5 / top  # R is top steps, and LSQ's scale is that of the step
-            width = scale * width + lax.stop_gradient((1 - scale) * width)
+            w, step = params[name], params[f"{name}_step"]
+            scale = (w.size * top) ** -0.5
+            width = top * (scale * step + lax.stop_gradient((1 - scale) * step))
             u = jnp.clip(w / width, -1, 1)
             rounded[name] = width * ste(u, unit.round(u))
         return params | rounded
