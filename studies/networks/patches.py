@@ -81,21 +81,19 @@ def simulated(x: np.ndarray, student: Quantizer, seeds, steps: np.ndarray) -> np
     return np.asarray(curves)[:, steps // every - 1]
 
 
-def limits(x: np.ndarray, student: Quantizer, quick: bool) -> dict[str, np.ndarray]:
+def limits(x: np.ndarray, student: Quantizer) -> dict[str, np.ndarray]:
     """Errors at `TIMES` of all limits that the student has."""
     moments, (values, vectors) = np.mean(x**2, axis=0), np.linalg.eigh(x.T @ x / len(x))
     spike, means = np.sqrt(values[-1]) * vectors[:, -1], x.mean(axis=0)
     inputs = {"a unit": dict(covariance=Covariance.identity())}
-    if student.is_none and not quick:
+    if student.is_none:
         inputs["b variances"] = dict(covariance=Covariance.samples(moments))
         if np.abs(means).min() > 0.1:
             inputs["c variances, means"] = dict(covariance=Covariance.samples(x.var(axis=0), means=means))
         left = np.maximum(moments - spike**2, 1e-3)
         inputs["d one spike"] = dict(covariance=Covariance.samples(left, means=spike))
         inputs["e spectrum"] = dict(covariance=Covariance.samples(np.maximum(values, 1e-6)))
-    elif (
-        not quick
-    ):  # classes with means of their own take minutes: one class, of the average size of the spike
+    else:  # classes with means of their own take minutes: one class, of the average size of the spike
         mean = np.abs(spike).mean()
         inputs["d one spike"] = dict(input_law=InputLaw.gaussian(mean=mean, scale=np.sqrt(1 - mean**2)))
     weights, found = None if student.is_none else student, {}
@@ -131,7 +129,7 @@ def study(sides, kinds, groups, count: int, quick: bool) -> pd.DataFrame:
                 steps = np.round(TIMES / TIMES[0]).astype(int) * every
                 seen = {seeds: simulated(x, student, seeds, steps) for seeds in groups}
                 everything = np.concatenate(list(seen.values()))
-                known = limits(x, student, quick)
+                known = {} if quick else limits(x, student)
                 for k, tau in enumerate(TIMES):
                     row = dict(d=d, inputs=kind, share=share, student=name, tau=tau, runs=len(everything))
                     row |= dict(simulated=everything[:, k].mean(), sem=stats.sem(everything[:, k]))
@@ -195,7 +193,7 @@ def draw(table: pd.DataFrame):
 
 
 def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
-    """Write ``networks_patches.csv`` and ``.png``; return the table. Quick: one limit."""
+    """Write ``networks_patches.csv`` and ``.png``; return the table. Quick: no limits."""
     begin = time.perf_counter()
     jax.config.update("jax_enable_x64", True)
     if quick:

@@ -239,7 +239,7 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
     jax.config.update("jax_enable_x64", True)
     if quick:
         groups = (range(0, 2), range(100, 102))
-        rows = study("MLP", mlp(16), ["Adam"], [2], groups, steps=20, points=4, rules=())
+        rows = study("MLP", mlp(16), ["SGD"], [2], groups, steps=20, points=4, rules=())
     else:
         groups, size = SEEDS, dict(bits=[2, 3, 4], groups=SEEDS, steps=800, points=8, rules=PREDICTED)
         rows = study("MLP", mlp(), list(OPTIMIZERS), **size) + study(
