@@ -106,8 +106,8 @@ def limits(x: np.ndarray, student: Quantizer) -> dict[str, np.ndarray]:
 def spectrum(values: np.ndarray, lengths: float = 1.0) -> np.ndarray:
     """Errors at `TIMES` of a linear student whose inputs have these eigenvalues and ``E|x|^4 = lengths d^2``.
 
-    With ``e_k`` the mean square of the gap along eigenvector k: ``e_k' = -2 lr lambda_k e_k + lr^2 lambda_k V lengths``,
-    ``V = sum_k lambda_k e_k / d``, that is the limit with ``lambda_k`` as variances (``lengths`` 1).
+    With ``e_k`` the mean square of the gap along eigenvector k ``e_k' = -2 lr lambda_k e_k + lr^2 lambda_k V lengths``,
+    ``V = sum_k lambda_k e_k / d``: the limit with ``lambda_k`` as variances if ``lengths`` is 1.
     """
     A = -2 * LR * np.diag(values) + LR**2 * lengths * np.outer(values, values) / values.size
     return np.array([values @ expm(A * tau) @ np.full(values.size, 1.25) / values.size for tau in TIMES])
