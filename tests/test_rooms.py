@@ -20,7 +20,7 @@ FLOORS = (
     ("limit", "simulation"),
     ("comparison",),
     ("design",),
-    ("plots", "sweeps"),
+    ("plots", "sweeps", "explore"),
     ("cli",),
     ("__main__",),
 )

@@ -25,6 +25,7 @@ from ..limit.laws.registry import has_densities, names
 from .approval import approve
 from .convert import convert
 from .environment import set_environment, show_warning
+from .explore import explore
 from .lists import ListCommand
 from .measured import Data, Loss, Noisy, read_measured
 from .options import Json, Out, Plot, build_problem, check_outputs, takes_problem, write_outputs
@@ -167,7 +168,7 @@ def fixed_point(flags: dict, json: Json = False, out: Out = None) -> int:
 
 for command in (plateaus, choose, layers):
     app.command(cls=ListCommand)(command)
-for command in (plan, sweep, convert):
+for command in (plan, sweep, convert, explore):
     app.command()(command)
 
 

@@ -15,7 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 from tqdm import tqdm
 
 from ..checks import checked, fail, in_float64, positive, several, whole
@@ -25,6 +25,7 @@ from ..limit.laws.registry import REFERENCE
 from ..limit.limit import derive
 from ..limit.stationary import CLASSES, largest_error
 from ..problem.problem import Problem
+from ..quantizers.padded import padded
 from ..quantizers.quantizer import Quantizer
 from .calibration import calibrated_range
 from .predictor import Predictor, need_fixed_point, with_quantizer
@@ -195,6 +196,15 @@ def _quantizers(problem: Problem, bits, lrs) -> tuple[str, np.ndarray, list[tupl
     return "lr", points, [(template(problem, problem.weights.bits), float(lr)) for lr in points]
 
 
+@in_float64
+def final_errors(
+    problem: Problem, ranges: Float[ArrayLike, " n"], shared: bool = False
+) -> Float[np.ndarray, " n"]:
+    """Errors (n,) of the fixed points at all ranges (n,); ``shared`` with other bits and kinds is a slower program."""
+    timeless = problem.timeless
+    return np.array(_final_errors(padded(timeless) if shared else timeless, jnp.asarray(ranges)))
+
+
 @eqx.filter_jit
 def _final_errors(problem: Problem, ranges: Float[Array, " n"]) -> Float[Array, " n"]:
     """Errors of the fixed points at all ranges."""
@@ -208,8 +218,7 @@ def _final_errors(problem: Problem, ranges: Float[Array, " n"]) -> Float[Array, 
 def _column(problem: Problem, quantizer: Quantizer, lr, ranges, goal: Objective, tol, bar) -> np.ndarray:
     """Values (n,) at all ranges; infinite where there is none."""
     if not goal.needs_curve:
-        errors = _final_errors(with_quantizer(problem, quantizer, lr).timeless, jnp.asarray(ranges))
-        values = np.array(errors)
+        values = final_errors(with_quantizer(problem, quantizer, lr), ranges)
         bar.update(ranges.size)
         return values
     predictor = Predictor(problem, quantizer, goal, None, 1.0 if tol is None else tol)

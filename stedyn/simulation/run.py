@@ -57,7 +57,7 @@ def simulate(
     seed: int = 0,
     taus=None,
     snapshots=(),
-    progress: bool = False,
+    progress: bool | Callable[[float], None] = False,
     threads: int | None = None,
     chunk: int | None = None,
     devices: int | None = None,
@@ -88,8 +88,9 @@ def simulate(
         ``tau`` is saved after ``round(tau * dim)`` steps exactly.
     snapshots : sequence of float
         Times, increasing, at which the weights themselves are kept; none by default.
-    progress : bool
-        Whether to show a progress bar on stderr.
+    progress : bool or function
+        Whether to show a progress bar on stderr; or what is told the part, from 0 to 1, that is done, from a thread
+        of the run, and may raise KeyboardInterrupt to stop it as Ctrl-C does.
     threads : int, optional
         CPU threads; by default as many as the process may use.
     chunk : int, optional
@@ -169,7 +170,7 @@ def simulate(
         begin = time.perf_counter()
         made = sum(group.seeds * group.place.at for group in task.groups)
         total = int(task.events[-1]) * task.keys.size
-        with tqdm(total=total, initial=made, unit="step", unit_scale=True, disable=not progress) as bar:
+        with _bar(progress, total, made) as bar:
             try:
                 _run(task, threads, bar, None if file is None else file.save, every)
             except KeyboardInterrupt:
@@ -182,6 +183,24 @@ def simulate(
         seconds = time.perf_counter() - begin + (0.0 if file is None else file.seconds)
         record = {name: hosts.gather(values) for name, values in task.record.items()}
         return _ensemble(task, record, seed, seconds, _device(platform, places, threads))
+
+
+class _Told(contextlib.nullcontext):
+    """In the place of a progress bar: a function that is told the part that is done."""
+
+    def __init__(self, tell: Callable[[float], None], total: int, done: int):
+        super().__init__(self)
+        self.tell, self.total, self.done = tell, max(total, 1), done
+
+    def update(self, number: int) -> None:
+        self.done += number
+        self.tell(self.done / self.total)
+
+
+def _bar(progress: bool | Callable[[float], None], total: int, done: int) -> Any:
+    if callable(progress):
+        return _Told(progress, total, done)
+    return tqdm(total=total, initial=done, unit="step", unit_scale=True, disable=not progress)
 
 
 def _together(seeds: int, dim: int) -> int:
@@ -208,7 +227,7 @@ def _device(platform: str, places: list, threads: int) -> str:
     return f"{platform}, {many}{threads} thread(s)"
 
 
-def _run(task: Task, threads: int, bar: tqdm, save: Callable[[float], None] | None, every: float) -> None:
+def _run(task: Task, threads: int, bar: Any, save: Callable[[float], None] | None, every: float) -> None:
     """Let threads take turns with the groups until all are finished; save now and then, and at the end."""
     queue: SimpleQueue = SimpleQueue()
     for group in task.unfinished():

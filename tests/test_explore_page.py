@@ -1,0 +1,199 @@
+"""The local page in a real browser, against ``solve``; skipped where there is none."""
+
+import urllib.error
+import urllib.request
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from browser import chromium, needs_browser, watched
+
+from stedyn import solve
+from stedyn.explore.view import View
+from stedyn.files.problems import load_problem
+
+pytestmark = [needs_browser, pytest.mark.filterwarnings("default")]
+#: Milliseconds: programs are compiled first.
+PATIENCE = 300_000
+#: A problem whose first answer is accurate: what it says of its own error is the tolerance below.
+START = View().with_text("weights", "range", "1.3").with_text("run", "tau", "60")
+#: Data of a figure by the name of its source.
+DATA = """name => {
+  const data = Bokeh.documents[0].get_model_by_name(name).data
+  return Object.fromEntries(Object.entries(data).map(([key, values]) => [key, Array.from(values)]))
+}"""
+
+
+@pytest.fixture(scope="module")
+def address():
+    from stedyn.explore.server import ADDRESS, free_port, serve
+
+    port = free_port(0)
+    server = serve(START, port, threaded=True)
+    yield f"http://{ADDRESS}:{port}/"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def opened(browser, address):
+    """The page with its first answer, and its errors."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900}, permissions=["clipboard-read"])
+    page, errors = watched(context)
+    page.set_default_timeout(PATIENCE)
+    page.goto(address)
+    _answered(page, 1)
+    return page, errors
+
+
+def _answered(page, number):
+    page.locator(f'[data-number="{number}"]:not([data-stage="asked"], [data-stage="fault"])').wait_for()
+
+
+def _number(page):
+    return int(page.locator("[data-number]").get_attribute("data-number"))
+
+
+def _set(page, key, value):
+    """Type a value into a control, and wait for the answer."""
+    before, field = _number(page), page.locator(f".{key} input").first
+    field.fill(value)
+    field.press("Enter")
+    _answered(page, before + 1)
+
+
+def _view(page):
+    return View.parse(dict(parse_qsl(urlsplit(page.url).query)), View())
+
+
+def _agrees(page, problem):
+    """The curve of the page ends where that of the solver does, within both estimates; the page's is said."""
+    solution = solve(problem)
+    said = page.locator("[role=status]").inner_text()
+    estimate = float(said.split("below ")[1].split(";")[0])
+    final = page.evaluate(DATA, "line")["y"][-1]
+    assert estimate < 0.1
+    assert abs(final / solution.final_error - 1) < estimate + solution.error_estimate
+    return solution
+
+
+def test_the_page_shows_what_solve_gives_before_and_after_the_range_moves(opened):
+    page, errors = opened
+    solution = _agrees(page, START.problem())
+    marked = page.evaluate(DATA, "plateaus")
+    assert abs(marked["right"][0] / solution.plateaus()[0].end - 1) < 0.02
+    before = page.evaluate(DATA, "line")["y"]
+    _set(page, "weights-range", "1.5")
+    assert page.evaluate(DATA, "line")["y"] != before
+    page.wait_for_function("location.search.includes('1.5')")
+    assert float(_view(page).problem().weights.range) == 1.5
+    _agrees(page, _view(page).problem())
+    assert not errors
+
+
+def test_plateaus_vanish_and_appear(opened):
+    page, errors = opened
+    page.locator(".card-start").get_by_text("Start", exact=True).click()
+    _set(page, "start-std", "1.0")
+    assert page.evaluate(DATA, "plateaus")["left"] == []
+    _set(page, "start-std", "0.02")
+    assert page.evaluate(DATA, "plateaus")["left"] == [0]
+    assert not errors
+
+
+def test_a_bad_number_is_answered_at_its_control_and_the_curve_stays(opened):
+    page, errors = opened
+    before, number = page.evaluate(DATA, "line")["y"], _number(page)
+    for value, found in (("-1", "-1.0"), ("abc", "'abc'"), ("1e999", "inf")):
+        page.locator(".weights-range input").first.fill(value)
+        page.locator(".weights-range input").first.press("Enter")
+        page.get_by_role("alert").filter(has_text=found).wait_for()
+        assert page.get_by_role("alert").count() == 1
+    assert page.evaluate(DATA, "line")["y"] == before
+    assert _number(page) == number
+    _set(page, "weights-range", "1.3")
+    assert page.get_by_role("alert").count() == 0
+    assert not errors
+
+
+def test_time_moves_in_the_browser(opened):
+    page, errors = opened
+    end = page.evaluate(DATA, "cursor")["x"]
+    slider = page.locator("input[type=range]").last
+    slider.focus()
+    slider.press("ArrowLeft")
+    page.wait_for_function(f"({DATA})('cursor').x[0] < {end[0]}")
+    slider.press("ArrowRight")
+    page.wait_for_function(f"({DATA})('cursor').x[0] === {end[0]}")
+    assert not errors
+
+
+def test_a_simulation_is_laid_over_the_curve_and_another_is_cancelled(opened):
+    page, errors = opened
+    for dim, seeds, text in (("200", "2", "done in"), ("300000", "1", "cancelled")):
+        _set(page, "page-dim", dim)
+        _set(page, "page-seeds", seeds)
+        page.get_by_role("button", name="Simulate").click()
+        if text == "cancelled":
+            page.get_by_role("button", name="Cancel").click()
+        page.get_by_text(text).wait_for()
+        if text == "done in":
+            runs, curve = page.evaluate(DATA, "runs"), page.evaluate(DATA, "line")
+            assert len(runs["x"]) == 33
+            assert abs(runs["y"][0] - curve["y"][0]) < 0.2
+    assert page.get_by_role("button", name="Simulate").is_enabled()
+    assert not errors
+
+
+def test_the_copied_file_predicts_the_same_curve(opened, tmp_path):
+    page, errors = opened
+    page.get_by_text("Problem", exact=True).click()
+    page.get_by_role("button", name="Copy TOML").click()
+    page.wait_for_function("navigator.clipboard.readText().then(text => text.includes('[weights]'))")
+    (tmp_path / "problem.toml").write_text(page.evaluate("navigator.clipboard.readText()"))
+    _agrees(page, load_problem(tmp_path / "problem.toml"))
+    with page.expect_download() as download:
+        page.get_by_text("Download problem.toml").click()
+    assert download.value.path().read_text() == (tmp_path / "problem.toml").read_text()
+    assert not errors
+
+
+def test_the_address_opens_the_view_again_at_400_pixels_in_the_dark(opened, browser):
+    page, _ = opened
+    other, errors = watched(browser, viewport={"width": 400, "height": 800}, color_scheme="dark")
+    other.set_default_timeout(PATIENCE)
+    other.goto(page.url)
+    other.wait_for_url("**theme=dark*")
+    _answered(other, 1)
+    assert _view(other) == _view(page)
+    assert other.evaluate("document.documentElement.scrollWidth") <= 400
+    red, green, blue = other.evaluate(
+        "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+    )[:3]
+    assert red + green + blue < 3 * 80
+    assert not errors
+    other.close()
+
+
+def test_keys_alone_move_a_slider(opened):
+    page, errors = opened
+    number = _number(page)
+    page.locator(".noise-std-slider .noUi-handle").focus()
+    page.keyboard.press("ArrowRight")
+    _answered(page, number + 1)
+    assert page.locator(".noise-std input").first.input_value() == "0.11"
+    assert not errors
+
+
+def test_other_origins_are_refused(address):
+    headers = {
+        "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13", "Origin": "http://example.org",
+    }  # fmt: skip
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(address + "ws", headers=headers))
+    assert refused.value.code == 403
