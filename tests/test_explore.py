@@ -147,3 +147,39 @@ def test_a_function_is_told_the_progress_of_a_simulation_and_can_stop_it():
 def test_rules_with_one_range_have_one_mark():
     curve = RangeCurve(np.ones(2), np.ones(2), "final error", {"max": 1.0, "lsq": 2.0, "mse": 1.01})
     assert curve.marks() == {"max, mse": 1.0, "lsq": 2.0}
+
+
+@pytest.mark.slow  # about a minute of compilations
+def test_what_takes_longer_is_what_the_functions_of_the_package_say():
+    from stedyn import fixed_point, range_map, solve
+    from stedyn.explore.answers import Band, Curve, Refused, stages
+
+    view = View().with_text("weights", "kind", "mid-rise").with_text("run", "tau", "20")
+    view = (
+        view.with_text("teacher", "value", "0.7")
+        .with_text("start", "std", "1.0")
+        .with_text("rule", "lr", "0.2")
+    )
+    problem = view.problem()
+    point, ranges, curve, band = stages(problem, 1000)
+    assert point.error == fixed_point(problem).error
+    k = int(np.argmin(abs(ranges.ranges - 1.0)))
+    assert ranges.ranges[k] == 1.0
+    expected = range_map(problem, ranges=[1.0], bits=[2]).values[0, 0]
+    np.testing.assert_allclose([ranges.errors[k], point.error], expected, rtol=1e-6)
+    assert isinstance(curve, Curve)
+    assert curve.refined
+    solution = solve(problem, dim=1000)
+    claims = curve.solution.error_estimate + solution.error_estimate
+    assert abs(curve.solution.final_error / solution.final_error - 1) < claims
+    assert isinstance(band, Band)
+    np.testing.assert_allclose(band.std[-1], solution.error_std[-1], rtol=0.02)
+    edges, density = curve.densities()
+    np.testing.assert_allclose((density * np.diff(edges)).sum(axis=1), 1.0, atol=1e-3)
+
+    clipped = view.with_text("weights", "ste", "clipped").problem()
+    answers = list(stages(clipped, 1000))
+    assert isinstance(answers[0], Refused)
+    assert answers[1].what == "error at tau = 20"
+    assert isinstance(answers[3], Refused)
+    assert not isinstance(answers[2], Refused)
