@@ -15,7 +15,7 @@ from stedyn.files.problems import load_problem
 
 pytestmark = [needs_browser, pytest.mark.filterwarnings("default")]
 #: Milliseconds: programs are compiled first.
-PATIENCE = 300_000
+PATIENCE = 120_000
 #: A problem whose first answer is accurate: what it says of its own error is the tolerance below.
 START = View().with_text("weights", "range", "1.3").with_text("run", "tau", "60")
 #: Data of a figure by the name of its source.
@@ -54,7 +54,9 @@ def browser():
 @pytest.fixture(scope="module")
 def opened(browser, address):
     """The page with its first answer, and its errors."""
-    context = browser.new_context(viewport={"width": 1200, "height": 900}, permissions=["clipboard-read", "clipboard-write"])
+    context = browser.new_context(
+        viewport={"width": 1200, "height": 900}, permissions=["clipboard-read", "clipboard-write"]
+    )
     page, errors = watched(context)
     page.set_default_timeout(PATIENCE)
     page.goto(address)

@@ -15,9 +15,9 @@ NETWORKS = sorted(path.stem for path in (ROOT / "studies" / "networks").glob("*.
 
 
 @pytest.mark.slow  # .ci/run runs it
-@pytest.mark.parametrize("index", range(3))
-def test_the_lines_of_python_run(tmp_path, index):
-    snippet = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[index]
+@pytest.mark.parametrize("index, name", list(enumerate(["README.md", "docs/choosing.md", "docs/rules.md"])))
+def test_the_lines_of_python_run(tmp_path, index, name):
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
     assert "assert" in snippet
     # in an interpreter of its own: the order in which modules are imported must not matter
     done = subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, capture_output=True, text=True)
@@ -28,7 +28,7 @@ def test_the_lines_of_python_run(tmp_path, index):
 def test_the_problem_file_is_valid(tmp_path):
     from stedyn.files.problems import load_problem
 
-    (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/command-line.md").read_text(), re.DOTALL)
     (tmp_path / "p.toml").write_text(text)
     assert load_problem(tmp_path / "p.toml").latent_clip == 2.0
 

@@ -14,7 +14,9 @@ from .stopped import Stopped
 Table = Annotated[Path, typer.Argument(metavar="TABLE.csv", help="One problem in each row.")]
 File = Annotated[
     Path | None,
-    typer.Argument(metavar="[PROBLEM.toml]", help="What the rows change; without one, setting R1 (README)."),
+    typer.Argument(
+        metavar="[PROBLEM.toml]", help="What the rows change; without one, setting R1 (docs/command-line.md)."
+    ),
 ]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results; rows found there are kept.")]
 What = Annotated[

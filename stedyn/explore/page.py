@@ -39,7 +39,8 @@ class Page:
             view, fault = start, str(error)
         self.figures, self.controls = Figures(dark), Controls(view, self._changed)
         self.simulation: Simulation | None = None
-        self.number, self.refined, self.sentence = 0, 0, ""
+        #: Numbers of the newest question, and of those whose first curve, refined curve and last stage are shown.
+        self.number, self.answered, self.refined, self.ended, self.sentence = 0, 0, 0, 0, ""
         self.status, self.plateaus, self.fixed, self.rules, self.band, self.said = (text() for _ in range(6))
         self.player = pn.widgets.Player(
             name="time of density and levels", start=0, end=FRAMES - 1, value=FRAMES - 1, interval=200,
@@ -168,9 +169,11 @@ class Page:
 
     def _show_rest(self, number: int, result: Any) -> None:
         """A stage of what takes longer; the last one ends the answer."""
-        if result is None and number == self.number:
-            self._tell(self.sentence, "done")
         self._show(number, result)
+        if result is None and number == self.number:
+            self.ended = number
+            if self.answered == number:
+                self._tell(self.sentence, "done")
 
     def _show_curve(self, number: int, curve: Curve) -> None:
         if self.refined == number and not curve.refined:  # the first answer comes after the refined one
@@ -180,8 +183,9 @@ class Page:
         lines = [str(plateau) for plateau in curve.plateaus] or ["none"]
         self.plateaus.object = card("Plateaus", [*lines, curve.ending])
         self.sentence = curve.sentence()
-        more = "" if curve.refined else "; refining"
-        self._tell(self.sentence + more, "refined" if curve.refined else "first")
+        self.answered = number
+        stage = "done" if self.ended == number else "refined" if curve.refined else "first"
+        self._tell(self.sentence + ("; refining" if stage == "first" else ""), stage)
 
     def _show_ranges(self, curve: RangeCurve) -> None:
         self.figures.show_ranges(curve, float(np.asarray(self.problem.weights.range)))
@@ -192,7 +196,7 @@ class Page:
 
     def _show_refused(self, refused: Refused) -> None:
         if refused.what == "curve":
-            self.sentence = refused.sentence
+            self.sentence, self.answered = refused.sentence, self.number
             self.controls.say(refused.sentence)
             self._tell(refused.sentence, "refused")
         elif refused.what == "fixed point":
