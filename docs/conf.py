@@ -17,6 +17,7 @@ exclude_patterns = ["README.md"]
 autosummary_ignore_module_all = False
 autodoc_typehints = "none"  # the docstrings say shapes and units
 numpydoc_show_class_members = False
+html_static_path = ["_static"]
 html_theme = "pydata_sphinx_theme"
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "navbar_center": []}
 html_sidebars = {"**": ["globaltoc.html"]}
