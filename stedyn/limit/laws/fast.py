@@ -26,8 +26,9 @@ from .grid import GridFlow
 
 #: Newton steps of a time step.
 NEWTON = 2
-#: Most steps of the microscopic algorithm after the start, and the mean output at which it has settled.
-FIRST_STEPS, SETTLED = 4000, 1e-9
+#: Most steps of the microscopic algorithm after the start, the mean output at which it has settled, and that from
+#: which on single inputs, which spread weights by its square, no longer count.
+FIRST_STEPS, SETTLED, NEARLY = 4000, 1e-9, 1e-4
 
 State = tuple[Float[Array, "N C"], Float[Array, ""], Float[Array, ""]]
 
@@ -85,45 +86,51 @@ class FastFlow(GridFlow):
 
         A step moves a weight by ``-lr Z phi``, ``Z`` the mean output over ``sqrt(d)``, with its own input ``phi``.
         """
-        faces, levers = self.faces, self.levers
+        faces, levers, group = self.faces, self.levers, self.limit.group
         value, share, _ = jax.vmap(input_atoms)(limit.inputs)
-        value, group = value + limit.inputs.mean[:, None], self.limit.group
-        mass = self.initial
-        alike = (
-            limit.start.group is None
-            and jnp.ndim(limit.start.factor) == 0
-            and jnp.ndim(limit.start.shift) == 0
-            and limit.inputs.std.size == 1
+        value, mass, rate = value + limit.inputs.mean[:, None], self.initial, limit.shift(0.0)
+        unit = jnp.broadcast_to(self.limit.unit, group.shape)
+        same = limit.start.group is None and not any(
+            jnp.ndim(x) for x in (limit.start.factor, limit.start.shift, self.limit.unit)
         )
-        if alike:  # all classes start alike
-            mass, levers, group = mass[:, :1], jnp.sum(levers, keepdims=True), group[:1]
-        unit = jnp.broadcast_to(self.limit.unit, self.limit.group.shape)[: group.size]
-        value, share = value[group] / unit[:, None], share[group]
-        rate = limit.shift(0.0)
+        if same:  # classes behind the same inputs start alike, and are moved once
+            count = limit.inputs.std.size
+            first = jax.ops.segment_min(jnp.arange(group.size), group, count)
+            first = jnp.minimum(first, group.size - 1)  # of a group without classes any
+            mass, unit = mass[:, first], unit[first]
+            levers, own = jax.ops.segment_sum(levers, group, count), jnp.arange(count)
+        else:
+            own = group
 
         def output(mass):
             return self.first @ mass @ levers - self.limit.target
 
-        def move(state):
-            count, mass, Z = state
-            cdf = jnp.concatenate([jnp.zeros((1, mass.shape[1])), jnp.cumsum(mass, 0)])
+        def settled(mass, value, share, least):
+            """Masses after steps until the mean output is as small as ``least``."""
 
-            def one(cdf, value, share):
-                return share @ jnp.interp(
-                    faces[1:-1] + rate * Z * value[:, None], faces, cdf, left=0.0, right=1.0
-                )
+            def move(state):
+                count, mass, Z = state
+                cdf = jnp.concatenate([jnp.zeros((1, mass.shape[1])), jnp.cumsum(mass, 0)])
 
-            inner = jax.vmap(one)(cdf.T, value, share).T
-            edge = jnp.ones((1, mass.shape[1]))
-            mass = jnp.diff(jnp.concatenate([0 * edge, inner, edge]), axis=0)
-            return count + 1, mass, output(mass)
+                def one(cdf, value, share):
+                    moved = faces[1:-1] + rate * Z * value[:, None]
+                    return share @ jnp.interp(moved, faces, cdf, left=0.0, right=1.0)
 
-        def going(state):
-            count, _, Z = state
-            return (jnp.abs(Z) > SETTLED * jnp.sqrt(limit.scale)) & (count < FIRST_STEPS)
+                inner = jax.vmap(one)(cdf.T, value, share).T
+                edge = jnp.ones((1, mass.shape[1]))
+                mass = jnp.diff(jnp.concatenate([0 * edge, inner, edge]), axis=0)
+                return count + 1, mass, output(mass)
 
-        settled = jax.lax.while_loop(going, move, (0, mass, output(mass)))[1]
-        return jnp.broadcast_to(settled, self.initial.shape)
+            def going(state):
+                count, _, Z = state
+                return (jnp.abs(Z) > least * jnp.sqrt(limit.scale)) & (count < FIRST_STEPS)
+
+            return jax.lax.while_loop(going, move, (0, mass, output(mass)))[1]
+
+        mean = limit.inputs.mean[own] / unit
+        mass = settled(mass, value[own] / unit[:, None], share[own], NEARLY)
+        mass = settled(mass, mean[:, None], jnp.ones((mean.size, 1)), SETTLED)
+        return mass[:, group] if same else mass
 
     def _rates(self, V, tau, push) -> tuple[Array, Array]:
         return self.rates(self.limit.order_at(V), tau, push * self.limit.mean / self.limit.unit)
