@@ -188,6 +188,9 @@ def draw(table: pd.DataFrame):
                 ls="none",
                 label=name,
             )
+        for ax in row[:2]:
+            ax.set_xticks(TIMES, [f"{tau:g}" for tau in TIMES], minor=False)
+            ax.set_xticks([], minor=True)
         row[2].axhline(1.0, color="0.6", lw=0.8)
         row[2].set(
             xscale="log", yscale="log", xlabel="share of the leading eigenvector", ylabel="limit / simulated"
