@@ -202,11 +202,13 @@ def draw(table: pd.DataFrame, runs: pd.DataFrame, measure: str = "test_loss"):
     figure, axes = plt.subplots(len(cases), len(bits), **size)
     marks = [mark for mark in dict.fromkeys(table["mark"]) if not mark[0].isdigit()]
     for row, ((net, start), case) in zip(axes, cases, strict=True):
+        first = list(OPTIMIZERS).index(case["optimizer"].iloc[0])
         floats = runs[(runs["mark"] == "float") & (runs["net"] == net)][measure].mean()
         for ax, b in zip(row, bits, strict=True):
             here = case[case["bits"] == b]
             lowest = min(here[measure].min(), floats)
-            for k, (optimizer, part) in enumerate(here.groupby("optimizer", sort=False)):
+            for optimizer, part in here.groupby("optimizer", sort=False):
+                k = list(OPTIMIZERS).index(optimizer)
                 grid, own = part[part["mark"].str[0].str.isdigit()], part.set_index("mark")
                 x, y, sem = grid["mark"].astype(float), grid[measure], grid[f"{measure}_sem"]
                 ax.errorbar(x, y, sem, color="k", ls=("-", "--")[k], lw=1, label=f"{optimizer}, grid")
@@ -217,7 +219,7 @@ def draw(table: pd.DataFrame, runs: pd.DataFrame, measure: str = "test_loss"):
                     star = dict(marker="*", ms=10) if mark in PREDICTED else dict(marker="o", ms=5)
                     place = own.loc[mark, [layer, measure, f"{measure}_sem"]].astype(float)
                     filled = "w" if k else f"C{n}"
-                    label = mark if k == 0 else None
+                    label = mark if k == first else None
                     ax.errorbar(
                         *place, color=f"C{n}", mfc=filled, ls="none", label=label, lw=0.8, zorder=3, **star
                     )
