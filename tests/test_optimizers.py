@@ -289,8 +289,8 @@ REFUSED = {
     r"rule\.momentum: expected 'sgd', .* the rule 'signum'.* 'sign'; remove it": lambda: Sign(
         0.1, momentum=0.9
     ),
-    r"rule\.momentum: expected 'sgd'": lambda: problem_from_dict(
-        {"rule": {"kind": "deterministic-rounding", "delta": 0.1, "momentum": 0.5}}
+    r"rule\.momentum: expected 'sgd'.*'multinomial'; remove it": lambda: problem_from_dict(
+        {"rule": {"kind": "multinomial", "momentum": 0.5}}
     ),
     r"momentum: expected a number from 0 up to, but not including, 1, found 1": lambda: SGD(
         0.1, momentum=1.0

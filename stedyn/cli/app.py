@@ -3,8 +3,7 @@
 Results go to standard output, everything else to standard error. A fault of the input is one sentence
 and exit code 2; a computation that failed is exit code 1; an interrupt is 130, SIGTERM 143. Any other
 exception is a bug of stedyn, or of a rule defined in Python: it keeps its traceback, and the exit code is 1.
-Imports that take time are made inside the commands, so that help and faults are answered at once. No annotation
-is postponed: typer reads them.
+Imports that take time are made inside the commands, so that help and faults come at once; typer reads the annotations.
 """
 
 import os

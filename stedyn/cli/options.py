@@ -72,9 +72,7 @@ def _problem_flag(help: str, *names: str, metavar: str | None = None) -> Any:
 def _problem_flags(
     problem: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[PROBLEM.toml]", help="A problem file; without one, setting R1 (docs/command-line.md)."
-        ),
+        typer.Argument(metavar="[PROBLEM.toml]", help="A file; without one, R1 (docs/command-line.md)."),
     ] = None,
     bits: Annotated[int | None, _problem_flag("Bits of the weights.")] = None,
     range: Annotated[float | None, _problem_flag("Range of the weights.")] = None,

@@ -14,7 +14,6 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..checks import PATH, Notice, checked, choice, fail, finite, in_float64, positive, same_floats, whole
 from ..machine import cores
@@ -25,6 +24,7 @@ from .checkpoint import Checkpoint
 from .ensemble import Ensemble
 from .hosts import Hosts, devices_of
 from .layout import spread_over
+from .progress import progress_bar
 from .task import Record, Task
 
 _CHUNK = 2**25  # coordinate-steps of one compiled call: about a tenth of a second
@@ -170,7 +170,7 @@ def simulate(
         begin = time.perf_counter()
         made = sum(group.seeds * group.place.at for group in task.groups)
         total = int(task.events[-1]) * task.keys.size
-        with _bar(progress, total, made) as bar:
+        with progress_bar(progress, total, made) as bar:
             try:
                 _run(task, threads, bar, None if file is None else file.save, every)
             except KeyboardInterrupt:
@@ -183,24 +183,6 @@ def simulate(
         seconds = time.perf_counter() - begin + (0.0 if file is None else file.seconds)
         record = {name: hosts.gather(values) for name, values in task.record.items()}
         return _ensemble(task, record, seed, seconds, _device(platform, places, threads))
-
-
-class _Told(contextlib.nullcontext):
-    """In the place of a progress bar: a function that is told the part that is done."""
-
-    def __init__(self, tell: Callable[[float], None], total: int, done: int):
-        super().__init__(self)
-        self.tell, self.total, self.done = tell, max(total, 1), done
-
-    def update(self, number: int) -> None:
-        self.done += number
-        self.tell(self.done / self.total)
-
-
-def _bar(progress: bool | Callable[[float], None], total: int, done: int) -> Any:
-    if callable(progress):
-        return _Told(progress, total, done)
-    return tqdm(total=total, initial=done, unit="step", unit_scale=True, disable=not progress)
 
 
 def _together(seeds: int, dim: int) -> int:

@@ -241,7 +241,8 @@ def _laplace_moments(breaks, mean, std) -> PartialMoments:
 
 
 @eqx.filter_jit
-def _pass(problem, legs, rtol, blend, coarse, classes, variances, single=False, columns=3):
+def _pass(problem, legs, rtol, blend, coarse, classes, linear, single=False):
+    variances, columns = (LINEAR_VARIANCES, 8) if linear else (None, 3)
     found, runs, kept, state = channel_classes(problem, classes, coarse, variances), [], [], None
     for part, leg in zip(problem.parts, legs, strict=True):
         law, memory = (
@@ -278,12 +279,9 @@ def mixture_curves(problem: Problem, asked: Asked) -> Solved:
         classes = CLASSES if problem.ptq is None else PTQ_CLASSES
     linear = all(part.weights.is_none for part in problem.parts)
     # a linear psi leaves nothing but the error in time
-    rtol, columns = (1e-8, 8) if linear else (1e-5, 3)
-    variances = LINEAR_VARIANCES if linear else None
+    rtol = 1e-8 if linear else 1e-5
     single = linear and problem.ptq is not None and problem.start.data is None  # whose classes stay Gaussian
-    run = functools.partial(
-        _pass, problem, legs, classes=classes, variances=variances, single=single, columns=columns
-    )
+    run = functools.partial(_pass, problem, legs, classes=classes, linear=linear, single=single)
     blend = None if traced or linear else jnp.zeros(())
     curves, stats, kept, path, bad = run(jnp.asarray(rtol), blend, jnp.asarray(False))
     counts = dict(stats, classes=classes, starts=STARTS, passes=1)
