@@ -20,7 +20,7 @@ from stedyn.problem.populations import Covariance, Teacher
 from stedyn.problem.problem import Problem
 from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD, Adam, Rule, StochasticRounding
-from stedyn.simulation import Interrupted, checkpoint, run, simulate
+from stedyn.simulation import Interrupted, checkpoint, progress, run, simulate
 
 R1 = Problem(weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(0.1))
 DIM = 129
@@ -42,7 +42,7 @@ def same(a, b):
     return True
 
 
-class Bar(run.tqdm):
+class Bar(progress.tqdm):
     """A progress bar that interrupts the run after some updates."""
 
     left = 0
@@ -56,7 +56,7 @@ class Bar(run.tqdm):
 
 @pytest.fixture
 def interrupt_after(monkeypatch):
-    monkeypatch.setattr(run, "tqdm", Bar)
+    monkeypatch.setattr(progress, "tqdm", Bar)
     return lambda updates: setattr(Bar, "left", updates)
 
 

@@ -490,17 +490,17 @@ def test_weights_that_diverge_are_refused():
 
 
 def test_interrupt_stops_the_run(monkeypatch):
-    from stedyn.simulation import run
+    from stedyn.simulation import progress
 
     calls = []
 
-    class Bar(run.tqdm):
+    class Bar(progress.tqdm):
         def update(self, n=1):
             calls.append(n)
             if len(calls) == 3:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "tqdm", Bar)
+    monkeypatch.setattr(progress, "tqdm", Bar)
     with pytest.raises(KeyboardInterrupt):
         simulate(R1, dim=DIM, seeds=4, taus=[1000.0], chunk=100)
     assert len(calls) < 20  # of 5160
