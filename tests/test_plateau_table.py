@@ -9,8 +9,9 @@ import pytest
 from stedyn import Plateau, plots, small_lr_stairs
 from stedyn.cli import app as cli
 from stedyn.cli.options import build_problem
-from stedyn.cli.plateaus import TABLES
+from stedyn.cli.plateaus import RUN
 from stedyn.design import plateau_tables
+from stedyn.files.tables import PLATEAU_TABLES
 
 
 class Solved:
@@ -78,7 +79,8 @@ def test_text_and_files(tmp_path, capsys):
 
 def test_the_figure_has_every_plateau():
     flags = dict.fromkeys(["problem", "set_", *_flags()])
-    found = plateau_tables.plateau_table(build_problem(flags, TABLES), bits=[2], ranges=[0.8, 1.0, 1.2])
+    problem = build_problem(flags, PLATEAU_TABLES | {"run": RUN})
+    found = plateau_tables.plateau_table(problem, bits=[2], ranges=[0.8, 1.0, 1.2])
     left, right = plots.plateaus_figure(found).axes
     assert left.get_xlabel() == "range of the weights"
     drawn = np.concatenate([line.get_ydata() for line in left.lines if line.get_marker() == "o"]).astype(

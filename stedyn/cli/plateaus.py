@@ -9,15 +9,8 @@ from .approval import approve
 from .lists import numbers
 from .options import Bits, Json, Out, Plot, Yes, build_problem, check_outputs, takes_problem, write_outputs
 
-#: What the command computes without a problem file: mid-tread weights that start near 0.
-TABLES: dict[str, dict[str, Any]] = {
-    "teacher": {"kind": "constant", "value": 1.0},
-    "start": {"kind": "gaussian", "mean": 0.0, "std": 0.02},
-    "noise": {"std": 0.1},
-    "weights": {"kind": "mid-tread", "bits": 2, "range": 1.0},
-    "rule": {"kind": "sgd", "lr": 0.02},
-    "run": {"tau": 400.0, "points": 201},
-}
+#: The run without a problem file.
+RUN = {"tau": 400.0, "points": 201}
 
 
 @takes_problem(without=("bits", "range", "lr"))
@@ -37,7 +30,9 @@ def plateaus(
     {plateau} Without PROBLEM.toml: mid-tread weights of range 1 that start at N(0, 0.02^2), teacher 1, lr 0.02, label
     noise 0.1, tau = 400.
     """
-    problem = build_problem(flags, TABLES)
+    from ..files.tables import PLATEAU_TABLES
+
+    problem = build_problem(flags, PLATEAU_TABLES | {"run": RUN})
     check_outputs(out, plot)
     from .. import __version__
     from ..design.plateau_tables import plateau_table

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..checks import Failure, InputError, in_float64
 from ..curves.plateaus import Plateau, find_plateaus
-from ..design.calibration import CALIBRATIONS, calibrated_range
+from ..design.calibration import calibrated_ranges
 from ..design.maps import final_errors
 from ..design.predictor import with_quantizer
 from ..limit.fixed_points import FixedPoint, fixed_point
@@ -168,12 +168,10 @@ def _against_ranges(problem: Problem) -> Iterator[RangeCurve | Refused]:
             "ranges", "The error against the range needs a weight quantizer with one range that stays."
         )
         return
-    rules = {}
-    for rule in CALIBRATIONS:
-        try:
-            rules[rule] = calibrated_range(problem.target, weights, rule)
-        except InputError:  # this rule does not have these weights or levels
-            continue
+    try:
+        rules = calibrated_ranges(problem.target, weights)
+    except InputError:  # no range can be read off these weights
+        rules = {}
     now = float(np.asarray(weights.range))
     low = 0.25 * min([now, *rules.values()])
     high = 1.25 * max([now, *rules.values()])

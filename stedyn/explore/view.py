@@ -11,21 +11,14 @@ from urllib.parse import urlencode
 
 from ..checks import InputError, fail, whole
 from ..files.problems import problem_from_dict
+from ..files.tables import PLATEAU_TABLES, keys_of, set_value, toml_value
 from ..files.tables import TABLES as PROBLEM_TABLES
-from ..files.tables import keys_of, set_value, toml_value
 from ..files.writing import problem_to_dict
 from ..problem.problem import Problem
 from ..quantizers.quantizer import FIXED_BITS
 
 #: What the page opens on: mid-tread weights that start near 0, on a plateau.
-TABLES: dict[str, dict[str, Any]] = {
-    "teacher": {"kind": "constant", "value": 1.0},
-    "start": {"kind": "gaussian", "mean": 0.0, "std": 0.02},
-    "noise": {"std": 0.1},
-    "weights": {"kind": "mid-tread", "bits": 2, "range": 1.0},
-    "rule": {"kind": "sgd", "lr": 0.02},
-    "run": {"tau": 80.0, "points": 201},
-}
+TABLES = PLATEAU_TABLES | {"run": {"tau": 80.0, "points": 201}}
 #: What a new kind needs where it has no default.
 NEEDED: dict[tuple[str, str], Any] = {
     ("weights", "bits"): 2,

@@ -75,6 +75,14 @@ DEFAULT_TABLES: dict[str, dict[str, Any]] = {
     "rule": {"kind": "sgd", "lr": 0.1},
     "run": {"tau": 100.0, "points": 201},
 }
+#: What the commands about plateaus start from: mid-tread weights that start near 0; they add a run.
+PLATEAU_TABLES: dict[str, dict[str, Any]] = {
+    "teacher": {"kind": "constant", "value": 1.0},
+    "start": {"kind": "gaussian", "mean": 0.0, "std": 0.02},
+    "noise": {"std": 0.1},
+    "weights": {"kind": "mid-tread", "bits": 2, "range": 1.0},
+    "rule": {"kind": "sgd", "lr": 0.02},
+}
 
 
 def rule_parameters(kind: str) -> dict[str, inspect.Parameter]:

@@ -143,10 +143,6 @@ class _OnLattice(WithMomentum):
     def sized(self):
         return True
 
-    def _place(self, r, phi, tau):
-        """The move of SGD in lattice steps."""
-        return self.rate(tau) * r * phi / self.delta
-
     def _scale(self, s, tau):
         return self.rate(tau) * s / self.delta
 
@@ -237,7 +233,7 @@ class StochasticRounding(_OnLattice):
         return self.delta * jnp.floor(move / self.delta + u[0])
 
     def response(self, inputs):
-        return GradientResponse(self, inputs) if self.momentum is None else _RoundedBuffer(self, inputs)
+        return GradientResponse(self, inputs) if self.momentum is None else _StochasticBuffer(self, inputs)
 
     def expected(self, r, phi, u, tau):
         return self.rate(tau) * r * phi
@@ -253,7 +249,7 @@ class StochasticRounding(_OnLattice):
         return Profile(jnp.full_like(s, 1.0) * lr, square, _ROOT * lr * s)
 
 
-class _RoundedBuffer(Response):
+class _StochasticBuffer(Response):
     """Stochastic rounding of moves by momentum."""
 
     rule: StochasticRounding
