@@ -355,7 +355,9 @@ def test_the_folder_of_programs_is_private(tmp_path):
     folder = tmp_path / "stedyn"
     folder.mkdir(mode=0o755)
     code = "import stedyn.cli.environment as e; e.set_environment()"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX", "STEDYN"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("JAX", "STEDYN"))
+    }
     subprocess.run(
         [sys.executable, "-c", code], env=environment | {"XDG_CACHE_HOME": str(tmp_path)}, check=True
     )
