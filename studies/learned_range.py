@@ -124,7 +124,7 @@ def main(quick: bool = False, out: str = "data", bits: tuple[int, ...] = BITS) -
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_enable_x64", True)
-    tau, tol, dim, seeds = (4.0, 0.2, 0, 0) if quick else (60.0, 5e-2, 1000, 8)
+    tau, tol, dim, seeds = (4.0, 0.2, 0, 0) if quick else (60.0, 5e-2, 1000, 32)
     bits = (2,) if quick else tuple(bits)
     rows, seed = [], itertools.count(1000, 1000)
     for b in bits:

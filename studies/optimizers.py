@@ -67,7 +67,7 @@ def simulated(solution, rule, row: dict, tau: float, dim: int, seeds: int, seed:
 
 def main(quick: bool = False, out: str | Path = "data") -> pd.DataFrame:
     """Write ``optimizers.csv`` and ``.png``; return the table, one row an optimizer and rate."""
-    tau, tol, dim, seeds = (6.0, 0.2, 200, 2) if quick else (BUDGET, 2e-2, 1000, 8)
+    tau, tol, dim, seeds = (6.0, 0.2, 200, 2) if quick else (BUDGET, 2e-2, 1000, 32)
     momenta, rates, ranges = ((0.8,), (0.2,), (1.25,)) if quick else (MOMENTA, RATES, RANGES)
     rows, seed = [], itertools.count(1000, 1000)
     for momentum in momenta:

@@ -78,7 +78,7 @@ def main(quick: bool = False, out: str | Path = "data") -> pd.DataFrame:
     widths, budgets, parts = (
         ((2,), (10.0,), (0.5,)) if quick else ((1, 2, 3, 4), (5.0, 10.0, 20.0, 40.0), PARTS)
     )
-    dim, seeds, tol = (400, 3, 0.1) if quick else (2000, 12, 5e-3)
+    dim, seeds, tol = (400, 3, 0.1) if quick else (2000, 32, 5e-3)
     rows, seed = [], itertools.count(1000, 1000)
     for bits in widths:
         for budget in budgets:
