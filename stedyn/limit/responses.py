@@ -148,50 +148,58 @@ def _implicit_adjoint(up, down, value):
 
 @eqx.filter_jit
 def sums(flow: GridFlow, steps: Steps, at) -> Sums:
-    """Responses of the errors at the ends ``at (T,)`` of steps, along which they are swept back."""
+    """Responses of the errors at the ends ``at (T,)`` of steps, swept back from the last of these."""
     limit, e = flow.limit, flow.error_weights
     own = e / jnp.where(limit.share > 0, limit.share, 1.0)
     mass = _forward(flow, steps)
     groups, kept = limit.inputs.k1.size, steps.memory.shape[1]
 
-    def hit(number, x):
-        return x + e[:, :, None] * (at == number)
-
     def step(responses, inputs):
-        (x, y), (number, (size, V, memory, time), before, after) = responses, inputs
-        x = hit(number + 1, x)
-        end = jnp.einsum("nc,nct->t", after * own, x)
+        x, y = responses
+        number, (size, V, memory, time), before, after = inputs
         mean, size = 0.5 * (before + after), PART * size
         up, down = _rates(flow, V, memory, time)
         gain, grown, fading, moved = _feedback(flow, V, memory, time, mean)
         later = 1 / (1 + size * fading)
         both = gain + size * moved * (grown * later)[limit.group] if kept else gain
+        averaged = jnp.stack(
+            [both, mean * own, gain, before * own, moved, *_moves(flow, V, memory, time, mean)]
+        )
+        back = _implicit_adjoint(size * up, size * down, e[:, :, None])[:, :, 0]
+        averages = jnp.einsum("rnc,nc->rc", averaged, back)
 
-        def implicit_step(x, y):
+        def implicit_step(x, y, _):
             """Sherman and Morrison 1950: the feedback through V is a matrix of rank one."""
-            solved = _implicit_adjoint(size * up, size * down, jnp.concatenate([x, e[:, :, None]], axis=2))
-            x, back = solved[:, :, :-1], solved[:, :, -1]
-            fed = jnp.einsum("nc,nct->t", both, x) + (grown * later) @ y
-            x = x + size * back[:, :, None] * fed / (1 - size * jnp.sum(both * back))
+            x = _implicit_adjoint(size * up, size * down, x)
+            sums = jnp.einsum("rnc,nct->rct", averaged, x)
+            fed = jnp.sum(sums[0], axis=0) + (grown * later) @ y
+            fed = size * fed / (1 - size * jnp.sum(averages[0]))
+            x, sums = x + back[:, :, None] * fed, sums + averages[:, :, None] * fed
             if kept:
-                y = y + size * jax.ops.segment_sum(jnp.einsum("nc,nct->ct", moved, x), limit.group, kept)
-            return x, y * later[:, None]
+                y = y + size * jax.ops.segment_sum(sums[4], limit.group, kept)
+            return x, y * later[:, None], sums
 
-        once = implicit_step(x, y)
+        once = implicit_step(x, y, None)
         twice = implicit_step(*once)
         new = jax.tree.map(lambda twice, once: twice + _LAST * (twice - once), twice, once)
         # at both stages, whose values are damped where a response is not yet smooth
-        stages, remembering = (jnp.stack(pair) for pair in zip(once, new, strict=True))
-        inner, fed = jnp.einsum("rnc,snct->rst", jnp.stack([mean * own, gain]), stages)
-        fed = fed + grown @ remembering
-        each = jnp.einsum("rnc,snct->crst", _moves(flow, V, memory, time, mean), stages)
-        each = jnp.moveaxis(jax.ops.segment_sum(each, limit.group, groups), 0, 1).reshape(3 * groups, 2, -1)
-        common = jnp.concatenate([jnp.moveaxis(each, 1, 0), remembering], axis=1)
-        return new, (inner, fed, common, end)
+        remembering, sums = (jnp.stack(pair) for pair in list(zip(once, new, strict=True))[1:])
+        inner, fed = jnp.sum(sums[:, 1], axis=1), jnp.sum(sums[:, 2], axis=1) + grown @ remembering
+        each = jax.ops.segment_sum(jnp.moveaxis(sums[:, 5:], 2, 0), limit.group, groups)  # (G, 2, 3, T)
+        each = jnp.moveaxis(each, 0, 2).reshape(2, 3 * groups, -1)
+        common = jnp.concatenate([each, remembering], axis=1)
+        end = jnp.sum(new[2][3], axis=0) + jnp.sum(before * own * e) * (at == number)
+        return (new[0] + e[:, :, None] * (at == number), new[1]), (inner, fed, common, end)
 
-    inputs = (jnp.arange(steps.size.size), steps, mass[:-1], mass[1:])
-    nothing = jnp.zeros((*e.shape, at.size)), jnp.zeros((kept, at.size))
-    (start, _), (inner, gain, common, ends) = jax.lax.scan(step, nothing, inputs, reverse=True)
-    start = hit(0, start)
-    first = jnp.einsum("nc,nct->t", mass[0] * own, start)
-    return Sums(inner, gain, common, jnp.concatenate([first[None], ends]), start)
+    last, count = jnp.max(at), steps.size.size
+
+    def from_the_last(responses, inputs):
+        nothing = jax.tree.map(lambda out: jnp.zeros(out.shape), jax.eval_shape(step, responses, inputs)[1])
+        return jax.lax.cond(inputs[0] < last, step, lambda same, _: (same, nothing), responses, inputs)
+
+    first = e[:, :, None] * (at == last), jnp.zeros((kept, at.size))
+    inputs = (jnp.arange(count), steps, mass[:-1], mass[1:])
+    (start, _), (inner, gain, common, ends) = jax.lax.scan(from_the_last, first, inputs, reverse=True)
+    ends = jnp.append(ends, jnp.zeros((1, at.size)), axis=0)
+    ends = ends.at[last].add(jnp.sum(mass[last] * own * e) * (at == last))
+    return Sums(inner, gain, common, ends, start)

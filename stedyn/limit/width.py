@@ -146,7 +146,8 @@ def the_same_in_all(problem: Problem, dim: int) -> list[str]:
 
 def _covariance(solution: Solution, dim: int, times, given) -> tuple[np.ndarray, ...]:
     """Covariance of ``xi`` at any times (T, T), that with `_draws` (Q, T), and of these (Q, Q)."""
-    problem = solution.problem
+    problem, order = solution.problem, np.argsort(times, kind="stable")  # late times are swept by themselves
+    times = times[order]
     tau, V, at = _steps_of(solution, times)
     problem = at_width(problem, dim)
     classes = CLASSES if problem.covariance.kind == "identity" else FEWER_CLASSES
@@ -183,7 +184,8 @@ def _covariance(solution: Solution, dim: int, times, given) -> tuple[np.ndarray,
     earlier = np.where(times[:, None] <= times, at[:, None], at[None, :])
     later = np.where(times[:, None] <= times, np.arange(times.size), np.arange(times.size)[:, None])
     cross = np.concatenate([part[:, :count] for part in crossed], axis=1)[:, : times.size]
-    return out + ends[earlier, later] - mean.T @ mean, cross, crossed[0][:, count:]
+    whole, back = out + ends[earlier, later] - mean.T @ mean, np.argsort(order)
+    return whole[np.ix_(back, back)], cross[:, back], crossed[0][:, count:]
 
 
 @eqx.filter_jit
