@@ -85,6 +85,7 @@ def split_between(levels, moment, next_moment) -> Float[Array, "*n L"]:
     levels each is taken with the fraction of the way to it.
     """
     inner, leading = moment[..., 1:-1], [(0, 0)] * (moment.ndim - 1)
-    rise = (next_moment[..., 1:-1] - levels[:-1] * inner) / jnp.diff(levels)
+    steps = jnp.diff(levels)  # 0 between the levels that fill up those of a program
+    rise = (next_moment[..., 1:-1] - levels[:-1] * inner) / jnp.where(steps > 0, steps, 1.0)
     each = jnp.pad(rise, [*leading, (1, 0)]) + jnp.pad(inner - rise, [*leading, (0, 1)])
     return each.at[..., 0].add(moment[..., 0]).at[..., -1].add(moment[..., -1])

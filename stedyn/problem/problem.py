@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from ..checks import checked, choice, fail, nonnegative, positive, several
 from ..inputs.law import InputLaw
 from ..inputs.moments import InputMoments, input_moments
+from ..quantizers.padded import INPUTS, filled_up
 from ..quantizers.quantizer import Quantizer, as_arrays
 from ..quantizers.surrogates import SURROGATES, Surrogate
 from ..rules import SGD, Rule
@@ -26,6 +27,8 @@ from .run import Run
 
 #: A run whose error grows by this factor over its first value and the variance of the label diverges.
 DIVERGENCE = 1e6
+
+_moments = eqx.filter_jit(input_moments)
 
 
 class Problem(eqx.Module):
@@ -158,7 +161,8 @@ class Problem(eqx.Module):
 
     def moments(self, variance, mean=0.0) -> InputMoments:
         """Moments of inputs with the variances ``v`` of any shape, and with means of their own."""
-        return input_moments(self.inputs, jnp.sqrt(variance), self.input_law, self.means, mean)
+        inputs, law = filled_up(self.inputs, INPUTS), as_arrays(self.input_law)
+        return _moments(inputs, jnp.sqrt(variance), law, self.means, mean)
 
     @property
     def measured(self) -> dict[str, Teacher | Start | Covariance | InputLaw]:

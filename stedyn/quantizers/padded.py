@@ -12,12 +12,13 @@ from jaxtyping import Array, Float, Int
 from .pieces import Pieces, pieces_of
 from .quantizer import Quantizer
 
-#: The least number of levels of a program, and by what it grows where there are more.
-LEAST, GROWTH = 32, 8
+#: Numbers of levels of a program: the least, and by what it grows where there are more. Rules that average over the
+#: levels of inputs pay for each of these.
+WEIGHTS, INPUTS = (32, 8), (16, 16)
 
 
 class PaddedQuantizer(eqx.Module):
-    """A quantizer as programs of the limit take it, with the number of levels filled up to 32, 256, 2048, ...
+    """A quantizer as programs of the limit take it, with the number of levels filled up to one of few sizes.
 
     The last ``spare`` of the levels, ``range`` times ``unit``, repeat the largest; no weight reaches the breaks between
     them (`stedyn.quantizers.pieces.pieces_of`), so that every average is that of the quantizer.
@@ -27,14 +28,15 @@ class PaddedQuantizer(eqx.Module):
     unit: Float[Array, " L"]
     spare: Int[Array, ""]
     rounding: str = eqx.field(static=True)
+    symmetric: bool = eqx.field(static=True)
     is_none: ClassVar[bool] = False
 
-    def __init__(self, quantizer: Quantizer):
-        number = quantizer.n_levels
-        size = LEAST
+    def __init__(self, quantizer: Quantizer, sizes: tuple[int, int] = WEIGHTS):
+        number, (size, growth) = quantizer.n_levels, sizes
         while size < number:
-            size *= GROWTH
+            size *= growth
         self.range, self.rounding = jnp.asarray(quantizer.range), quantizer.rounding
+        self.symmetric = quantizer.symmetric
         unit = quantizer.unit
         if quantizer.explicit is not None:
             unit = np.asarray(quantizer.explicit) / np.asarray(quantizer.range)
@@ -54,13 +56,23 @@ class PaddedQuantizer(eqx.Module):
         return pieces_of(self.levels, self.rounding, self.spare)
 
 
+def filled_up(quantizer, sizes: tuple[int, int]):
+    """The same quantizer with its levels filled up, unless it is None, has none, or is filled up already."""
+    return (
+        PaddedQuantizer(quantizer, sizes)
+        if isinstance(quantizer, Quantizer) and not quantizer.is_none
+        else quantizer
+    )
+
+
 def padded(problem):
-    """The same problem with the levels of its weights, in all phases, filled up, as programs take it."""
+    """The same problem with the levels of its weights and inputs, in all phases, filled up, as programs take it."""
 
     def one(record):
-        if record.weights is None or record.weights.is_none:
-            return record
-        return eqx.tree_at(lambda record: record.weights, record, PaddedQuantizer(record.weights))
+        both = filled_up(record.weights, WEIGHTS), filled_up(record.inputs, INPUTS)
+        return eqx.tree_at(
+            lambda record: (record.weights, record.inputs), record, both, is_leaf=lambda leaf: leaf is None
+        )
 
     problem = one(problem)
     if not problem.phases:

@@ -102,6 +102,7 @@ def _law(problem, std: float) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray
     moments = problem.moments(std**2)
     if moments.levels is not None:
         value, share = np.asarray(moments.levels), np.asarray(moments.mass)
+        value, share = value[share > 0], share[share > 0]  # without those that fill a program up
         symmetric = np.allclose(value, -value[::-1]) and np.allclose(share, share[::-1])
         if value.size <= count or not symmetric:
             return value, share
