@@ -48,7 +48,9 @@ class Commands:
     def __call__(self, arguments: list[str]) -> float:
         """Seconds of one call."""
         begin = time.perf_counter()
-        done = subprocess.run(arguments, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        done = subprocess.run(
+            arguments, cwd=self.folder, env=self.environment, capture_output=True, text=True
+        )
         seconds = time.perf_counter() - begin
         if done.returncode not in (0, 1):
             raise SystemExit(f"{' '.join(arguments)}: exit {done.returncode}\n{done.stderr}")
@@ -92,7 +94,12 @@ def commands(only: set[str]) -> None:
             new = {name.rsplit("-", 2)[0] for name in run.programs() - before}
             show("`predict` of another problem", seconds, f"{len(new)} programs {' '.join(sorted(new))}", "0",
                  "as above")  # fmt: skip
-        for objective, goal in [("final-error", 3), ("error-at=20", 6), ("time-to=0.1", 6), ("plateau-length", 6)]:
+        for objective, goal in [
+            ("final-error", 3),
+            ("error-at=20", 6),
+            ("time-to=0.1", 6),
+            ("plateau-length", 6),
+        ]:
             if objective.partition("=")[0] in only:
                 arguments = command("choose", "--bits", "2,3,4", "--objective", objective)
                 run(arguments)
@@ -103,7 +110,10 @@ def commands(only: set[str]) -> None:
                      f"{ratio:.1f} predicts{new}", f"{goal} predicts", "one predict")  # fmt: skip
         if "layers" in only:
             layers(run.folder)
-            for arguments in (["layers.safetensors"], ["layers.safetensors", "--activations", "inputs.safetensors"]):
+            for arguments in (
+                ["layers.safetensors"],
+                ["layers.safetensors", "--activations", "inputs.safetensors"],
+            ):
                 call = command("layers", *arguments, "--bits", "3")
                 first = run(call)
                 seconds, ratio = run.against(call, IMPORTS)
@@ -148,7 +158,9 @@ def curves() -> None:
     rates, ranges = np.geomspace(0.02, 0.3, 25), np.linspace(1.0, 3.0, 40)
 
     def call():
-        return range_map(problem, ranges=ranges, lrs=rates, objective="error-at=40", tol=1e-2).to_pandas().size
+        return (
+            range_map(problem, ranges=ranges, lrs=rates, objective="error-at=40", tol=1e-2).to_pandas().size
+        )
 
     first, again = best(call, 1)
     show("1000 curves (lr, range), one teacher value", again, f"first call {first:.3g} s", "10 s", "")
@@ -159,9 +171,11 @@ def classes() -> None:
     from stedyn import SGD, Problem, Quantizer, Run, Teacher, solve
 
     teacher = Teacher.samples(np.random.default_rng(0).normal(size=64))
-    problem = Problem(teacher, weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(0.1), run=Run(40.0, 81))
+    problem = Problem(
+        teacher, weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(0.1), run=Run(40.0, 81)
+    )
     solution = solve(problem, tol=5e-3)
-    first, again = best(lambda: solve(problem, tol=5e-3).error)
+    _, again = best(lambda: solve(problem, tol=5e-3).error)
     counts = solution.statistics
     show("64 teacher classes, one curve, 0.5 %", again, f"claims {solution.error_estimate:.1e}", "0.3 s",
          f"{counts.get('num_steps')} steps of {counts.get('cells')} cells")  # fmt: skip

@@ -364,6 +364,15 @@ def test_faults_are_answered_before_jax_is_imported():
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
+def test_what_is_slow_to_import_is_left_to_the_commands_that_need_it():
+    rooms = (
+        "stedyn.limit.solver, stedyn.limit.fixed_points, stedyn.design.choices, stedyn.design.layer_report"
+    )
+    code = f"import sys, {rooms}; sys.exit(' '.join({{'scipy.stats', 'scipy.signal', 'matplotlib'}} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_signal_to_a_program_that_is_done_changes_nothing():
     code = (
         "import os, signal, sys; from stedyn.cli.app import main; sys.argv = ['stedyn', '--version']; code = main(); "

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from ..checks import checked, choice, fail, positive, whole
 from ..problem.problem import Start, Teacher
@@ -209,7 +209,7 @@ def _aciq(law: WeightLaw, quantizer: Quantizer, options: Options) -> float:
     noise = 1 / (6 * 4.0**numbers.bits)  # half the slope of the second term, divided by A
 
     def slope(edge: float) -> float:
-        return edge * noise - (stats.norm.pdf(edge) - edge * stats.norm.sf(edge))
+        return edge * noise - (np.exp(-(edge**2) / 2) / np.sqrt(2 * np.pi) - edge * special.ndtr(-edge))
 
     edge = law.mean_square**0.5 * float(optimize.brentq(slope, 1e-3, 20.0, xtol=1e-14))
     return edge * numbers.range / (numbers.bin * numbers.step)
