@@ -1,6 +1,14 @@
-"""The documentation site: ``python -m pip install '.[docs]' && python -m sphinx -W docs build/site``."""
+"""The documentation site: ``python -m pip install '.[docs]' && python -m sphinx -W docs build/site``.
+
+Tutorials are run; studies are, too, with ``-D quick_studies=1`` and the extra ``studies`` (``gallery.py``).
+"""
+
+import sys
+from pathlib import Path
 
 import stedyn
+
+sys.path.insert(0, str(Path(__file__).parent))  # gallery.py
 
 project = "stedyn"
 version = release = stedyn.__version__
@@ -11,9 +19,22 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.viewcode",
     "numpydoc",
+    "sphinx_gallery.gen_gallery",
+    "gallery",
 ]
+sphinx_gallery_conf = {
+    "examples_dirs": "tutorials",
+    "gallery_dirs": "generated/tutorials",
+    "filename_pattern": ".",
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "remove_config_comments": True,
+    "write_computation_times": False,
+    "show_signature": False,
+    "download_all_examples": False,
+}
 myst_heading_anchors = 3
-exclude_patterns = ["README.md"]
+exclude_patterns = ["README.md", "tutorials", "generated/studies/quick"]
 autosummary_ignore_module_all = False
 autodoc_typehints = "none"  # the docstrings say shapes and units
 numpydoc_show_class_members = False
