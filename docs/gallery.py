@@ -102,8 +102,8 @@ def card(study: Path) -> str:
 """
 
 
-def run(study: Path) -> None:
-    """Run it quick; keep what it draws and prints, and say how long it took."""
+def run(study: Path) -> str:
+    """Run it quick; keep what it draws and prints, and return how long it took."""
     begin = time.perf_counter()
     command = [sys.executable, study, "--quick", "--out", QUICK]
     done = subprocess.run(
@@ -112,7 +112,7 @@ def run(study: Path) -> None:
     if done.returncode:
         raise ExtensionError(f"{study.relative_to(ROOT)} --quick failed:\n{done.stdout}{done.stderr}")
     (QUICK / f"{name_of(study)}.txt").write_text(done.stdout or "nothing\n")
-    print(f"{study.relative_to(ROOT)}: {time.perf_counter() - begin:.0f} s", flush=True)
+    return f"{study.relative_to(ROOT)}: {time.perf_counter() - begin:.0f} s"
 
 
 def write(app) -> None:
@@ -137,8 +137,9 @@ def write(app) -> None:
 
 
 def wait(app, *_) -> None:
-    """Until the studies are done."""
-    list(app.quick_studies)
+    """Until the studies are done; here, as output in between would be taken for that of a tutorial."""
+    for line in app.quick_studies:
+        print(line, flush=True)
 
 
 def setup(app) -> dict:

@@ -55,11 +55,6 @@ def test_a_study_runs_quick(tmp_path, name):
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.csv", f"{name}.png"} | page
 
 
-def test_ci_runs_every_study_of_networks():
-    (listed,) = re.findall(r"studies/networks/\{([\w,]+)\}\.py", (ROOT / ".ci" / "run").read_text())
-    assert sorted(listed.split(",")) == NETWORKS
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_study_of_networks_runs_quick(tmp_path, name):

@@ -9,8 +9,16 @@ threshold of its quantizer, so that the forward pass does not change.
 
 import matplotlib.pyplot as plt
 import numpy as np
-
-from stedyn import SGD, Problem, Quantizer, Run, Start, simulate, small_lr_stairs, solve
+from stedyn import (
+    SGD,
+    Problem,
+    Quantizer,
+    Run,
+    Start,
+    simulate,
+    small_lr_stairs,
+    solve,
+)
 
 
 def student(width=1.0, lr=0.02, bits=2):
@@ -56,7 +64,9 @@ right.set(xlabel=r"$\tau$ [steps / d]", ylabel="part of the weights")
 right.legend(frameon=False)
 
 assert solution.occupancy[solution.tau < plateau.end, 1].min() > 0.9
-late = np.abs(ensemble.error_mean - solution.error) / np.maximum(ensemble.error_sem, 1e-9)
+late = np.abs(ensemble.error_mean - solution.error) / np.maximum(
+    ensemble.error_sem, 1e-9
+)
 assert np.median(late[solution.tau > plateau.end]) < 3
 
 # %%
@@ -77,14 +87,24 @@ print(f"closed form {closed:.1f}, limit {plateau.escape:.1f}")
 # Half the range halves the wait, and so does twice the learning rate; a third bit divides it by three. A range that is
 # too narrow has a price at the end, which is the subject of the next pages.
 
-cases = {"as above": student(), "half the range": student(0.5), "and twice the rate": student(0.5, lr=0.04)}
+cases = {
+    "as above": student(),
+    "half the range": student(0.5),
+    "and twice the rate": student(0.5, lr=0.04),
+}
 curves = {name: solve(problem, tol=2e-2) for name, problem in cases.items()}
 figure, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
 for name, curve in curves.items():
-    ax.semilogy(curve.tau, curve.error, label=f"{name}: escape at {curve.plateaus()[0].escape:.1f}")
+    ax.semilogy(
+        curve.tau,
+        curve.error,
+        label=f"{name}: escape at {curve.plateaus()[0].escape:.1f}",
+    )
 ax.set(xlabel=r"$\tau$ [steps / d]", ylabel="generalization error")
 ax.legend(frameon=False)
 
 for name, factor in (("half the range", 2), ("and twice the rate", 4)):
-    assert abs(factor * curves[name].plateaus()[0].escape / plateau.escape - 1) < 0.1
+    assert (
+        abs(factor * curves[name].plateaus()[0].escape / plateau.escape - 1) < 0.1
+    )
 assert abs(3 * small_lr_stairs(student(bits=3))[0].leave / closed - 1) < 1e-6

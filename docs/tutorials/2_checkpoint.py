@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
-
 from stedyn import SGD, Problem
 from stedyn.design.layer_report import report_layers
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
-
 from stedyn import SGD, Problem
 from stedyn.design.layer_report import report_layers
 
@@ -25,7 +24,9 @@ path = Path(tempfile.mkdtemp()) / "model.safetensors"
 save_file({name: array.astype(np.float32) for name, array in layers.items()}, path)
 
 allowed = 0.03
-table = report_layers(path, Problem(noise_std=0.1, rule=SGD(0.1)), bits=[2, 3, 4]).to_pandas()
+table = report_layers(
+    path, Problem(noise_std=0.1, rule=SGD(0.1)), bits=[2, 3, 4]
+).to_pandas()
 errors = table.pivot(index="bits", columns="layer", values="error")
 errors
 

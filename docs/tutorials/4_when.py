@@ -8,7 +8,6 @@ quantization-aware training, one at the end is rounding without further training
 
 import matplotlib.pyplot as plt
 import numpy as np
-
 from stedyn import SGD, Phase, Problem, Quantizer, Run, Start, Teacher, solve
 
 weights, target = Quantizer(2, 1.0), 0.8  # between the levels 1/3 and 1
@@ -35,11 +34,19 @@ parts = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0])
 figure, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
 errors = {}
 for budget in (16.0, 60.0):
-    errors[budget] = np.array([final_error(budget, part * budget) for part in parts])
+    errors[budget] = np.array(
+        [final_error(budget, part * budget) for part in parts]
+    )
     ax.plot(parts, errors[budget], marker="o", label=rf"budget $\tau$ = {budget:g}")
     best = errors[budget].argmin()
-    ax.plot(parts[best], errors[budget][best], marker="*", ms=14, color="k", ls="none")
-ax.set(xlabel="part of the budget in float", ylabel="final error, quantized", ylim=(0, None))
+    ax.plot(
+        parts[best], errors[budget][best], marker="*", ms=14, color="k", ls="none"
+    )
+ax.set(
+    xlabel="part of the budget in float",
+    ylabel="final error, quantized",
+    ylim=(0, None),
+)
 ax.legend(frameon=False)
 
 # %%

@@ -6,10 +6,12 @@ LSQ and PACT learn the range with the weights. Where does it end, and is it wort
 """
 
 import matplotlib.pyplot as plt
-
 from stedyn import SGD, MovingRange, Problem, Quantizer, Run, Teacher, solve
 
-best, least_rounding = 1.27, 1.494  # from ``stedyn choose --bits 2`` for this teacher, rate and noise
+best, least_rounding = (
+    1.27,
+    1.494,
+)  # from ``stedyn choose --bits 2`` for this teacher, rate and noise
 
 
 def student(width, moving=None):
@@ -24,7 +26,9 @@ def student(width, moving=None):
 # The range starts at half of the one of least rounding error, with a rate of its own.
 
 curves = {
-    "learned (LSQ)": solve(student(0.5 * least_rounding, MovingRange("learned", lr=0.5)), tol=5e-2),
+    "learned (LSQ)": solve(
+        student(0.5 * least_rounding, MovingRange("learned", lr=0.5)), tol=5e-2
+    ),
     "fixed, where it started": solve(student(0.5 * least_rounding), tol=5e-2),
     "fixed, best": solve(student(best), tol=5e-2),
 }

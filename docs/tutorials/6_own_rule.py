@@ -9,7 +9,6 @@ to be derived. Here: gradients clipped to half of 1.
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-
 from stedyn import SGD, Problem, Rule, Run, simulate, solve
 
 
@@ -26,7 +25,10 @@ class Clipped(Rule):
 
 run = Run(tau=20.0, points=41)
 problem = Problem(noise_std=0.5, rule=Clipped(lr=0.3, threshold=0.5), run=run)
-clipped, plain = solve(problem), solve(Problem(noise_std=0.5, rule=SGD(lr=0.3), run=run))
+clipped, plain = (
+    solve(problem),
+    solve(Problem(noise_std=0.5, rule=SGD(lr=0.3), run=run)),
+)
 
 # %%
 # Prediction and simulation share the move and nothing else.

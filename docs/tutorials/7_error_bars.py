@@ -8,7 +8,6 @@ held against it, and an experiment can be planned before anything is trained.
 
 import matplotlib.pyplot as plt
 import numpy as np
-
 from stedyn import SGD, Problem, Quantizer, Run, Start, simulate, solve
 
 # the student of the first tutorial
@@ -17,7 +16,10 @@ problem = Problem(
     run=Run(tau=40.0, points=81),
 )  # fmt: skip
 solution = solve(problem, dim=100, tol=2e-2)
-(escape,), (escape_std,) = [p.escape for p in solution.plateaus()], solution.spread.escape_std
+(escape,), (escape_std,) = (
+    [p.escape for p in solution.plateaus()],
+    solution.spread.escape_std,
+)
 print(f"escape of one run at d = 100: {escape:.1f} +- {escape_std:.1f}")
 
 # %%
@@ -29,7 +31,13 @@ left.plot(ensemble.tau, ensemble.error.T, color="#D55E00", lw=0.6, alpha=0.7)
 solution.plot(left)
 right.plot(solution.tau, solution.error_std, label="limit")
 right.plot(
-    ensemble.tau, ensemble.error.std(axis=0, ddof=1), "o", mfc="white", ms=4, markevery=4, label="8 runs"
+    ensemble.tau,
+    ensemble.error.std(axis=0, ddof=1),
+    "o",
+    mfc="white",
+    ms=4,
+    markevery=4,
+    label="8 runs",
 )
 right.set(xlabel=r"$\tau$ [steps / d]", ylabel="standard deviation of the error")
 right.legend(frameon=False)
@@ -38,7 +46,10 @@ right.legend(frameon=False)
 # A standard deviation of 8 runs is itself known to 27 %. During the escape, where runs stray most, both agree within that.
 
 middle = np.abs(solution.tau - escape) < 4
-ratio = ensemble.error.std(axis=0, ddof=1)[middle].mean() / solution.error_std[middle].mean()
+ratio = (
+    ensemble.error.std(axis=0, ddof=1)[middle].mean()
+    / solution.error_std[middle].mean()
+)
 print(f"simulated over predicted: {ratio:.2f}")
 assert abs(ratio - 1) < 3 * 0.27
 
