@@ -3,6 +3,7 @@
 Tutorials are run; studies are, too, with ``-D quick_studies=1`` and the extra ``studies`` (``gallery.py``).
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -44,3 +45,15 @@ html_theme = "pydata_sphinx_theme"
 html_title = "stedyn"  # a longer one is wider than a telephone
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "navbar_center": []}
 html_sidebars = {"**": ["globaltoc.html"]}
+
+
+def linked(app, what, name, obj, options, lines) -> None:
+    """Pages and sections of the theory that a docstring cites become links."""
+    for k, line in enumerate(lines):
+        line = re.sub(r"``docs/theory\.md``, section (\d+)", r":ref:`theory, section \1 <theory-\1>`", line)
+        lines[k] = re.sub(r"``docs/([\w-]+)\.md``", r":doc:`\1.md </\1>`", line)
+
+
+def setup(app) -> None:
+    """Hooks of the site."""
+    app.connect("autodoc-process-docstring", linked)

@@ -4,6 +4,7 @@
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -117,7 +118,8 @@ def run(study: Path) -> str:
 
 def write(app) -> None:
     """Write all pages, and begin to run the studies if that is wanted."""
-    QUICK.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(PAGES, ignore_errors=True)  # those of studies that are gone
+    QUICK.mkdir(parents=True)
     for study in STUDIES:
         (PAGES / f"{name_of(study)}.rst").write_text(page(study, app.config.quick_studies))
     cards, toctree = map(card, STUDIES), (f"   /generated/studies/{name_of(study)}" for study in STUDIES)
