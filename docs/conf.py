@@ -29,6 +29,7 @@ sphinx_gallery_conf = {
     "filename_pattern": ".",
     "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,
+    "ignore_repr_types": "matplotlib",
     "remove_config_comments": True,
     "write_computation_times": False,
     "show_signature": False,
