@@ -327,6 +327,22 @@ def test_lists_of_numbers(words, monkeypatch, tmp_path, capsys):
     assert given[0]["lrs"] == (0.1, 0.01)
 
 
+@pytest.mark.parametrize("words", ["layers", "choose --tensor fc --layer"])
+def test_a_file_of_weights_has_inputs_that_are_not_quantized(words, file, monkeypatch):
+    given = []
+
+    def asked(*arguments, **named):
+        given.extend(one for one in arguments if isinstance(one, Problem))
+        raise InputError("done")
+
+    monkeypatch.setattr("stedyn.design.layer_report.report_layers", asked)
+    monkeypatch.setattr("stedyn.design.ranges.choose", asked)
+    for more, kind in (([], "none"), (["--input-bits", "3", "--input-range", "2"], "mid-rise")):
+        assert cli.main([*words.split(), str(file), "--bits", "2", *more]) == 2
+        assert given[-1].inputs.kind == kind
+        assert float(given[-1].noise_std) == 0.1
+
+
 def test_words_that_are_no_list():
     bits = {"--bits"}
     assert joined(["--bits", "--json"], bits) == ["--bits", "--json"]

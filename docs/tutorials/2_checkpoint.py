@@ -59,6 +59,6 @@ print(
 #
 # .. code-block:: sh
 #
-#     stedyn layers model.safetensors --bits 3,4 --noise-std 0.1 --lr 0.1
+#     stedyn layers model.safetensors --bits 3,4
 #
 # With a file of activations (``--activations``) every layer is predicted behind its own measured inputs: see :doc:`/layers`.

@@ -63,12 +63,17 @@ def choose(
     json: Json = False,
     out: Out = None,
 ) -> int:
-    """The best range for every bit width, beside calibration rules with their predicted outcome."""
+    """The best range for every bit width, beside calibration rules with their predicted outcome.
+
+    Without PROBLEM.toml: R1, whose inputs have 2 bits; with --layer: inputs that are not quantized, label noise 0.1.
+    """
     if layer is None and tensor is not None:
         raise InputError("--tensor: expected --layer FILE with it, found none; name the file.")
     if layer is not None:
         flags = flags | {"set_": [*_teacher(layer, tensor, normalise), *(flags["set_"] or ())]}
-    problem = build_problem(flags)
+    from ..files.tables import LAYER_TABLES
+
+    problem = build_problem(flags, None if layer is None else LAYER_TABLES)
     check_outputs(out, None)
     from ..design.ranges import candidates, choose
 
@@ -124,10 +129,13 @@ def layers(
 ) -> int:
     """The best range for every layer of a file of weights: each is the teacher of a problem of its own.
 
+    Without PROBLEM.toml: inputs that are not quantized, label noise 0.1, start N(0, 1), SGD at lr 0.1.
     Weights are divided by their root mean square (--normalise), inputs by the root of their mean variance: the start,
     the noise, the range of the inputs and the learning rate of the problem are in these units.
     """
-    problem = build_problem(flags)
+    from ..files.tables import LAYER_TABLES
+
+    problem = build_problem(flags, LAYER_TABLES)
     check_outputs(out, plot)
     os.environ["MPLBACKEND"] = "Agg"
     from ..design.layer_report import entries_of, problem_of, report_layers, with_inputs

@@ -75,6 +75,10 @@ DEFAULT_TABLES: dict[str, dict[str, Any]] = {
     "rule": {"kind": "sgd", "lr": 0.1},
     "run": {"tau": 100.0, "points": 201},
 }
+#: What a layer of a file is trained in: inputs that are not quantized, labels with noise.
+LAYER_TABLES = {name: table for name, table in DEFAULT_TABLES.items() if name != "inputs"} | {
+    "noise": {"std": 0.1}
+}
 #: What the commands about plateaus start from: mid-tread weights that start near 0; they add a run.
 PLATEAU_TABLES: dict[str, dict[str, Any]] = {
     "teacher": {"kind": "constant", "value": 1.0},
