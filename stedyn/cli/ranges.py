@@ -226,5 +226,6 @@ def _show(
 
     record = result.to_dict() | {"problem": problem_to_dict(problem), "version": __version__}
     quantizer = template(problem, problem.weights.bits or 2)
-    print(to_json(record) if json else f"{describe(problem, quantizer)}\n\n{printable(text)}")
+    teacher = "each layer of the file" if name == "layers" else None
+    print(to_json(record) if json else f"{describe(problem, quantizer, teacher)}\n\n{printable(text)}")
     write_outputs(name, problem, record, out, plot, {name: result}, draw, result)

@@ -36,10 +36,11 @@ def versions() -> str:
 
 
 @in_float64
-def describe(problem: Problem, weights: Quantizer | None = None) -> str:
+def describe(problem: Problem, weights: Quantizer | None = None, teacher: str | None = None) -> str:
     """The problem in a few lines that name every convention its numbers depend on.
 
-    With ``weights``, a quantizer whose bits and range are still to be chosen, its geometry stands for both.
+    With ``weights``, a quantizer whose bits and range are still to be chosen, its geometry stands for both. ``teacher`` says what stands in the
+    place of that of the problem.
     """
     from ..problem.phases import replaced
     from ..rules import SGD
@@ -48,7 +49,7 @@ def describe(problem: Problem, weights: Quantizer | None = None) -> str:
     # no table holds a rule defined in Python
     tables = problem_to_dict(replaced(problem, rule=SGD(), phases=()))
     laws = {table: tables[table] for table in ("teacher", "start")}
-    teacher, start = (_law(law) for law in laws.values())
+    law, start = (_law(law) for law in laws.values())
     shown = (
         _quantizer(problem.weights)
         if weights is None
@@ -68,7 +69,7 @@ def describe(problem: Problem, weights: Quantizer | None = None) -> str:
     if channels:
         weights_line += f"; {len(tables['channels']['shares'])} channels: {'; '.join(channels)}"
     lines = {
-        "teacher": f"{teacher}; start {start}; label noise std {problem.noise_std:g}",
+        "teacher": f"{law if teacher is None else teacher}; start {start}; label noise std {problem.noise_std:g}",
         "weights": weights_line,
         "inputs": _quantizer(problem.inputs) + _input_law(problem, tables) + _covariance(tables),
         "rule": _rule(problem.rule),
