@@ -39,8 +39,8 @@ def versions() -> str:
 def describe(problem: Problem, weights: Quantizer | None = None, teacher: str | None = None) -> str:
     """The problem in a few lines that name every convention its numbers depend on.
 
-    With ``weights``, a quantizer whose bits and range are still to be chosen, its geometry stands for both. ``teacher`` says what stands in the
-    place of that of the problem.
+    With ``weights``, a quantizer whose bits and range are still to be chosen, its geometry stands for both. ``teacher``
+    says what stands in the place of that of the problem.
     """
     from ..problem.phases import replaced
     from ..rules import SGD
