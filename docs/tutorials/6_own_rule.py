@@ -3,7 +3,7 @@ A rule of your own
 ==================
 
 An update rule is its move, a function of residual and input of one coordinate. Its limit follows from that by quadrature; nothing has
-to be derived. Here: gradients clipped to half of 1.
+to be derived. Here: gradients clipped at 0.5.
 """
 
 import jax.numpy as jnp
@@ -53,6 +53,7 @@ left.errorbar(
     ms=4,
     label="clipped, simulated",
     zorder=0,
+    color="0.3",
 )
 left.set(xlabel=r"$\tau$ [steps / d]", ylabel="generalization error")
 right.plot(clipped.tau, clipped.effective_step)

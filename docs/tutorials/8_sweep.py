@@ -24,7 +24,7 @@ problem = Problem(
 
 # %%
 # Columns are keys of a problem file; what a row does not name is that of the problem. The law ``fluid`` is the one of small learning
-# rates, without diffusion, and takes no time; without that column each row is solved as `stedyn.solve` does.
+# rates, without diffusion, and takes no time; without that column each row is solved as ``stedyn.solve`` does.
 
 table = pd.DataFrame(
     itertools.product((0.5, 0.75, 1.0), (0.02, 0.04)),
