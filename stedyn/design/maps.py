@@ -21,6 +21,7 @@ from tqdm import tqdm
 from ..checks import checked, fail, in_float64, positive, several, whole
 from ..curves.objectives import Objective
 from ..files.results import Result
+from ..limit.compiling import soon
 from ..limit.laws.registry import REFERENCE
 from ..limit.limit import derive
 from ..limit.stationary import CLASSES, largest_error
@@ -205,7 +206,7 @@ def final_errors(
     return np.array(_final_errors(padded(timeless) if shared else timeless, jnp.asarray(ranges)))
 
 
-@eqx.filter_jit
+@soon
 def _final_errors(problem: Problem, ranges: Float[Array, " n"]) -> Float[Array, " n"]:
     """Errors of the fixed points at all ranges."""
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from ..curves.dense import Steps
 from ..problem.phases import with_new
 from .classes import channel_classes
-from .compiling import QUICKLY
+from .compiling import SOON, once
 from .integrate import failed, integrate, steps
 from .laws.fast import FastFlow
 from .laws.grid import GridFlow
@@ -87,7 +87,7 @@ def follow(law, times, rtol, memory=None, forward=False) -> Followed:
     return Followed(curves, solution.stats, states, memory, steps(solution), failed(solution))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@functools.partial(jax.jit, static_argnums=(1, 2), compiler_options=SOON)
 def _followed(arrays, leaves, tree):
     law, times, rtol, memory = eqx.combine(arrays, jax.tree.unflatten(tree, leaves))
     return follow(law, times, rtol, memory, forward=True)
@@ -100,8 +100,7 @@ def _follow(*arguments):
     return _followed(arrays, tuple(leaves), tree)
 
 
-#: What is made once needs no optimized program, which takes XLA four times as long.
-make_compiled = eqx.filter_jit(make, compiler_options=QUICKLY)  # type: ignore[call-overload]
+make_compiled = once(make)
 
 
 def grid_pass(

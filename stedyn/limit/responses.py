@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .compiling import soon
 from .laws.fluxes import implicit, velocity
 from .laws.grid import GridFlow
 
@@ -146,7 +147,7 @@ def _implicit_adjoint(up, down, value):
     return jax.lax.scan(substitute, jnp.zeros_like(value[0]), (value, part), reverse=True)[1]
 
 
-@eqx.filter_jit
+@soon
 def sums(flow: GridFlow, steps: Steps, at) -> Sums:
     """Responses of the errors at the ends ``at (T,)`` of steps, swept back from the last of these."""
     limit, e = flow.limit, flow.error_weights

@@ -23,7 +23,7 @@ from ..checks import is_traced
 from ..problem.problem import Problem
 from ..quantizers.padded import padded
 from .averages import Averages, class_averages, level_averages
-from .compiling import QUICKLY
+from .compiling import once, soon
 from .limit import Limit, derive
 
 #: Residual variances at which the equation is evaluated to find its largest root.
@@ -278,10 +278,10 @@ def is_plain(problem: Problem) -> bool:
     return still and weights.n_levels > 1 and weights.rounding == "nearest" and problem.latent_clip is None
 
 
-@eqx.filter_jit
+@soon
 def _largest(limit: Limit, plain):
     return largest_error(limit, plain, still=True)
 
 
 #: What is made once needs no optimized program.
-_derive = eqx.filter_jit(derive, compiler_options=QUICKLY)  # type: ignore[call-overload]
+_derive = once(derive)
