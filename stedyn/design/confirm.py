@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 from scipy import stats
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ..checks import InputError, checked
 from ..comparison.verdict import mean_test

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ..checks import checked, fail, in_float64, positive, several, whole
 from ..curves.objectives import Objective

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ..checks import checked, choice, fail, in_float64, positive, several, whole
 from ..curves.objectives import Objective, longest_plateau, time_to

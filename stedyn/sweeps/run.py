@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ..checks import PATH, checked, fail, several, whole
 from ..files.report import write_csv
