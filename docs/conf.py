@@ -3,12 +3,15 @@
 Tutorials are run; studies are, too, with ``-D quick_studies=1`` and the extra ``studies`` (``gallery.py``).
 """
 
+import os
 import re
 import sys
 from pathlib import Path
 
 import stedyn
 
+# tutorials compile more than they run
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 sys.path.insert(0, str(Path(__file__).parent))  # gallery.py
 
 project = "stedyn"
