@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,13 +12,13 @@ from test_signum import run
 
 from stedyn import Problem, Quantizer, simulate, solve
 from stedyn.checks import InputError
-from stedyn.limit.compiling import QUICKLY
+from stedyn.limit.compiling import once
 from stedyn.rules import Adam, DeterministicRounding, Multinomial, Order, Rule, WithMomentum
 from stedyn.rules.buffer import RoundedBuffer
 from stedyn.rules.lattice import nearest
 from stedyn.rules.nodes import batch_nodes
 
-buffer = jax.jit(RoundedBuffer, static_argnums=1, compiler_options=QUICKLY)
+buffer = once(RoundedBuffer)
 NEAREST = DeterministicRounding(0.04, delta=0.2, momentum=0.8)
 
 
@@ -88,7 +87,7 @@ def test_a_small_simulation_of_momentum_that_is_rounded():
     problem = Problem(inputs=Quantizer(2, 2.0), noise_std=0.2, rule=rule)
     ensemble = simulate(problem, dim=300, seeds=8, taus=[2.0, 4.0])
     few, step, m, q, errors = buffer(0.8, 1, COARSE), 0.02, 0.0, 1.0, []
-    each = jax.jit(lambda V: few(0.05, 0.4, Order(V)), compiler_options=QUICKLY)
+    each = once(lambda V: few(0.05, 0.4, Order(V)))
     for _ in range(200):
         errors.append(1 - 2 * float(COARSE.k1) * m + float(COARSE.k2) * q)
         a, b, D, _ = (float(x) for x in each(errors[-1] + 0.04))

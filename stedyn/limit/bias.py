@@ -19,6 +19,7 @@ from jaxtyping import Float
 from scipy.linalg import expm, logm
 
 from ..problem.problem import Problem
+from ..quantizers.padded import INPUTS, filled_up
 from ..rules.linear import SGD
 from ..rules.schedules import Constant
 
@@ -73,10 +74,8 @@ def _fourth_moments(problem: Problem, moments) -> tuple[float, float, float]:
     phi, mass, overlap = (np.asarray(part) for part in (moments.levels, moments.mass, moments.overlap))
     if problem.inputs.is_none:
         return (float(mass @ phi**4),) * 3
-    law = problem.input_law
-    zeroth, first, second = (
-        np.asarray(part) for part in law.partial(problem.inputs.pieces.breaks, jnp.asarray(1.0))
-    )
+    breaks = filled_up(problem.inputs, INPUTS).pieces.breaks
+    zeroth, first, second = (np.asarray(part) for part in problem.input_law.partial(breaks, jnp.asarray(1.0)))
     mean = float(jnp.sum(first)) if problem.means == "removed" else 0.0
     square = second - 2 * mean * first + mean**2 * zeroth
     return float(square @ phi**2), float(overlap @ phi**3), float(mass @ phi**4)
