@@ -138,20 +138,10 @@ def layers(folder: Path) -> None:
     save_file(inputs, folder / "inputs.safetensors")
 
 
-def best(function, repeats: int = 5) -> tuple[float, float]:
-    """Seconds of the first call, and of the shortest of several others."""
-    import jax
-
-    times = []
-    for _ in range(repeats + 1):
-        begin = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(time.perf_counter() - begin)
-    return times[0], min(times[1:])
-
-
 def curves() -> None:
     """1000 curves of learning rates and ranges by the grid law."""
+    from laws import best
+
     from stedyn import SGD, Problem, Quantizer, Run, range_map
 
     problem = Problem(weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(0.1), run=Run(40.0, 21))
@@ -162,12 +152,14 @@ def curves() -> None:
             range_map(problem, ranges=ranges, lrs=rates, objective="error-at=40", tol=1e-2).to_pandas().size
         )
 
-    first, again = best(call, 1)
+    first, again = best(call, 1), best(call, 1)
     show("1000 curves (lr, range), one teacher value", again, f"first call {first:.3g} s", "10 s", "")
 
 
 def classes() -> None:
     """One curve of 64 teacher values."""
+    from laws import best
+
     from stedyn import SGD, Problem, Quantizer, Run, Teacher, solve
 
     teacher = Teacher.samples(np.random.default_rng(0).normal(size=64))
@@ -175,7 +167,7 @@ def classes() -> None:
         teacher, weights=Quantizer(2, 2.0), inputs=Quantizer(2, 2.0), rule=SGD(0.1), run=Run(40.0, 81)
     )
     solution = solve(problem, tol=5e-3)
-    _, again = best(lambda: solve(problem, tol=5e-3).error)
+    again = best(lambda: solve(problem, tol=5e-3).error)
     counts = solution.statistics
     show("64 teacher classes, one curve, 0.5 %", again, f"claims {solution.error_estimate:.1e}", "0.3 s",
          f"{counts.get('num_steps')} steps of {counts.get('cells')} cells")  # fmt: skip
@@ -183,26 +175,19 @@ def classes() -> None:
 
 def unquantized() -> None:
     """SGD without quantizers, beside SciPy on the two closed equations."""
-    from scipy.integrate import solve_ivp
+    from laws import best, closed
 
-    from stedyn import SGD, Problem, Run, solve
+    from stedyn import solve
 
-    taus, sigma = np.linspace(0, 100, 201), 0.1
-
-    def velocity(_, y):
-        m, q = y
-        return [0.1 * (1 - m), 0.2 * (m - q) + 0.01 * (1 - 2 * m + q + sigma**2)]
-
-    problem = Problem(noise_std=sigma, rule=SGD(0.1), run=Run(taus=taus))
-    _, peer = best(lambda: solve_ivp(velocity, (0, 100), [0.0, 1.0], t_eval=taus, rtol=1e-6, atol=1e-9).y)
-    _, ours = best(lambda: solve(problem).error)
+    problem, peer = closed()
+    solve(problem)
+    ours = best(lambda: solve(problem).error)
     show("one curve without quantizers", ours, f"{ours / peer:.1f} times SciPy's RK45", "below 1",
-         f"the exponentials of {taus.size} times")  # fmt: skip
+         f"the exponentials of {problem.taus.size} times")  # fmt: skip
 
 
 def simulator() -> None:
     """The loop of R1 on one thread beside its normal numbers alone."""
-    sys.path.insert(0, str(Path(__file__).parent))
     from kernel import floor, stedyn
 
     for dim in (256, 1024, 16384):

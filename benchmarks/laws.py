@@ -92,7 +92,8 @@ def sweep():
     )
 
 
-def closed_equations():
+def closed():
+    """A problem without quantizers, and the seconds that SciPy takes for its two equations."""
     taus, sigma = np.linspace(0, 100, 201), 0.1
 
     def velocity(_, y):
@@ -100,15 +101,17 @@ def closed_equations():
         return [0.1 * (1 - m), 0.2 * (m - q) + 0.01 * (1 - 2 * m + q + sigma**2)]
 
     peer = best(lambda: solve_ivp(velocity, (0, 100), [0.0, 1.0], t_eval=taus, rtol=1e-6, atol=1e-9).y)
-    problem = Problem(noise_std=sigma, rule=SGD(0.1), run=Run(taus=taus))
+    return Problem(noise_std=sigma, rule=SGD(0.1), run=Run(taus=taus)), peer
+
+
+def closed_equations():
+    problem, peer = closed()
 
     @jax.jit
-    def curve(problem):
-        return solve(
-            Problem(noise_std=problem[0], rule=SGD(problem[1]), run=Run(taus=taus)), law="mixture"
-        ).error
+    def curve(pair):
+        return solve(Problem(noise_std=pair[0], rule=SGD(pair[1]), run=problem.run), law="mixture").error
 
-    pair = (jnp.asarray(sigma), jnp.asarray(0.1))
+    pair = (jnp.asarray(problem.noise_std), jnp.asarray(0.1))
     jax.block_until_ready(curve(pair))
     ours = best(lambda: curve(pair))
     assert np.allclose(curve(pair), solve(problem).error, rtol=1e-6)

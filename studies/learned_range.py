@@ -10,7 +10,7 @@ run, in simulations, too.
 
 The simulated errors at ``d = 1000`` have seeds of their own in every row, so that rows stray independently. Whether the
 width has a bias is a question of its own: many seeds at several widths, for the fixed range of least rounding error and
-for a fast one, which fluctuates by ``d^(-1/4)`` (``learned_range_widths.csv``).
+for a fast one, which fluctuates (``learned_range_widths.csv``).
 """
 
 import argparse
@@ -80,9 +80,9 @@ def measure(problem: Problem, tol: float, dim: int, seeds: int, seed: int = 0) -
 
 def widths() -> pd.DataFrame:
     """Errors of many runs at several widths beside the limit, for 2 bits."""
+    found = {(method, start): problem for method, _, start, problem in cases(2, 60.0)}
     rows = []
     for method, each in WIDTHS.items():
-        found = {(name, start): problem for name, _, start, problem in cases(2, 60.0)}
         for dim, seeds in each.items():
             row = measure(found[method, 1.0], 1e-2, dim, seeds, seed=100_000 + dim)
             rows.append({"method": method, "dim": dim, "seeds": seeds} | row)

@@ -20,7 +20,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from stedyn import SGD, Problem, Quantizer, Run, Start, Teacher, compare, simulate, solve
+from stedyn import SGD, Problem, Quantizer, Run, Start, Teacher, simulate, solve
+from stedyn.comparison.pairs import pair_plateaus
 from stedyn.files import report
 from stedyn.rules import Adam
 
@@ -59,8 +60,9 @@ def simulated(solution, rule, row: dict, tau: float, dim: int, seeds: int, seed:
     last = ensemble.error[:, -1]
     found = {"seed": seed, "simulated": last.mean(), "sem": last.std(ddof=1) / seeds**0.5}
     same = rule == solution.problem.rule  # not so of a run with momentum beside the limit of the other
-    pairs = compare(solution, ensemble).pairs if same else ()
-    if pairs and row["escape"] is not None:
+    if same and row["escape"] is not None:
+        curves = solution.error, ensemble.error
+        pairs = pair_plateaus(solution.plateaus(), ensemble.tau, *curves, dim)
         found |= {"simulated_escape": pairs[0].escape, "escape_sem": pairs[0].escape_sem}
     return found
 

@@ -19,7 +19,6 @@ from jaxtyping import Float
 from scipy.linalg import expm, logm
 
 from ..problem.problem import Problem
-from ..quantizers.padded import INPUTS, filled_up
 from ..rules.linear import SGD
 from ..rules.schedules import Constant
 
@@ -74,7 +73,7 @@ def _fourth_moments(problem: Problem, moments) -> tuple[float, float, float]:
     phi, mass, overlap = (np.asarray(part) for part in (moments.levels, moments.mass, moments.overlap))
     if problem.inputs.is_none:
         return (float(mass @ phi**4),) * 3
-    breaks = filled_up(problem.inputs, INPUTS).pieces.breaks
+    breaks = problem.filled_inputs.pieces.breaks
     zeroth, first, second = (np.asarray(part) for part in problem.input_law.partial(breaks, jnp.asarray(1.0)))
     mean = float(jnp.sum(first)) if problem.means == "removed" else 0.0
     square = second - 2 * mean * first + mean**2 * zeroth

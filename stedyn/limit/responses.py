@@ -169,24 +169,24 @@ def sums(flow: GridFlow, steps: Steps, at) -> Sums:
         back = _implicit_adjoint(size * up, size * down, e[:, :, None])[:, :, 0]
         averages = jnp.einsum("rnc,nc->rc", averaged, back)
 
-        def implicit_step(x, y, _):
+        def implicit_step(x, y):
             """Sherman and Morrison 1950: the feedback through V is a matrix of rank one."""
             x = _implicit_adjoint(size * up, size * down, x)
-            sums = jnp.einsum("rnc,nct->rct", averaged, x)
-            fed = jnp.sum(sums[0], axis=0) + (grown * later) @ y
+            found = jnp.einsum("rnc,nct->rct", averaged, x)
+            fed = jnp.sum(found[0], axis=0) + (grown * later) @ y
             fed = size * fed / (1 - size * jnp.sum(averages[0]))
-            x, sums = x + back[:, :, None] * fed, sums + averages[:, :, None] * fed
+            x, found = x + back[:, :, None] * fed, found + averages[:, :, None] * fed
             if kept:
-                y = y + size * jax.ops.segment_sum(sums[4], limit.group, kept)
-            return x, y * later[:, None], sums
+                y = y + size * jax.ops.segment_sum(found[4], limit.group, kept)
+            return x, y * later[:, None], found
 
-        once = implicit_step(x, y, None)
-        twice = implicit_step(*once)
+        once = implicit_step(x, y)
+        twice = implicit_step(*once[:2])
         new = jax.tree.map(lambda twice, once: twice + _LAST * (twice - once), twice, once)
         # at both stages, whose values are damped where a response is not yet smooth
-        remembering, sums = (jnp.stack(pair) for pair in list(zip(once, new, strict=True))[1:])
-        inner, fed = jnp.sum(sums[:, 1], axis=1), jnp.sum(sums[:, 2], axis=1) + grown @ remembering
-        each = jax.ops.segment_sum(jnp.moveaxis(sums[:, 5:], 2, 0), limit.group, groups)  # (G, 2, 3, T)
+        remembering, found = jnp.stack([once[1], new[1]]), jnp.stack([once[2], new[2]])
+        inner, fed = jnp.sum(found[:, 1], axis=1), jnp.sum(found[:, 2], axis=1) + grown @ remembering
+        each = jax.ops.segment_sum(jnp.moveaxis(found[:, 5:], 2, 0), limit.group, groups)  # (G, 2, 3, T)
         each = jnp.moveaxis(each, 0, 2).reshape(2, 3 * groups, -1)
         common = jnp.concatenate([each, remembering], axis=1)
         end = jnp.sum(new[2][3], axis=0) + jnp.sum(before * own * e) * (at == number)

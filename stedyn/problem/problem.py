@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from ..checks import checked, choice, fail, nonnegative, positive, several
 from ..inputs.law import InputLaw
 from ..inputs.moments import InputMoments, input_moments
-from ..quantizers.padded import INPUTS, filled_up
+from ..quantizers.padded import INPUTS, PaddedQuantizer, filled_up
 from ..quantizers.quantizer import Quantizer, as_arrays
 from ..quantizers.surrogates import SURROGATES, Surrogate
 from ..rules import SGD, Rule
@@ -159,10 +159,15 @@ class Problem(eqx.Module):
             check_together(self.parts[0])
             check_phases(self)
 
+    @property
+    def filled_inputs(self) -> Quantizer | PaddedQuantizer:
+        """The input quantizer with the levels of `moments`: some repeat the largest, and have mass 0."""
+        return filled_up(self.inputs, INPUTS)
+
     def moments(self, variance, mean=0.0) -> InputMoments:
         """Moments of inputs with the variances ``v`` of any shape, and with means of their own."""
-        inputs, law = filled_up(self.inputs, INPUTS), as_arrays(self.input_law)
-        return _moments(inputs, jnp.sqrt(variance), law, self.means, mean)
+        law = as_arrays(self.input_law)
+        return _moments(self.filled_inputs, jnp.sqrt(variance), law, self.means, mean)
 
     @property
     def measured(self) -> dict[str, Teacher | Start | Covariance | InputLaw]:

@@ -31,7 +31,7 @@ class PaddedQuantizer(eqx.Module):
     symmetric: bool = eqx.field(static=True)
     is_none: ClassVar[bool] = False
 
-    def __init__(self, quantizer: Quantizer, sizes: tuple[int, int] = WEIGHTS):
+    def __init__(self, quantizer: Quantizer, sizes: tuple[int, int]):
         number, (size, growth) = quantizer.n_levels, sizes
         while size < number:
             size *= growth
@@ -58,11 +58,8 @@ class PaddedQuantizer(eqx.Module):
 
 def filled_up(quantizer, sizes: tuple[int, int]):
     """The same quantizer with its levels filled up, unless it is None, has none, or is filled up already."""
-    return (
-        PaddedQuantizer(quantizer, sizes)
-        if isinstance(quantizer, Quantizer) and not quantizer.is_none
-        else quantizer
-    )
+    has_levels = isinstance(quantizer, Quantizer) and not quantizer.is_none
+    return PaddedQuantizer(quantizer, sizes) if has_levels else quantizer
 
 
 def padded(problem):
