@@ -3,16 +3,20 @@
 ``-D quick_studies=1`` runs all studies with ``--quick``, two at a time, while the tutorials are run.
 """
 
-import os
+import contextlib
+import io
+import multiprocessing
+import runpy
 import shutil
-import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+import traceback
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import matplotlib.image
-from sphinx.errors import ExtensionError
+import matplotlib.pyplot
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "generated" / "studies"
@@ -104,16 +108,22 @@ def card(study: Path) -> str:
 
 
 def run(study: Path) -> str:
-    """Run it quick; keep what it draws and prints, and return how long it took."""
-    begin = time.perf_counter()
-    command = [sys.executable, study, "--quick", "--out", QUICK]
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"MPLBACKEND": "Agg"}, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise ExtensionError(f"{study.relative_to(ROOT)} --quick failed:\n{done.stdout}{done.stderr}")
-    (QUICK / f"{name_of(study)}.txt").write_text(done.stdout or "nothing\n")
-    return f"{study.relative_to(ROOT)}: {time.perf_counter() - begin:.0f} s"
+    """Run it quick, as a script; keep what it draws and prints, and return how long it took."""
+    matplotlib.use("agg")
+    name, begin, said = study.relative_to(ROOT).as_posix(), time.perf_counter(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(io.StringIO()),  # bars of progress
+        mock.patch.object(sys, "argv", [name, "--quick", "--out", str(QUICK)]),
+        mock.patch.object(sys, "path", [str(study.parent), *sys.path]),
+    ):
+        try:
+            runpy.run_path(str(study), run_name="__main__")
+        except BaseException:  # SystemExit, too
+            raise RuntimeError(f"{name} --quick failed:\n{said.getvalue()}{traceback.format_exc()}") from None
+    matplotlib.pyplot.close("all")
+    (QUICK / f"{name_of(study)}.txt").write_text(said.getvalue() or "nothing\n")
+    return f"{name}: {time.perf_counter() - begin:.0f} s"
 
 
 def write(app) -> None:
@@ -135,12 +145,14 @@ def write(app) -> None:
         "",
     ]
     (PAGES / "index.rst").write_text("\n".join([*lines, ".. toctree::", "   :hidden:", "", *toctree, ""]))
-    app.quick_studies = ThreadPoolExecutor(2).map(run, STUDIES if app.config.quick_studies else [])
+    if app.config.quick_studies:  # two processes, in which they share imports and programs
+        pool = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
+        app.quick_studies = pool.map(run, STUDIES)
 
 
 def wait(app, *_) -> None:
     """Until the studies are done; here, as output in between would be taken for that of a tutorial."""
-    for line in app.quick_studies:
+    for line in getattr(app, "quick_studies", ()):
         print(line, flush=True)
 
 

@@ -49,7 +49,8 @@ class Limit(eqx.Module):
     A class has a teacher value and one of ``K`` input variances (``group`` says which); ``inputs`` and
     ``response`` hold one entry for each of these. The weights of a class, with levels, range, clip and teacher value,
     are in units of its ``unit``, the range of its channel (1 without channels; ``docs/channels.md``). The last
-    ``spare`` levels repeat the largest (`stedyn.quantizers.padded`).
+    ``spare`` levels repeat the largest (`stedyn.quantizers.padded`). ``rho`` is ``E[w*^2 Var x]``, the variance of the
+    teacher's output.
     """
 
     teacher: Float[Array, " C"]
@@ -63,6 +64,7 @@ class Limit(eqx.Module):
     rule: Rule
     response: Response
     start: Starts
+    rho: Float[Array, ""]
     noise_var: Float[Array, ""]
     range: Float[Array, ""] | None
     latent_clip: Float[Array, ""] | None
@@ -151,11 +153,6 @@ class Limit(eqx.Module):
     def weight(self) -> Float[Array, " C"]:
         """``share unit^2``: how much products of two weights of every class count."""
         return self.share * self.unit**2
-
-    @property
-    def rho(self) -> Float[Array, ""]:
-        """``E[w*^2 Var x]``, the variance of the teacher's output."""
-        return self.weight @ (self.inputs.std[self.group] * self.teacher) ** 2
 
     @property
     def power(self) -> Float[Array, ""]:
@@ -260,6 +257,7 @@ def limit_of(problem: Problem, found: Classes) -> Limit:
     every = found.share @ inputs.mean_abs[found.group]
     inputs = inputs._replace(crowd=jnp.full_like(inputs.std, 1.0) * every)
     scale = problem.weights.range
+    rho = (found.share * found.unit**2) @ (inputs.std[found.group] * found.teacher) ** 2
     return Limit(
         found.teacher,
         found.share,
@@ -272,6 +270,7 @@ def limit_of(problem: Problem, found: Classes) -> Limit:
         problem.rule,
         eqx.filter_vmap(problem.rule.response)(inputs),
         starts_of(problem, found),
+        rho,
         jnp.asarray(problem.noise_std) ** 2,
         None if scale is None else jnp.asarray(scale),
         None if wall is None else jnp.asarray(wall),

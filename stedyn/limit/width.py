@@ -149,7 +149,7 @@ def _covariance(solution: Solution, dim: int, times, given) -> tuple[np.ndarray,
     problem, order = solution.problem, np.argsort(times, kind="stable")  # late times are swept by themselves
     times = times[order]
     tau, V, at = _steps_of(solution, times)
-    problem = at_width(problem, dim)
+    problem = at_width(problem, dim).timeless
     classes = CLASSES if problem.covariance.kind == "identity" else FEWER_CLASSES
     smooth = problem.weights.is_none and problem.teacher.kind in ("constant", "rademacher")
     mesh, sizes, _ = first_mesh(problem, None, classes, foldable=False)
@@ -157,7 +157,7 @@ def _covariance(solution: Solution, dim: int, times, given) -> tuple[np.ndarray,
     mesh = mesh._replace(cells=max(16, each // 2 * 2))
     shape = mesh._replace(cells=filled(int(np.sum(cells_of(sizes, mesh.cells, np)))))
     none = np.zeros(3, bool)
-    law = make_compiled(padded(problem), tau[-1], none, np.asarray(mesh.cells), shape).laws[0]
+    law = make_compiled(padded(problem), np.asarray(tau[-1]), none, np.asarray(mesh.cells), shape).laws[0]
     count = max(16, min(AT_ONCE, 1 << (times.size - 1).bit_length()))
     drawn, mass = _draws(law), np.asarray(law.initial) * np.asarray(law.limit.share)
     found = channel_classes(problem, shape.classes, none[1:], shape.variances, shape.folded, shape.nodes)

@@ -24,6 +24,7 @@ from ...problem.problem import Problem
 from ...quantizers.pieces import PartialMoments, partial_moments
 from ...rules import Order
 from ..classes import channel_classes
+from ..compiling import soon
 from ..integrate import failed, integrate, steps
 from ..limit import Limit, limit_of
 from ..refinement import least_error
@@ -216,16 +217,13 @@ class MixtureFlow(eqx.Module):
 
 def _laplace_moments(breaks, mean, std) -> PartialMoments:
     """As `partial_moments`, for a Laplace law of the same mean and variance."""
-    scale = (std / jnp.sqrt(2.0))[..., None]
-    z = (breaks - mean[..., None]) / scale
-    decay = jnp.exp(-jnp.abs(z))
-    above = z >= 0
-    t, excess = breaks, mean[..., None] - breaks
+    scale, excess = (std / jnp.sqrt(2.0))[..., None], mean[..., None] - breaks
+    decay, above = jnp.exp(-jnp.abs(excess) / scale), excess <= 0
     tail = jnp.where(above, 0.5 * decay, 1 - 0.5 * decay)
     gain = jnp.where(above, 0.5 * scale * decay, excess + 0.5 * scale * decay)
     square = jnp.where(above, scale**2 * decay, 2 * scale**2 + excess**2 - scale**2 * decay)
-    first = gain + t * tail
-    second = square + 2 * t * gain + t**2 * tail
+    first = gain + breaks * tail
+    second = square + 2 * breaks * gain + breaks**2 * tail
 
     def between(whole, upper):
         ends = jnp.broadcast_to(whole[..., None], (*upper.shape[:-1], 1))
@@ -240,20 +238,17 @@ def _laplace_moments(breaks, mean, std) -> PartialMoments:
     )
 
 
-@eqx.filter_jit
-def _pass(problem, legs, rtol, blend, coarse, classes, linear, single=False):
+def _pass(problem, legs, rtol, blend, coarse, classes, linear, single=False, forward=False):
     variances, columns = (LINEAR_VARIANCES, 8) if linear else (None, 3)
     found, runs, kept, state = channel_classes(problem, classes, coarse, variances), [], [], None
     for part, leg in zip(problem.parts, legs, strict=True):
-        law, memory = (
-            MixtureFlow(limit_of(part, found), 2 if single else STARTS, blend, coarse | single),
-            None,
-        )
+        law = MixtureFlow(limit_of(part, found), 2 if single else STARTS, blend, coarse | single)
+        memory = None
         if state is not None:
             (mean, var), memory = state
             law = eqx.tree_at(lambda law: (law.mean0, law.var0), law, (mean, var))
         flow, split = flow_of(law, memory)
-        run = integrate(flow, leg.taus, leg.keep, rtol, begin=leg.begin, columns=columns)
+        run = integrate(flow, leg.taus, leg.keep, rtol, forward, leg.begin, columns)
         runs.append((run.ys[0], run.stats, steps(run), failed(run)))
         if leg.keep.size:
             states = split(run.ys[1])
@@ -270,6 +265,10 @@ def _pass(problem, legs, rtol, blend, coarse, classes, linear, single=False):
     )
 
 
+#: What JAX transforms, in reverse mode too, takes no options of programs.
+_compiled, _traced = soon(_pass), eqx.filter_jit(_pass)
+
+
 def mixture_curves(problem: Problem, asked: Asked) -> Solved:
     """Curves of the law, with an estimate of their error from half the classes and from another shape."""
     legs, tol, _, classes, traced = asked
@@ -278,22 +277,24 @@ def mixture_curves(problem: Problem, asked: Asked) -> Solved:
     if classes is None:  # rounded narrow classes bend sharply from one teacher value to the next
         classes = CLASSES if problem.ptq is None else PTQ_CLASSES
     linear = all(part.weights.is_none for part in problem.parts)
-    # a linear psi leaves nothing but the error in time
-    rtol = 1e-8 if linear else 1e-5
+    rtol = 1e-8 if linear else 1e-5  # a linear psi leaves nothing but the error in time
     single = linear and problem.ptq is not None and problem.start.data is None  # whose classes stay Gaussian
-    run = functools.partial(_pass, problem, legs, classes=classes, linear=linear, single=single)
+    one_pass = _traced if traced else functools.partial(_compiled, forward=True)
+    run = functools.partial(one_pass, problem, legs, classes=classes, linear=linear, single=single)
     blend = None if traced or linear else jnp.zeros(())
     curves, stats, kept, path, bad = run(jnp.asarray(rtol), blend, jnp.asarray(False))
     counts = dict(stats, classes=classes, starts=STARTS, passes=1)
     if traced:
         return Solved(curves, counts, kept, path, None, jnp.where(bad, MAX_STEPS, UNESTIMATED))
+
+    def apart(other, name="error"):
+        return jnp.max(jnp.abs(other[name] - curves[name]) / jnp.maximum(curves[name], least_error(problem)))
+
     merged = run(jnp.asarray(8 * rtol), blend, jnp.asarray(True))[0]
-    shaped = merged if linear else run(jnp.asarray(rtol), jnp.ones(()), jnp.asarray(False))[0]
-    size = jnp.maximum(curves["error"], least_error(problem))
-    apart = [jnp.max(jnp.abs(other["error"] - curves["error"]) / size) for other in (merged, shaped)]
+    estimate = apart(merged)
     if problem.ptq is not None:
-        size = jnp.maximum(curves["ptq_error"], least_error(problem))
-        apart[0] = jnp.maximum(apart[0], jnp.max(jnp.abs(merged["ptq_error"] - curves["ptq_error"]) / size))
-    estimate = apart[0] if linear else 2 * (apart[0] + apart[1])
+        estimate = jnp.maximum(estimate, apart(merged, "ptq_error"))
+    if not linear:
+        estimate = 2 * (estimate + apart(run(jnp.asarray(rtol), jnp.ones(()), jnp.asarray(False))[0]))
     code = jnp.where(bad, MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
     return Solved(curves, counts, kept, path, estimate, code)
