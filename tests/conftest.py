@@ -12,7 +12,7 @@ from jaxtyping import install_import_hook
 DEAR = Path(__file__).with_name("dear.txt").read_text().split("\n")[:-1]
 #: Nine tenths of the default suite are compilations, which take XLA a third of the time without its optimizations.
 QUICK = [("xla_backend_optimization_level", 0), ("xla_cpu_use_fusion_emitters", False)]
-#: Programs that stay as users have them: their bits are compared, or they run for longer than they compile.
+#: Programs that are optimized a little, as they run for longer than they compile, or draw lots of random numbers.
 OPTIMIZED = {
     "jit_advance",
     "jit_flips",
@@ -68,8 +68,8 @@ def compile_quickly():
     compile_or_load = compiler.compile_or_get_cached
 
     def quickly(backend, computation, devices, options, *more, **named):
-        if computation.operation.attributes["sym_name"].value not in OPTIMIZED:
-            options.env_option_overrides = [*options.env_option_overrides, *quick_options]
+        level = int(computation.operation.attributes["sym_name"].value in OPTIMIZED)
+        options.env_option_overrides += [*quick_options, ("xla_backend_optimization_level", level)]
         return compile_or_load(backend, computation, devices, options, *more, **named)
 
     compiler.compile_or_get_cached = quickly
