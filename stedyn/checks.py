@@ -72,6 +72,15 @@ def is_traced(value) -> bool:
     return jax is not None and isinstance(value, jax.core.Tracer)
 
 
+def numpy_of(*values):
+    """NumPy, for which nothing is compiled, or ``jax.numpy`` where one of the values is traced."""
+    if any(map(is_traced, values)):
+        import jax.numpy
+
+        return jax.numpy
+    return np
+
+
 def fail(name: str, expected: str, found, fix: str) -> NoReturn:
     """Raise the `InputError` of a bad argument."""
     shown = " ".join(repr(found).split())

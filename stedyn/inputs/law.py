@@ -23,7 +23,7 @@ import numpy as np
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
-from ..checks import checked, choice, fail, finite, is_traced, positive
+from ..checks import checked, choice, fail, finite, is_traced, numpy_of, positive
 from ..quantizers.pieces import partial_moments
 from .samples import Samples
 
@@ -122,8 +122,8 @@ class InputLaw(eqx.Module):
     def base(self) -> tuple[Float[Array, ""] | float, Float[Array, ""] | float]:
         """Mean and variance of the base."""
         if self.data is not None:
-            values = jnp.asarray(self.data.values)
-            return jnp.mean(values), jnp.var(values)
+            values = numpy_of(self.data.values).asarray(self.data.values)
+            return values.mean(), values.var()
         return {
             "gaussian": (0.0, 1.0),
             "relu": (1 / np.sqrt(2 * np.pi), 0.5 - 0.5 / np.pi),
@@ -132,9 +132,9 @@ class InputLaw(eqx.Module):
         }[self.kind]
 
     @property
-    def variance(self) -> Float[Array, ""]:
+    def variance(self) -> Float[Array, ""] | float:
         """``Var x`` where ``v_i = 1``."""
-        return jnp.asarray(self.scale) ** 2 * self.base[1]
+        return numpy_of(self.scale).asarray(self.scale) ** 2 * self.base[1]
 
     def partial(
         self, breaks: Float[Array, " B"], std, own=0.0

@@ -26,7 +26,7 @@ class Linear:
         """``E[g'(out)] = E[g out] / rho``: how much of the label follows the teacher's output."""
         return 1.0
 
-    def power(self, part, rho) -> Float[Array, "*n"]:
+    def power(self, part, rho) -> Float[Array, "*n"] | float:
         """Shares of ``E[g^2]`` of coordinates whose ``v w*^2`` add up to ``part`` of ``rho``."""
         return part
 

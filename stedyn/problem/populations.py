@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..checks import checked, fail, finite, is_traced, nonnegative, positive, several
+from ..checks import checked, fail, finite, is_traced, nonnegative, numpy_of, positive, several
 from ..inputs.samples import MAX_ATOMS, Samples
 
 #: Most channels, each of which has classes of its own in the limit.
@@ -48,11 +48,10 @@ class Teacher(eqx.Module):
         return cls("file", None, values if isinstance(values, Samples) else Samples(values, path))
 
     @property
-    def rho(self) -> Float[Array, ""]:
+    def rho(self) -> Float[Array, ""] | float:
         """``E[w*^2]``."""
-        if self.data is not None:
-            return jnp.mean(jnp.asarray(self.data.values) ** 2)
-        return jnp.asarray(self.scale) ** 2
+        value = self.scale if self.data is None else self.data.values
+        return (numpy_of(value).asarray(value) ** 2).mean()
 
     @property
     def mean(self) -> Float[Array, ""]:
@@ -154,18 +153,17 @@ class Covariance(eqx.Module):
         few = distinct.shape[1] <= MAX_ATOMS
         return cls("file", None, None, data, own, pair.reshape(-1) if few else None, distinct.shape[1])
 
-    def values(self, n: int = POWER_LAW_VALUES) -> Float[Array, " n"]:
+    def values(self, n: int = POWER_LAW_VALUES) -> Float[Array | np.ndarray, " n"]:
         """The measured variances, or those of ``n`` inputs, whose sum is exactly ``n scale``, largest first.
 
         Input ``i`` has the mean of ``(1 - exponent) u^-exponent`` over ``u`` from ``i/n`` to ``(i + 1)/n``.
         """
         if self.data is not None:
-            return jnp.asarray(self.data.values)
+            return numpy_of(self.data.values).asarray(self.data.values)
         if self.kind == "identity":
-            return jnp.ones(n)
-        return (
-            jnp.asarray(self.scale) * n * jnp.diff((np.arange(n + 1) / n) ** (1 - jnp.asarray(self.exponent)))
-        )
+            return np.ones(n)
+        xp = numpy_of(self.scale, self.exponent)
+        return xp.asarray(self.scale) * n * xp.diff((np.arange(n + 1) / n) ** (1 - xp.asarray(self.exponent)))
 
     @property
     def alike(self) -> bool:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..checks import checked, choice, fail, nonnegative, positive, several
+from ..checks import checked, choice, fail, nonnegative, numpy_of, positive, several
 from ..inputs.law import InputLaw
 from ..inputs.moments import InputMoments, input_moments
 from ..quantizers.padded import INPUTS, PaddedQuantizer, filled_up
@@ -230,17 +230,18 @@ class Problem(eqx.Module):
         return MODELS[self.model]
 
     @property
-    def rho(self) -> Float[Array, ""]:
+    def rho(self) -> Float[Array, ""] | float:
         """``E[w*^2]`` of all coordinates."""
         return self.teacher.rho * (1.0 if self.channels is None else self.channels.power)
 
     @property
-    def signal(self) -> Float[Array, ""]:
+    def signal(self) -> Float[Array, ""] | float:
         """``rho = E[w*^2 Var x]``: the variance of the teacher's output."""
         variance = self.covariance.values() * self.input_law.variance
-        if self.paired:
-            return jnp.mean(variance * jnp.asarray(self.teacher.data.values) ** 2)
-        return jnp.mean(variance) * self.rho
+        if not self.paired:
+            return variance.mean() * self.rho
+        teacher = self.teacher.data.values
+        return (variance * numpy_of(teacher).asarray(teacher) ** 2).mean()
 
     @property
     def target(self) -> Teacher:
@@ -248,10 +249,10 @@ class Problem(eqx.Module):
         return self.teacher if self.model == "linear" else self.teacher.scaled(self.labels.gain(self.signal))
 
     @property
-    def label_variance(self) -> Float[Array, ""]:
+    def label_variance(self) -> Float[Array, ""] | float:
         """``noise_std^2 + E[g(out)^2]``: the scale of errors of the problem."""
-        signal = self.signal
-        return jnp.asarray(self.noise_std) ** 2 + self.labels.power(signal, signal)
+        signal, noise = self.signal, self.noise_std
+        return numpy_of(noise).asarray(noise) ** 2 + self.labels.power(signal, signal)
 
     def diverges(self, error) -> np.ndarray:
         """Which errors ``(*n, T)`` of a curve lie so far above its first one and the label that nothing bounds them."""
