@@ -22,6 +22,8 @@ OPTIMIZED = {
     "jit_wrapped",
     "jit_sums",
 }
+#: Tests of the simulator, whose words and numbers have 32 bits: mixing types is an error there.
+STRICT = {"test_simulate", "test_sampler", "test_gpu_kernel", "test_long_runs", "test_devices"}
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 FOLDER = pytest.StashKey[str]()
 
@@ -48,6 +50,14 @@ def pytest_configure(config):
     settings.load_profile("stedyn")
     if quick:
         compile_quickly()
+
+
+@pytest.fixture(autouse=True)
+def no_promotion(request):
+    import jax
+
+    with jax.numpy_dtype_promotion("strict" if request.path.stem in STRICT else "standard"):
+        yield
 
 
 def known(option):

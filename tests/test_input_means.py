@@ -97,7 +97,9 @@ def test_means_taken_off():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["two groups", "measured with the teacher", "the same, fewer, and quantized"])
+@pytest.mark.parametrize(
+    "name", ["two groups", "measured with the teacher", "the same, fewer, and quantized"]
+)
 def test_limit_against_simulation(name):
     few = Covariance.samples(VARIANCES[:24], means=MEANS[:24])
     teacher, covariance, weights = {
