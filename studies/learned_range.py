@@ -8,9 +8,8 @@ twice the range of least rounding error; of one that is fast, as with LSQ's own 
 of least rounding error, and the best of a scan at the same time. The error is the mean over the last quarter of the
 run, in simulations, too.
 
-The simulated errors at ``d = 1000`` have seeds of their own in every row, so that rows stray independently. Whether the
-width has a bias is a question of its own: many seeds at several widths, for the fixed range of least rounding error and
-for a fast one, which fluctuates (``learned_range_widths.csv``).
+The simulated errors at ``d = 1000`` have seeds of their own in every row, so that rows stray independently. What a
+fast range does at finite width is a study of its own (``fast_range.py``).
 """
 
 import argparse
@@ -32,8 +31,6 @@ from stedyn.rules import SGD
 from stedyn.simulation import simulate
 
 BITS, RATES, STARTS = (2, 3, 4), (0.1, 0.5), (0.5, 2.0)
-#: Widths of the last table, with the number of seeds of each: that of least rounding error, and one that is fast.
-WIDTHS = {"fixed": {250: 128, 1000: 32}, "fast": {250: 128, 1000: 64, 4000: 24}}
 #: Fixed ranges of the scan, as multiples of that of least rounding error.
 SCAN = (0.8, 0.85, 0.9, 1.0)
 TAIL = 0.25
@@ -76,18 +73,6 @@ def measure(problem: Problem, tol: float, dim: int, seeds: int, seed: int = 0) -
     if ensemble.range is not None:
         row["simulated_range"] = ensemble.range[:, -1].mean()
     return row
-
-
-def widths() -> pd.DataFrame:
-    """Errors of many runs at several widths beside the limit, for 2 bits."""
-    found = {(method, start): problem for method, _, start, problem in cases(2, 60.0)}
-    rows = []
-    for method, each in WIDTHS.items():
-        for dim, seeds in each.items():
-            row = measure(found[method, 1.0], 1e-2, dim, seeds, seed=100_000 + dim)
-            rows.append({"method": method, "dim": dim, "seeds": seeds} | row)
-            print(rows[-1], flush=True)
-    return pd.DataFrame(rows)
 
 
 def figure(table: pd.DataFrame) -> plt.Figure:
@@ -138,9 +123,6 @@ def main(quick: bool = False, out: str = "data", bits: tuple[int, ...] = BITS) -
         about = f"limit to tau = {tau:g}, simulation with d = {dim} and {seeds} seeds"
         report.write_csv(folder / "learned_range.csv", table, about)
         report.write_figure(folder / "learned_range.png", figure(table))
-    if not quick:
-        about = f"2 bits, error over the last quarter of a run to tau = {tau:g}, many seeds at every width"
-        report.write_csv(folder / "learned_range_widths.csv", widths(), about)
     return table
 
 
