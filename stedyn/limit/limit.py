@@ -157,7 +157,7 @@ class Limit(eqx.Module):
     @property
     def power(self) -> Float[Array, ""]:
         """Variance of the label without its noise, the error of a student whose weights are 0."""
-        return self.model.power(self.rho, self.rho)
+        return jnp.asarray(self.model.power(self.rho, self.rho))
 
     @property
     def scale(self) -> Float[Array, ""]:
