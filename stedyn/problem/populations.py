@@ -172,7 +172,7 @@ class Covariance(eqx.Module):
 
     def some(self, parts: Float[np.ndarray, " P"]) -> tuple[Float[Array, " P"], Float[Array, " P"] | float]:
         """Variances and means of inputs at these parts of their order, by mean if they have their own."""
-        values = self.values()
+        values = jnp.asarray(self.values())
         if self.means is None:
             return jnp.quantile(values, parts), 0.0
         order = jnp.argsort(jnp.asarray(self.means))
