@@ -36,7 +36,7 @@ class PaddedQuantizer(eqx.Module):
         while size < number:
             size *= growth
         self.range, self.rounding = jnp.asarray(quantizer.range), quantizer.rounding
-        self.symmetric = quantizer.symmetric
+        self.symmetric = sizes == INPUTS and quantizer.symmetric  # nobody asks weights, which share programs
         unit = quantizer.unit
         if quantizer.explicit is not None:
             unit = np.asarray(quantizer.explicit) / np.asarray(quantizer.range)
