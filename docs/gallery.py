@@ -145,14 +145,13 @@ def write(app) -> None:
         "",
     ]
     (PAGES / "index.rst").write_text("\n".join([*lines, ".. toctree::", "   :hidden:", "", *toctree, ""]))
-    if app.config.quick_studies:  # two processes, in which they share imports and programs
-        pool = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
-        app.quick_studies = pool.map(run, STUDIES)
+    pool = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))  # they share imports and programs
+    app.quick_studies = pool.map(run, STUDIES if app.config.quick_studies else [])
 
 
 def wait(app, *_) -> None:
     """Until the studies are done; here, as output in between would be taken for that of a tutorial."""
-    for line in getattr(app, "quick_studies", ()):
+    for line in app.quick_studies:
         print(line, flush=True)
 
 

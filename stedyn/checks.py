@@ -72,13 +72,9 @@ def is_traced(value) -> bool:
     return jax is not None and isinstance(value, jax.core.Tracer)
 
 
-def numpy_of(*values):
-    """NumPy, for which nothing is compiled, or ``jax.numpy`` where one of the values is traced."""
-    if any(map(is_traced, values)):
-        import jax.numpy
-
-        return jax.numpy
-    return np
+def array_of(value):
+    """An array: of NumPy, for which nothing is compiled, but as it is where it is traced."""
+    return value if is_traced(value) else np.asarray(value)
 
 
 def fail(name: str, expected: str, found, fix: str) -> NoReturn:

@@ -18,7 +18,7 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from learned_range import COLOURS, cases
+from learned_range import COLOURS, TAIL, cases, late_error
 from scipy.linalg import solve_banded
 from scipy.optimize import brentq
 from scipy.stats import norm
@@ -29,7 +29,7 @@ from stedyn.simulation import simulate
 
 #: Widths, with the number of seeds of each.
 WIDTHS = {"fixed": {250: 128, 1000: 64}, "fast": {250: 128, 1000: 64, 4000: 32}}
-LR, NOISE, RANGE_LR, TAIL = 0.1, 0.1, 1.0, 0.25
+LR, NOISE, RANGE_LR = 0.1, 0.1, 1.0
 #: Nodes and weights of a Gaussian, for the range.
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
@@ -66,6 +66,10 @@ class Fluctuating:
             sum(g * x for g, x in zip(WEIGHTS, values, strict=True)) for values in zip(*each, strict=True)
         )
 
+    def force(self, width: float, std: float) -> float:
+        """The mean force on the range."""
+        return self.averaged(width, std)[0]
+
     def step(self, psi, error: float, dtau: float) -> None:
         """A backward step of all densities with exponentially fitted fluxes."""
         diffusion, rates = LR**2 * (error + NOISE**2) / 2, np.zeros((3, self.w.size))
@@ -86,12 +90,11 @@ def fluctuating(dim: float, tau: float, cell: float = 0.004, classes: int = 49, 
     """Error, range and its standard deviation, means over the last quarter of a run at width ``dim``."""
     state, width, std, late = Fluctuating(cell, classes), 1.49, 0.0, []
     for _ in range(round(tau / dtau)):
-        force = lambda r, std=std: state.averaged(r, std)[0]  # noqa: E731
-        width = brentq(force, 0.7 * width, 1.4 * width, xtol=1e-5)
+        width = brentq(state.force, 0.7 * width, 1.4 * width, (std,), xtol=1e-5)
         _, error, strength, psi = state.averaged(width, std)
         late.append((error, width, std))
         if np.isfinite(dim):
-            stiffness = (force(width - 0.06) - force(width + 0.06)) / 0.12
+            stiffness = (state.force(width - 0.06, std) - state.force(width + 0.06, std)) / 0.12
             std = np.sqrt(RANGE_LR * (error + NOISE**2) * strength / (2 * stiffness * np.sqrt(dim)))
         state.step(psi, error, dtau)
     return tuple(np.mean(late[round((1 - TAIL) * len(late)) :], axis=0))
@@ -100,20 +103,12 @@ def fluctuating(dim: float, tau: float, cell: float = 0.004, classes: int = 49, 
 def simulated(problem, dim: int, seeds: int, late) -> dict:
     """Error and range over the last quarter of simulated runs; the range's standard deviation within a run."""
     ensemble = simulate(problem, dim=dim, seeds=seeds, seed=100_000 + dim)
-    errors = ensemble.error[:, late].mean(axis=1)
-    found = {
-        "seed": 100_000 + dim,
-        "seeds": seeds,
-        "simulated": errors.mean(),
-        "sem": errors.std(ddof=1) / seeds**0.5,
-    }
-    if ensemble.range is None:
-        return found
-    ranges = ensemble.range[:, late]
-    return found | {
-        "simulated_range": ranges.mean(),
-        "simulated_std": np.sqrt(ranges.var(axis=1, ddof=1).mean()),
-    }
+    found = {"seed": 100_000 + dim, "seeds": seeds} | late_error(ensemble, late)
+    if ensemble.range is not None:
+        ranges = ensemble.range[:, late]
+        found["simulated_range"] = ranges.mean()
+        found["simulated_std"] = np.sqrt(ranges.var(axis=1, ddof=1).mean())
+    return found
 
 
 def rows(tau: float, tol: float, widths: dict, **mesh):

@@ -59,6 +59,12 @@ def cases(bits: int, tau: float):
     yield "absmean", None, None, problem_of(bits, 1.0, tau, MovingRange("absmean", factor=factor))
 
 
+def late_error(ensemble, late) -> dict:
+    """Mean and standard error of the late errors of simulated runs."""
+    errors = ensemble.error[:, late].mean(axis=1)
+    return {"simulated": errors.mean(), "sem": errors.std(ddof=1) / errors.size**0.5}
+
+
 def measure(problem: Problem, tol: float, dim: int, seeds: int, seed: int = 0) -> dict:
     """Late errors and last ranges of limit and simulation."""
     solution = solve(problem, tol=tol)
@@ -68,8 +74,7 @@ def measure(problem: Problem, tol: float, dim: int, seeds: int, seed: int = 0) -
     if not seeds:
         return row
     ensemble = simulate(problem, dim=dim, seeds=seeds, seed=seed)
-    errors = ensemble.error[:, late].mean(axis=1)
-    row |= {"seed": seed, "simulated": errors.mean(), "sem": errors.std(ddof=1) / seeds**0.5}
+    row |= {"seed": seed} | late_error(ensemble, late)
     if ensemble.range is not None:
         row["simulated_range"] = ensemble.range[:, -1].mean()
     return row

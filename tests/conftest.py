@@ -11,8 +11,9 @@ from jaxtyping import install_import_hook
 
 #: Tests and examples that were measured to take seconds of processor time, others of their kind being quick: one id a line.
 DEAR = Path(__file__).with_name("dear.txt").read_text().split("\n")[:-1]
-#: Nine tenths of the default suite are compilations, which take XLA a third of the time without its optimizations.
-QUICK = [("xla_backend_optimization_level", 0), ("xla_cpu_use_fusion_emitters", False)]
+#: Nine tenths of the default suite are compilations, which take XLA a third of the time without its optimizations, and
+#: less in this way, which not every version has.
+NO_EMITTERS = ("xla_cpu_use_fusion_emitters", False)
 #: Programs that are optimized a little, as they run for longer than they compile, or draw lots of random numbers.
 OPTIMIZED = {
     "jit_advance",
@@ -76,12 +77,12 @@ def known(option):
 def compile_quickly():
     from jax._src import compiler
 
-    quick_options = [option for option in QUICK if known(option)]
+    more_options = [NO_EMITTERS] if known(NO_EMITTERS) else []
     compile_or_load = compiler.compile_or_get_cached
 
     def quickly(backend, computation, devices, options, *more, **named):
         level = int(computation.operation.attributes["sym_name"].value in OPTIMIZED)
-        options.env_option_overrides += [*quick_options, ("xla_backend_optimization_level", level)]
+        options.env_option_overrides += [("xla_backend_optimization_level", level), *more_options]
         return compile_or_load(backend, computation, devices, options, *more, **named)
 
     compiler.compile_or_get_cached = quickly

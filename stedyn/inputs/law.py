@@ -23,7 +23,7 @@ import numpy as np
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
-from ..checks import checked, choice, fail, finite, is_traced, numpy_of, positive
+from ..checks import array_of, checked, choice, fail, finite, is_traced, positive
 from ..quantizers.pieces import partial_moments
 from .samples import Samples
 
@@ -122,7 +122,7 @@ class InputLaw(eqx.Module):
     def base(self) -> tuple[Float[Array, ""] | float, Float[Array, ""] | float]:
         """Mean and variance of the base."""
         if self.data is not None:
-            values = numpy_of(self.data.values).asarray(self.data.values)
+            values = array_of(self.data.values)
             return values.mean(), values.var()
         return {
             "gaussian": (0.0, 1.0),
@@ -134,7 +134,7 @@ class InputLaw(eqx.Module):
     @property
     def variance(self) -> Float[Array, ""] | float:
         """``Var x`` where ``v_i = 1``."""
-        return numpy_of(self.scale).asarray(self.scale) ** 2 * self.base[1]
+        return array_of(self.scale) ** 2 * self.base[1]
 
     def partial(
         self, breaks: Float[Array, " B"], std, own=0.0

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..checks import checked, fail, finite, is_traced, nonnegative, numpy_of, positive, several
+from ..checks import array_of, checked, fail, finite, is_traced, nonnegative, positive, several
 from ..inputs.samples import MAX_ATOMS, Samples
 
 #: Most channels, each of which has classes of its own in the limit.
@@ -50,8 +50,7 @@ class Teacher(eqx.Module):
     @property
     def rho(self) -> Float[Array, ""] | float:
         """``E[w*^2]``."""
-        value = self.scale if self.data is None else self.data.values
-        return (numpy_of(value).asarray(value) ** 2).mean()
+        return (array_of(self.scale if self.data is None else self.data.values) ** 2).mean()
 
     @property
     def mean(self) -> Float[Array, ""]:
@@ -159,11 +158,11 @@ class Covariance(eqx.Module):
         Input ``i`` has the mean of ``(1 - exponent) u^-exponent`` over ``u`` from ``i/n`` to ``(i + 1)/n``.
         """
         if self.data is not None:
-            return numpy_of(self.data.values).asarray(self.data.values)
+            return array_of(self.data.values)
         if self.kind == "identity":
             return np.ones(n)
-        xp = numpy_of(self.scale, self.exponent)
-        return xp.asarray(self.scale) * n * xp.diff((np.arange(n + 1) / n) ** (1 - xp.asarray(self.exponent)))
+        sums = (np.arange(n + 1) / n) ** (1 - array_of(self.exponent))
+        return array_of(self.scale) * n * (sums[1:] - sums[:-1])
 
     @property
     def alike(self) -> bool:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..checks import checked, choice, fail, nonnegative, numpy_of, positive, several
+from ..checks import array_of, checked, choice, fail, nonnegative, positive, several
 from ..inputs.law import InputLaw
 from ..inputs.moments import InputMoments, input_moments
 from ..quantizers.padded import INPUTS, PaddedQuantizer, filled_up
@@ -240,8 +240,7 @@ class Problem(eqx.Module):
         variance = self.covariance.values() * self.input_law.variance
         if not self.paired:
             return variance.mean() * self.rho
-        teacher = self.teacher.data.values
-        return (variance * numpy_of(teacher).asarray(teacher) ** 2).mean()
+        return (variance * array_of(self.teacher.data.values) ** 2).mean()
 
     @property
     def target(self) -> Teacher:
@@ -251,8 +250,8 @@ class Problem(eqx.Module):
     @property
     def label_variance(self) -> Float[Array, ""] | float:
         """``noise_std^2 + E[g(out)^2]``: the scale of errors of the problem."""
-        signal, noise = self.signal, self.noise_std
-        return numpy_of(noise).asarray(noise) ** 2 + self.labels.power(signal, signal)
+        signal = self.signal
+        return array_of(self.noise_std) ** 2 + self.labels.power(signal, signal)
 
     def diverges(self, error) -> np.ndarray:
         """Which errors ``(*n, T)`` of a curve lie so far above its first one and the label that nothing bounds them."""

@@ -28,7 +28,6 @@ class PaddedQuantizer(eqx.Module):
     unit: Float[Array, " L"]
     spare: Int[Array, ""]
     rounding: str = eqx.field(static=True)
-    symmetric: bool = eqx.field(static=True)
     is_none: ClassVar[bool] = False
 
     def __init__(self, quantizer: Quantizer, sizes: tuple[int, int]):
@@ -36,7 +35,6 @@ class PaddedQuantizer(eqx.Module):
         while size < number:
             size *= growth
         self.range, self.rounding = jnp.asarray(quantizer.range), quantizer.rounding
-        self.symmetric = sizes == INPUTS and quantizer.symmetric  # nobody asks weights, which share programs
         unit = quantizer.unit
         if quantizer.explicit is not None:
             unit = np.asarray(quantizer.explicit) / np.asarray(quantizer.range)
