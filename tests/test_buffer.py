@@ -12,7 +12,7 @@ from test_signum import run
 
 from stedyn import Problem, Quantizer, simulate, solve
 from stedyn.checks import InputError
-from stedyn.limit.compiling import once
+from stedyn.code.compiling import once
 from stedyn.rules import Adam, DeterministicRounding, Multinomial, Order, Rule, WithMomentum
 from stedyn.rules.buffer import RoundedBuffer
 from stedyn.rules.lattice import nearest

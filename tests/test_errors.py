@@ -14,13 +14,13 @@ import pytest
 import stedyn
 from stedyn import SGD, InputError, Problem, Quantizer, Rule, Run, Start, Teacher, rules
 from stedyn.cli import app as cli
+from stedyn.code.fingerprint import fingerprint
 from stedyn.design.calibration import calibrated_range
 from stedyn.files import tables as _tables
 from stedyn.files.layers import load_weights
 from stedyn.files.problems import load_problem, problem_from_dict
 from stedyn.files.report import describe
 from stedyn.files.writing import problem_to_dict, save_problem
-from stedyn.fingerprint import fingerprint
 from stedyn.simulation import checkpoint, simulate
 
 SMALL = Problem(run=Run(1.0, 3))

@@ -5,6 +5,7 @@ import functools
 
 import numpy as np
 import pytest
+from scipy.signal import find_peaks
 from scipy.stats import norm
 
 from stedyn import (
@@ -21,7 +22,7 @@ from stedyn import (
 )
 from stedyn.curves.dense import PARTS, Steps, between, extrapolated
 from stedyn.curves.plateaus import simulated_times
-from stedyn.curves.slopes import sinking
+from stedyn.curves.slopes import prominent, sinking
 from stedyn.rules import Adam, Sign
 
 TAU = np.linspace(0, 100, 201)
@@ -102,6 +103,16 @@ def test_what_is_not_over_is_open(horizon, floor, state):
 def test_a_pure_decay_is_never_open():
     assert find_plateaus(TAU, np.exp(-0.01 * TAU), floor=0.0) == []
     assert find_plateaus(TAU[:50], np.exp(-0.01 * TAU[:50]), floor=0.0) == []
+
+
+def test_prominent_peaks_are_those_of_scipy():
+    rng = np.random.default_rng(0)
+    for n in range(300):
+        height = rng.normal(size=n % 60 + 1) if n % 3 else rng.integers(0, 4, size=n % 60 + 1) * 1.0
+        height = np.cumsum(height) if n % 2 else height
+        ends = np.full(1, np.min(height) - 10)  # scipy's peaks are inside
+        expected = find_peaks(np.concatenate([ends, height, ends]), prominence=0.7)[0] - 1
+        assert prominent(height, 0.7) == list(expected)
 
 
 def test_between_the_steps_the_curve_is_cubic():

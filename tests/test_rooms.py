@@ -12,7 +12,7 @@ HOUSE = Path(stedyn.__file__).parent
 #: The rooms from the ground up. A room imports from those below it only, on types, too.
 FLOORS = (
     ("checks", "machine"),
-    ("quantizers", "curves", "statements", "fingerprint"),
+    ("quantizers", "curves", "statements", "code"),
     ("inputs", "drawing"),
     ("rules",),
     ("problem",),

@@ -32,6 +32,7 @@ from stedyn.rules import (
     lattice,
 )
 from stedyn.rules.nodes import batch_nodes
+from stedyn.rules.symmetry import check_product
 from stedyn.simulation.model import model_of
 from stedyn.simulation.state import encode
 
@@ -372,12 +373,17 @@ def test_every_rule_agrees_with_the_limit_at_d_2000(name):
 # ---- files and refusals
 
 
-@pytest.mark.parametrize("kind", RULES)
-def test_every_kind_goes_to_a_file_and_back(kind):
+def table_of(kind):
+    """A rule as a problem file has it."""
     extra = {"delta": 0.2} if "rounding" in kind else {}
     if kind == "quantized-gradient":
         extra = {"quantizer": {"bits": 3, "range": 2.0, "kind": "mid-tread", "rounding": "stochastic"}}
-    table = {"kind": kind, "batch": 3, "schedule": {"kind": "cosine", "period": 5.0, "final": 0.5}, **extra}
+    return {"kind": kind, "batch": 3, "schedule": {"kind": "cosine", "period": 5.0, "final": 0.5}, **extra}
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_every_kind_goes_to_a_file_and_back(kind):
+    table = table_of(kind)
     problem = problem_from_dict({"rule": table})
     written = problem_to_dict(problem)
     assert written["rule"].items() >= {k: v for k, v in table.items() if k != "quantizer"}.items()
@@ -508,3 +514,9 @@ def test_what_makes_no_sense_is_refused_in_one_sentence(pattern):
     text = str(caught.value)
     assert text.endswith(".")
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("kind", [kind for kind, rule in RULES.items() if rule.product])
+def test_own_rules_that_say_so_are_functions_of_the_gradient_alone(kind):
+    """`Problem` tries only those of users."""
+    check_product(problem_from_dict({"rule": table_of(kind)}))

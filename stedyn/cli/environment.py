@@ -9,7 +9,7 @@ from ..checks import Notice, printable
 
 
 def set_environment() -> None:
-    """Keep compiled programs between calls (unless ``STEDYN_CACHE=off``), if JAX is not running yet.
+    """Keep compiled programs, and their traces, between calls (unless ``STEDYN_CACHE=off``), if JAX does not run yet.
 
     The folder is made private: whoever can write to it can have code run.
     A program with a call back into Python cannot be kept: checks of equinox then put nan instead, which
@@ -18,12 +18,12 @@ def set_environment() -> None:
     if "jax" in sys.modules or os.environ.get("STEDYN_CACHE", "") == "off":
         return
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stedyn"
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        with contextlib.suppress(OSError):  # without a folder nothing is kept
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.chmod(0o700)  # one of an older version
+    with contextlib.suppress(OSError):  # without a folder nothing is kept
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)  # one of an older version
     for name, value in {
         "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "STEDYN_PROGRAMS": str(folder / "programs"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "EQX_ON_ERROR": "nan",
     }.items():

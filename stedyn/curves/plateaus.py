@@ -16,7 +16,7 @@ import dataclasses
 import numpy as np
 
 from ..checks import array, checked, fail
-from .slopes import DIP, FLAT, FLOOR, QUIET, sinking, smoothed
+from .slopes import DIP, FLAT, FLOOR, QUIET, prominent, sinking, smoothed
 
 #: A drop has to lower the error by this fraction.
 LEAST_DROP = 0.2
@@ -157,13 +157,10 @@ class _Curve:
 
     def _peaks(self, dip: float) -> list[int]:
         """Intervals of the peaks of s that are drops: told apart by dips, and each lowers the error enough."""
-        from scipy.signal import find_peaks  # slow to import
-
         fall = np.log(np.maximum(self.slope, np.max(self.slope) * LEVEL)) if np.any(self.slope > 0) else []
         if not np.size(fall):
             return []
-        padded = np.concatenate([[-np.inf], fall, [-np.inf]])
-        peaks = list(find_peaks(np.maximum(padded, np.min(fall) - 10), prominence=-np.log(dip))[0] - 1)
+        peaks = prominent(fall, -np.log(dip))
         n = 1
         while n < len(peaks):
             a, b = peaks[n - 1 : n + 1]

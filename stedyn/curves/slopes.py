@@ -37,6 +37,23 @@ def smoothed(tau, log, noise):
     return time, smooth, sigma
 
 
+def prominent(height, least: float) -> list[int]:
+    """Local maxima of ``height`` (N,), ends included, that rise by ``least`` or more above the deeper valley beside.
+
+    That is ``scipy.signal.find_peaks`` with its prominence, whose import takes longer than a prediction.
+    """
+    padded = np.concatenate([[-np.inf], height, [-np.inf]])
+    first = np.flatnonzero(np.append(True, np.diff(padded) != 0))  # of every run of equal values
+    value, middle = padded[first], (first + np.append(first[1:], padded.size) - 1) // 2 - 1
+    found = []
+    for k in 1 + np.flatnonzero((value[1:-1] > value[:-2]) & (value[1:-1] > value[2:])):
+        higher = np.flatnonzero(value > value[k])
+        low, high = (np.append(0, higher[higher < k])[-1], np.append(higher[higher > k], value.size - 1)[0])
+        if value[k] - max(np.min(value[low:k]), np.min(value[k + 1 : high + 1])) >= least:
+            found.append(int(middle[k]))
+    return found
+
+
 def sinking(tau, error, floor: float, relaxation: float | None = None) -> bool:
     """Whether a curve (T,) ends sinking towards a floor, not on a plateau above it.
 

@@ -19,9 +19,9 @@ from jaxtyping import Array, ArrayLike, Float
 from tqdm.auto import tqdm
 
 from ..checks import checked, fail, in_float64, positive, several, whole
+from ..code.compiling import soon
 from ..curves.objectives import Objective
 from ..files.results import Result
-from ..limit.compiling import soon
 from ..limit.laws.registry import REFERENCE
 from ..limit.limit import derive
 from ..limit.stationary import CLASSES, largest_error

@@ -69,7 +69,7 @@ class Predictor:
         """Error of the fixed point; None if there is none."""
         if not self.stationary:
             return None
-        return final_error(self.at(width, lr), coarse)
+        return final_error(self.at(width, lr), coarse, often=True)
 
     def scan(self, width: float, lr: float) -> Outcome:
         """The outcome by the law of the scan."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize
 
+from ..checks import same_floats
 from ..limit.limit import derive
+from ..machine import cores
 from .predictor import Predictor
 
 #: Local minima of the scan that are refined: the best ones, if within this factor of the best of all.
@@ -37,11 +40,14 @@ def best_range(
     """The best range between two bounds at one learning rate; without an ``interval`` that is the range itself."""
     even = np.geomspace(bounds[0], bounds[1], points)
     grid = np.unique(np.concatenate([even, _crossings(predictor, lr, bounds)]))
-    scanned = []
-    for k, width in enumerate(grid):
-        scanned.append(predictor.scan(width, lr))
-        if bar is not None and k < points:
-            bar.update()
+    scanned = [predictor.scan(grid[0], lr)]  # which compiles
+    with ThreadPoolExecutor(cores()) as pool:
+        for outcome in pool.map(same_floats(lambda width: predictor.scan(width, lr)), grid[1:]):
+            scanned.append(outcome)
+            if bar is not None and len(scanned) <= points:
+                bar.update()
+    if bar is not None:
+        bar.update()
     values = np.array([outcome.value for outcome in scanned])
     if not np.any(np.isfinite(values)):
         k = int(np.argmin([outcome.error for outcome in scanned]))

@@ -9,6 +9,7 @@ import numpy as np
 from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
+from ..code.compiling import Program
 from ..quantizers.quantizer import Quantizer
 from .law import InputLaw
 
@@ -89,3 +90,7 @@ def split_between(levels, moment, next_moment) -> Float[Array, "*n L"]:
     rise = (next_moment[..., 1:-1] - levels[:-1] * inner) / jnp.where(steps > 0, steps, 1.0)
     each = jnp.pad(rise, [*leading, (1, 0)]) + jnp.pad(inner - rise, [*leading, (0, 1)])
     return each.at[..., 0].add(moment[..., 0]).at[..., -1].add(moment[..., -1])
+
+
+#: `input_moments` where nothing is traced.
+moments_compiled = Program(input_moments)

@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
+from ..code.compiling import once, soon
 from ..curves.dense import Steps
 from ..problem.phases import with_new
 from .classes import channel_classes
-from .compiling import SOON, once
 from .integrate import failed, integrate, steps
 from .laws.fast import FastFlow
 from .laws.grid import GridFlow
@@ -87,20 +86,7 @@ def follow(law, times, rtol, memory=None, forward=False) -> Followed:
     return Followed(curves, solution.stats, states, memory, steps(solution), failed(solution))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2), compiler_options=SOON)
-def _followed(arrays, leaves, tree):
-    law, times, rtol, memory = eqx.combine(arrays, jax.tree.unflatten(tree, leaves))
-    return follow(law, times, rtol, memory, forward=True)
-
-
-def _follow(*arguments):
-    """`follow`, compiled, without waiting for its end as `eqx.filter_jit` does, so that passes may overlap."""
-    arrays, static = eqx.partition(arguments, lambda leaf: eqx.is_array(leaf) or isinstance(leaf, np.ndarray))
-    leaves, tree = jax.tree.flatten(static)
-    return _followed(arrays, tuple(leaves), tree)
-
-
-make_compiled = once(make)
+make_compiled, follow_compiled = once(make), soon(functools.partial(follow, forward=True))
 
 
 def grid_pass(
@@ -111,7 +97,7 @@ def grid_pass(
     cells,
     mesh: Mesh,
     reach=None,
-    programs=(make_compiled, _follow),
+    programs=(make_compiled, follow_compiled),
 ):
     """Curves, counts, densities, steps by leg and failure of the grid law on one mesh; jvp is the only derivative.
 

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .compiling import soon
+from ..code.compiling import soon
 from .laws.fluxes import implicit, velocity
 from .laws.grid import GridFlow
 

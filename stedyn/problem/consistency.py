@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..checks import fail, is_traced
-from ..inputs.moments import input_moments
+from ..inputs.moments import moments_compiled
+from ..quantizers.quantizer import as_arrays
 from .run import LARGEST, SMALLEST
 
 #: Largest |E[x]| / sqrt(Var x), of phi alike, that counts as none: the neglected drift stays small up to d = 1e8.
@@ -76,6 +77,6 @@ def means_of(problem) -> str:
     if any(is_traced(leaf) for leaf in jax.tree.leaves((problem.inputs, problem.covariance, law))):
         return "zero"
     variance, means = problem.covariance.some(np.array([0.0, 0.5, 1.0]))
-    found = input_moments(problem.inputs, jnp.sqrt(variance), law, "kept", means)
+    found = moments_compiled(problem.filled_inputs, jnp.sqrt(variance), as_arrays(law), "kept", means)
     size = jnp.maximum(jnp.abs(found.mean_x) / found.std, jnp.abs(found.mean) / jnp.sqrt(found.k2))
     return "kept" if np.any(~(np.asarray(size) <= MEAN_TOLERANCE)) else "zero"

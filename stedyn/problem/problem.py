@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from ..checks import array_of, checked, choice, fail, nonnegative, positive, several
 from ..inputs.law import InputLaw
-from ..inputs.moments import InputMoments, input_moments
+from ..inputs.moments import InputMoments, moments_compiled
 from ..quantizers.padded import INPUTS, PaddedQuantizer, filled_up
 from ..quantizers.quantizer import Quantizer, as_arrays
 from ..quantizers.surrogates import SURROGATES, Surrogate
@@ -27,8 +27,6 @@ from .run import Run
 
 #: A run whose error grows by this factor over its first value and the variance of the label diverges.
 DIVERGENCE = 1e6
-
-_moments = eqx.filter_jit(input_moments)
 
 
 class Problem(eqx.Module):
@@ -167,7 +165,7 @@ class Problem(eqx.Module):
     def moments(self, variance, mean=0.0) -> InputMoments:
         """Moments of inputs with the variances ``v`` of any shape, and with means of their own."""
         law = as_arrays(self.input_law)
-        return _moments(self.filled_inputs, jnp.sqrt(variance), law, self.means, mean)
+        return moments_compiled(self.filled_inputs, jnp.sqrt(variance), law, self.means, mean)
 
     @property
     def measured(self) -> dict[str, Teacher | Start | Covariance | InputLaw]:

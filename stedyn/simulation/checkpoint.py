@@ -25,8 +25,8 @@ import numpy as np
 
 from .. import __version__
 from ..checks import InputError, Notice
+from ..code.fingerprint import fingerprint, is_library
 from ..files.whole import beside, write_atomic
-from ..fingerprint import fingerprint, is_library
 from .task import Standing, Task
 
 _FIRST_LINE = b"stedyn checkpoint 3\n"

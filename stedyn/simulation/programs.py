@@ -10,7 +10,6 @@ import jax
 from jaxtyping import Array, Float32
 
 from . import kernel
-from .gpu import or_else
 from .layout import Spread
 from .state import State
 
@@ -38,5 +37,7 @@ def programs(platform: str, spread: Spread | None = None) -> Programs:
         return Programs(spread.jit(kernel.advance, True, options), spread.jit(kernel.flips, False, options))
     advance, flips = (jax.jit(f, compiler_options=options) for f in (kernel.advance, kernel.flips))
     if platform in ("gpu", "cuda"):
+        from .gpu import or_else  # Pallas is slow to import
+
         return Programs(or_else(advance), flips)
     return Programs(advance, flips)

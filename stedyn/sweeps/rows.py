@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from .. import __version__
 from ..checks import Failure, InputError, choice, whole
+from ..code.fingerprint import fingerprint, is_library
 from ..files.frames import read_frame
 from ..files.report import to_json, write_json
 from ..files.tables import TABLES, known_keys, set_value, toml_value
-from ..fingerprint import fingerprint, is_library
 from ..limit.laws.registry import has_densities, names
 
 #: What can be computed, and the columns and options that go with it.

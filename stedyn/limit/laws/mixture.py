@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ...code.compiling import soon
 from ...inputs.moments import split_between
 from ...problem.problem import Problem
 from ...quantizers.pieces import PartialMoments, partial_moments
 from ...rules import Order
 from ..classes import channel_classes
-from ..compiling import soon
 from ..integrate import failed, integrate, steps
 from ..limit import Limit, limit_of
 from ..refinement import least_error

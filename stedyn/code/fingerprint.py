@@ -18,9 +18,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from .checks import fail
+from ..checks import fail
 
-_LIBRARIES = {
+#: Libraries whose code is given by its names.
+LIBRARIES = {
     "stedyn",
     "numpy",
     "scipy",
@@ -64,14 +65,24 @@ def fingerprint(name: str, value: Any) -> str:
 
 
 def is_library(value: Any) -> bool:
-    """Whether a function, a class or a module belongs to Python, to stedyn or to a library it stands on."""
-    module = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
-    return _is_name_of_library(module)
+    """Whether a function, a class or a module is one of Python, of stedyn or of a library it stands on, by its name.
+
+    A class that is made by a call has the module of its metaclass, but not a name in it.
+    """
+    if isinstance(value, types.ModuleType):
+        return _is_name_of_library(value.__name__)
+    module = getattr(value, "__module__", None)
+    if not _is_name_of_library(module):
+        return False
+    found = sys.modules.get(str(module))
+    for name in getattr(value, "__qualname__", getattr(value, "__name__", "")).split("."):
+        found = getattr(found, name, None)
+    return found is value
 
 
 def _is_name_of_library(module: Any) -> bool:
     root = str(module).partition(".")[0]
-    return root in _LIBRARIES or (root in sys.stdlib_module_names and root != "__main__")
+    return root in LIBRARIES or (root in sys.stdlib_module_names and root != "__main__")
 
 
 def _parts(name: str, value: Any, above: tuple) -> Any:
@@ -101,8 +112,8 @@ def _parts(name: str, value: Any, above: tuple) -> Any:
     if isinstance(value, property):
         return "property", parts(value.fget)
     qualname = getattr(value, "__qualname__", getattr(value, "__name__", None))
-    if isinstance(value, types.ModuleType) or (qualname and is_library(value) and "<" not in qualname):
-        return getattr(value, "__module__", None), qualname or value.__name__  # but no <lambda>, no <locals>
+    if isinstance(value, types.ModuleType) or (qualname and is_library(value)):
+        return getattr(value, "__module__", None), qualname or value.__name__
     if isinstance(value, types.CodeType):
         return value.co_code.hex(), value.co_names, value.co_varnames, *(parts(c) for c in value.co_consts)
     if isinstance(value, types.FunctionType):
@@ -117,10 +128,19 @@ def _parts(name: str, value: Any, above: tuple) -> Any:
         return "wrapped", parts(value.__wrapped__)
     if type(value) is object:  # a mark without content
         return "object"
-    if hasattr(value, "__dict__"):
+    if hasattr(value, "__dict__") and _is_all_in_its_dict(value):
         return parts(type(value)), parts(vars(value))
     fail(name, "code whose content can be compared with that of another run",
          f"a {type(value).__name__}", "make it a function of numbers and of other functions")  # fmt: skip
+
+
+def _is_all_in_its_dict(value: Any) -> bool:
+    """Whether Python could copy an object: an open file has attributes too, but is more than these."""
+    try:
+        value.__reduce_ex__(2)
+    except TypeError:
+        return False
+    return True
 
 
 def _cells(function: types.FunctionType) -> Iterator[Any]:
