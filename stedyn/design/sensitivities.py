@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import dataclasses
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..checks import checked, choice, fail, in_float64, positive
+from ..code.compiling import Program
 from ..curves.objectives import Objective
 from ..limit.laws.registry import REFERENCE
 from ..limit.limit import derive
@@ -163,7 +163,7 @@ def _parameter(problem: Problem, to: str) -> float:
     return float(TO[to](problem))
 
 
-@eqx.filter_jit
+@Program
 def _coefficients(problem: Problem, lr):
     def at(lr):
         limit = derive(moved(problem, "lr", lr), 2)
@@ -183,7 +183,7 @@ def _check_rule(problem: Problem) -> None:
              "take differences of two predictions instead")  # fmt: skip
 
 
-@eqx.filter_jit
+@Program
 def _final_pass(problem: Problem, to: str, classes: int, coarse):
     """Error of the fixed point, its derivative, and what a level at the edge of a class may add to the latter."""
 

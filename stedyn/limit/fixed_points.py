@@ -13,9 +13,10 @@ from jaxtyping import Array
 from scipy.optimize import brentq
 
 from ..checks import Failure, InputError, checked, in_float64, whole
+from ..code.compiling import Program
 from ..files.results import Result
 from ..problem.problem import Problem
-from .limit import Limit, derive
+from .limit import Limit, derived
 from .modes import Held
 from .refused import check_settles
 from .roots import Searched, error_and_slope, find_roots
@@ -166,7 +167,7 @@ class FixedPoint(Result, eqx.Module):
         )
 
 
-@eqx.filter_jit
+@Program
 def _drift(limit: Limit, error) -> tuple[Array, Array, Stationary]:
     """The drift ``a c`` of every class, with that of the mean outputs, ``b`` (C,) and the law at a fixed point."""
     V = limit.noise_var + error
@@ -225,12 +226,12 @@ def settled(problem: Problem, classes: int = 512, compared: bool = True) -> Fixe
     whole("classes", classes, 2, 4096)
     check_settles(problem)
     final = float(problem.rule.rate(jnp.inf))
-    limit = eqx.filter_jit(derive)(problem.timeless, classes + classes % 2)
+    limit = derived(problem.timeless, classes + classes % 2)
     found, searched, freezes = find_roots(limit)
     linear = problem.weights.is_none and problem.latent_clip is None
     base = found if linear else []
     if compared and not linear:
-        base = find_roots(eqx.filter_jit(derive)(problem.unquantized().timeless, classes + classes % 2))[0]
+        base = find_roots(derived(problem.unquantized().timeless, classes + classes % 2))[0]
     ceiling = _ceiling(limit, final) if linear else None
     if freezes and found[0][0] >= searched.high * (1 - 1e-9):
         raise InputError(
@@ -255,7 +256,7 @@ def settled(problem: Problem, classes: int = 512, compared: bool = True) -> Fixe
     reference = base[-1][0] if base else None
     back = Spectrum(None, FROZEN)
     if not freezes or len(found) > 1:
-        few = eqx.filter_jit(derive)(problem.timeless, min(FOLLOWED, classes + classes % 2))
+        few = derived(problem.timeless, min(FOLLOWED, classes + classes % 2))
         V = max(error + float(limit.noise_var), 1e-10 * float(limit.scale))
         back = spectrum(limit, few, V, Held(float(law.push), float(law.kappa), V) if limit.has_mean else None)
     return FixedPoint(

@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..checks import is_traced
+from ..code.compiling import once
 from ..inputs.moments import InputMoments
 from ..problem.models import Linear
 from ..problem.moving_range import MovingRange
@@ -293,3 +294,7 @@ def is_symmetric(problem: Problem) -> bool:
         and all(part.weights.symmetric for part in problem.parts)
         and (problem.ptq is None or problem.ptq.symmetric)
     )
+
+
+#: `derive` where nothing is traced: what runs once needs no optimized program.
+derived = once(derive)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..code.compiling import once, soon
+from ..code.compiling import Program, once, soon
 from ..curves.dense import Steps
 from ..problem.phases import with_new
 from .classes import channel_classes
@@ -128,4 +128,4 @@ def grid_pass(
 
 
 #: The same where JAX transforms it, in reverse mode too; it takes no options of programs.
-traced_pass = eqx.filter_jit(functools.partial(grid_pass, programs=(make, follow)))
+traced_pass = Program(functools.partial(grid_pass, programs=(make, follow)))

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..code.compiling import soon
+from ..code.compiling import Program, soon
 from .laws.fluxes import implicit, velocity
 from .laws.grid import GridFlow
 
@@ -59,7 +58,7 @@ def _growth(flow: GridFlow, V, memory, tau):
     return jax.jvp(after, (0.0,), (1.0,))[1] if memory.size else memory
 
 
-@eqx.filter_jit
+@Program
 def steps_between(flow: GridFlow, tau, V) -> Steps:
     """The steps between ``tau (K + 1,)``, at which ``V (K + 1,)``; what is remembered grows linearly in itself."""
     size, tau, middle = jnp.diff(tau), (tau[1:] + tau[:-1]) / 2, (V[1:] + V[:-1]) / 2

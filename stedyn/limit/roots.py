@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from ..code.compiling import Program
 from .limit import Limit
 from .stationary import root, scan, stationary_error
 
@@ -29,18 +29,18 @@ class Searched(NamedTuple):
     points: int
 
 
-@eqx.filter_jit
+@Program
 def _scan(limit: Limit):
     return scan(limit, POINTS)
 
 
-@eqx.filter_jit
+@Program
 def error_and_slope(limit: Limit, V):
     """Stationary error at a residual variance, and its slope there."""
     return jax.jvp(lambda v: stationary_error(limit, v), (V,), (jnp.ones_like(V),))
 
 
-@eqx.filter_jit
+@Program
 def _refine(limit: Limit, low, high):
     """Error at the root between two values of ``V``, and the slope of ``error(V)`` there."""
     return error_and_slope(limit, root(limit, low, high))

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..code.compiling import Program
 from .limit import Limit
 from .modes import Fading, Held, leading, modes_of_densities
 
@@ -42,7 +42,7 @@ class Spectrum(NamedTuple):
     reason: str | None = None
 
 
-@eqx.filter_jit
+@Program
 def _coefficients(limit: Limit, V, memory=None):
     """``a, b, D`` (C,) and their derivatives with respect to ``V``; at fixed ``memory`` if there is any."""
 
@@ -52,12 +52,17 @@ def _coefficients(limit: Limit, V, memory=None):
     return jax.jvp(at, (V,), (jnp.ones_like(V),))
 
 
+@Program
+def _memory(limit: Limit, V):
+    return limit.memory(limit.order_at(V))
+
+
 def _fading(limit: Limit, V) -> Fading | None:
     """What the rule remembers at a fixed point; None for nothing."""
     rate = limit.rule.fading
     if rate is None:
         return None
-    memory = eqx.filter_jit(limit.memory)(limit.order_at(V))
+    memory = _memory(limit, V)
     return Fading(float(rate), np.array(_coefficients(limit, V, memory)[1]))
 
 

@@ -21,11 +21,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..checks import is_traced
-from ..code.compiling import Program, once, soon
+from ..code.compiling import Program, soon
 from ..problem.problem import Problem
 from ..quantizers.padded import padded
 from .averages import Averages, class_averages, level_averages
-from .limit import Limit, derive
+from .limit import Limit, derived
 
 #: Residual variances at which the equation is evaluated to find its largest root.
 SCAN = 60
@@ -271,7 +271,7 @@ def final_error(problem: Problem, coarse=False, shared=False, often=False) -> fl
     timeless = problem.timeless
     alike = problem.covariance.kind == "identity"
     timeless = padded(timeless) if shared else timeless
-    limit = _derive(timeless, CLASSES if alike else CLASSES // 4, jnp.asarray(coarse))
+    limit = derived(timeless, CLASSES if alike else CLASSES // 4, jnp.asarray(coarse))
     return float((_largest_often if often else _largest)(limit, not shared and is_plain(problem)))
 
 
@@ -284,5 +284,3 @@ def is_plain(problem: Problem) -> bool:
 
 _still = functools.partial(largest_error, still=True)
 _largest, _largest_often = soon(_still), Program(_still)
-#: What is made once needs no optimized program.
-_derive = once(derive)

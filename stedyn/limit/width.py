@@ -22,11 +22,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import equinox as eqx
 import jax
 import numpy as np
 
 from ..checks import InputError, fail, is_traced, whole
+from ..code.compiling import Program
 from ..inputs.moments import InputMoments
 from ..inputs.samples import Samples
 from ..problem.populations import Covariance
@@ -188,7 +188,7 @@ def _covariance(solution: Solution, dim: int, times, given) -> tuple[np.ndarray,
     return whole[np.ix_(back, back)], cross[:, back], crossed[0][:, count:]
 
 
-@eqx.filter_jit
+@Program
 def _together(rule: Rule, inputs: InputMoments, steps: Steps):
     """`Rule.together` of every step (K, 3 G + M, 3 G + M)."""
 

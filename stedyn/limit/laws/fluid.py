@@ -7,13 +7,13 @@ stays and its level chatters, so that the mean of ``psi`` is the value at which 
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ...checks import InputError
+from ...code.compiling import Program
 from ...curves.dense import Steps
 from ...problem.problem import Problem
 from ...quantizers.pieces import Pieces
@@ -166,12 +166,12 @@ def _square(coefficients, w):
     return coefficients[0] + coefficients[1] * w + coefficients[2] * w**2
 
 
-@eqx.filter_jit
+@Program
 def _pass(problem, taus, classes):
     return observe_paths(derive(problem, classes), taus, STARTS)
 
 
-@eqx.filter_jit
+@Program
 def _steps(problem, horizon, classes) -> Steps:
     """The error at even times, a block of them at once."""
     tau, limit = jnp.linspace(0.0, horizon, TIMES), derive(problem, classes)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ...code.compiling import soon
+from ...code.compiling import Program, soon
 from ...inputs.moments import split_between
 from ...problem.problem import Problem
 from ...quantizers.pieces import PartialMoments, partial_moments
@@ -266,7 +266,7 @@ def _pass(problem, legs, rtol, blend, coarse, classes, linear, single=False, for
 
 
 #: What JAX transforms, in reverse mode too, takes no options of programs.
-_compiled, _traced = soon(_pass), eqx.filter_jit(_pass)
+_compiled, _traced = soon(_pass), Program(_pass)
 
 
 def mixture_curves(problem: Problem, asked: Asked) -> Solved:
