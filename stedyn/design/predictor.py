@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import numpy as np
 
-from ..checks import fail
+from ..checks import fail, same_floats
 from ..curves.objectives import Objective
 from ..limit.laws.registry import REFERENCE
 from ..limit.solution import Solution
 from ..limit.solver import solve
 from ..limit.stationary import final_error, has_fixed_point
+from ..machine import cores
 from ..problem.phases import replaced
 from ..problem.problem import Problem, Run
 from ..quantizers.quantizer import Quantizer
 
+_Found = TypeVar("_Found")
 #: Cells of a scan, over all intervals between thresholds.
 SCAN_CELLS = 240
 #: Saved times of a curve from which times are read.
 LEAST_POINTS = 101
 #: Tolerance of a curve that is only described.
 ROUGH = 0.1
+
+
+def side_by_side(task: Callable[[Any], _Found], items: Iterable) -> Iterator[_Found]:
+    """Results of a task for all items, in order, on all cores: the first alone, as it may compile for the others."""
+    items = list(items)
+    yield from map(task, items[:1])
+    with ThreadPoolExecutor(cores()) as pool:
+        yield from pool.map(same_floats(task), items[1:])
 
 
 class Outcome(NamedTuple):
@@ -89,6 +102,10 @@ class Predictor:
             else:
                 self.kept[key] = self._outcome(*key, tol=self.tol)
         return self.kept[key]
+
+    def all(self, widths: Iterable[float], lr: float) -> Iterator[Outcome]:
+        """The outcomes at many ranges."""
+        return side_by_side(functools.partial(self.exact, lr=lr), widths)
 
     @property
     def by_fixed_point(self) -> bool:

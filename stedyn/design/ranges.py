@@ -124,8 +124,8 @@ def choose(
             predictor = Predictor(problem, quantizer, goal, max_error, tol)
             chosen, lr = _best(predictor, limits, points, rates, bar)
             choices.append(_describe(predictor, chosen, lr, max_error, bar))
-            for name, width in baseline.items():
-                value, error = predictor.exact(width, lr)
+            outcomes = predictor.all(baseline.values(), lr)
+            for (name, width), (value, error) in zip(baseline.items(), outcomes, strict=True):
                 edges = both_edges(predictor.quantizer.with_range(width))
                 others.append(Baseline(predictor.bits, name, width, value, error, edges, kind=quantizer.kind))
                 bar.update()
@@ -216,8 +216,9 @@ def _describe(predictor: Predictor, chosen: Candidate, lr: float, max_error, bar
     """The record of a chosen range: what it costs to miss it, its curve and its fixed point."""
     best = predictor.exact(chosen.range, lr)
     misses = {}
-    for factor in MISSES:
-        misses[factor] = _ratio(predictor.exact(chosen.range * factor, lr), best)
+    missed = predictor.all([chosen.range * factor for factor in MISSES], lr)
+    for factor, outcome in zip(MISSES, missed, strict=True):
+        misses[factor] = _ratio(outcome, best)
         bar.update()
     curve = predictor.curve(chosen.range, lr)
     bar.update()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize
 
-from ..checks import same_floats
 from ..limit.limit import derive
-from ..machine import cores
-from .predictor import Predictor
+from .predictor import Predictor, side_by_side
 
 #: Local minima of the scan that are refined: the best ones, if within this factor of the best of all.
 CANDIDATES, CLOSE = 3, 1.3
@@ -40,30 +37,28 @@ def best_range(
     """The best range between two bounds at one learning rate; without an ``interval`` that is the range itself."""
     even = np.geomspace(bounds[0], bounds[1], points)
     grid = np.unique(np.concatenate([even, _crossings(predictor, lr, bounds)]))
-    scanned = [predictor.scan(grid[0], lr)]  # which compiles
-    with ThreadPoolExecutor(cores()) as pool:
-        for outcome in pool.map(same_floats(lambda width: predictor.scan(width, lr)), grid[1:]):
-            scanned.append(outcome)
-            if bar is not None and len(scanned) <= points:
-                bar.update()
-    if bar is not None:
-        bar.update()
+    scanned = []
+    for outcome in side_by_side(lambda width: predictor.scan(width, lr), grid):
+        scanned.append(outcome)
+        if bar is not None and len(scanned) <= points:
+            bar.update()
     values = np.array([outcome.value for outcome in scanned])
     if not np.any(np.isfinite(values)):
         k = int(np.argmin([outcome.error for outcome in scanned]))
         return Candidate(float(grid[k]), np.inf, (float(grid[k]),) * 2, False, ())
-    minima = sorted((_refined(predictor, lr, grid, k) for k in _minima(values)), key=lambda pair: pair[1])
+    refined = side_by_side(lambda k: _refined(predictor, lr, grid, k), _minima(values))
+    minima = sorted(refined, key=lambda pair: pair[1])
     width, value = minima[0]
 
     def exact(r):
         return predictor.exact(r, lr).value
 
-    around = (width, width)
+    low, high = width, width
     if interval:
-        around = _interval(exact, width, value, bounds, -1), _interval(exact, width, value, bounds, 1)
+        low, high = side_by_side(lambda side: _interval(exact, width, value, bounds, side), (-1, 1))
     edge = width <= bounds[0] * (1 + ACCURACY) or width >= bounds[1] * (1 - ACCURACY)
-    others = tuple((r, v) for r, v in minima[1:] if not around[0] <= r <= around[1])
-    return Candidate(width, value, around, edge, others)
+    others = tuple((r, v) for r, v in minima[1:] if not low <= r <= high)
+    return Candidate(width, value, (low, high), edge, others)
 
 
 def _crossings(predictor: Predictor, lr: float, bounds) -> np.ndarray:

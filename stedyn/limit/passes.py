@@ -14,7 +14,6 @@ from ..code.compiling import Program, once, soon
 from ..curves.dense import Steps
 from ..problem.phases import with_new
 from .classes import channel_classes
-from .integrate import failed, integrate, steps
 from .laws.fast import FastFlow
 from .laws.grid import GridFlow
 from .laws.legs import Leg, counted, joined
@@ -76,6 +75,12 @@ class Followed(NamedTuple):
 
 def follow(law, times, rtol, memory=None, forward=False) -> Followed:
     """The law at the `Leg.times`, after a phase that left ``memory``; ``forward`` as in `integrate`."""
+    from .integrate import (  # Diffrax is slow to import, and kept programs need none of it
+        failed,
+        integrate,
+        steps,
+    )
+
     begin, taus, keep = times
     flow, split = flow_of(law, memory)
     solution: Any = integrate(flow, taus, keep, rtol, forward, begin)

@@ -18,7 +18,6 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from ..checks import check_keywords, fail, nonnegative, positive, whole
@@ -286,7 +285,7 @@ class PairResponse(Response):
             return Coefficients(*(old + new for old, new in zip(total, part, strict=True))), None
 
         start = Coefficients(*[jnp.zeros_like(sigma)] * 4)
-        return lax.scan(add, start, atoms)[0]
+        return jax.lax.scan(add, start, atoms)[0]
 
     def __call__(self, order, tau):
         V = jnp.maximum(order.V, 0.0)
@@ -298,4 +297,4 @@ class PairResponse(Response):
 
 def _each(f, values):
     """``f`` of every value, a few at a time to bound the memory."""
-    return lax.map(f, values, batch_size=16)
+    return jax.lax.map(f, values, batch_size=16)

@@ -5,9 +5,9 @@ State: ``mean, var (C, J)`` for ``C`` teacher and ``J`` start classes. With the 
 
     ``d mean / d tau = E[v]``,    ``d var / d tau = 2 Cov(w, v) + D``,
 
-and the expectations are closed by assuming a shape: Gaussian, which is the law, or Laplace, which
-has the exponential tails of a weight held at a threshold. The distance between the two closures is
-the error the law claims; for a linear ``psi`` both are exact and it vanishes.
+and the expectations are closed by assuming a shape: Gaussian, which is the law, or Laplace, which has the exponential
+tails of a weight held at a threshold. The distance between the two closures is the error the law claims; for a linear
+``psi`` both are exact and it vanishes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from ...problem.problem import Problem
 from ...quantizers.pieces import PartialMoments, partial_moments
 from ...rules import Order
 from ..classes import channel_classes
-from ..integrate import failed, integrate, steps
 from ..limit import Limit, limit_of
 from ..refinement import least_error
 from ..solution import INACCURATE, MAX_STEPS, REACHED, UNESTIMATED
@@ -239,6 +238,8 @@ def _laplace_moments(breaks, mean, std) -> PartialMoments:
 
 
 def _pass(problem, legs, rtol, blend, coarse, classes, linear, single=False, forward=False):
+    from ..integrate import failed, integrate, steps  # see `passes.follow`
+
     variances, columns = (LINEAR_VARIANCES, 8) if linear else (None, 3)
     found, runs, kept, state = channel_classes(problem, classes, coarse, variances), [], [], None
     for part, leg in zip(problem.parts, legs, strict=True):
@@ -265,8 +266,7 @@ def _pass(problem, legs, rtol, blend, coarse, classes, linear, single=False, for
     )
 
 
-#: What JAX transforms, in reverse mode too, takes no options of programs.
-_compiled, _traced = soon(_pass), Program(_pass)
+_compiled, _traced = soon(functools.partial(_pass, forward=True)), Program(_pass)  # _traced in reverse, too
 
 
 def mixture_curves(problem: Problem, asked: Asked) -> Solved:
@@ -279,7 +279,7 @@ def mixture_curves(problem: Problem, asked: Asked) -> Solved:
     linear = all(part.weights.is_none for part in problem.parts)
     rtol = 1e-8 if linear else 1e-5  # a linear psi leaves nothing but the error in time
     single = linear and problem.ptq is not None and problem.start.data is None  # whose classes stay Gaussian
-    one_pass = _traced if traced else functools.partial(_compiled, forward=True)
+    one_pass = _traced if traced else _compiled
     run = functools.partial(one_pass, problem, legs, classes=classes, linear=linear, single=single)
     blend = None if traced or linear else jnp.zeros(())
     curves, stats, kept, path, bad = run(jnp.asarray(rtol), blend, jnp.asarray(False))
