@@ -23,7 +23,7 @@ def set_environment() -> None:
         folder.chmod(0o700)  # one of an older version
     for name, value in {
         "JAX_COMPILATION_CACHE_DIR": str(folder),
-        "STEDYN_PROGRAMS": str(folder / "programs"),
+        "STEDYN_PROGRAMS": str(folder),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "EQX_ON_ERROR": "nan",
     }.items():

@@ -149,11 +149,11 @@ def _flags() -> str:
 
 @functools.cache
 def _folder() -> Path:
-    """The folder of this version of the sources and the libraries; those of others are removed when they are old."""
-    folder = Path(os.environ[FOLDER]) / version_of(Path(__file__).parent.parent)
+    """The folder of this version of sources and libraries; those of others (and nothing else) are removed when old."""
+    folder = Path(os.environ[FOLDER]) / f"traces-{version_of(Path(__file__).parent.parent)}"
     if not folder.is_dir():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for other in folder.parent.iterdir():
+        for other in folder.parent.glob("traces-*"):
             with contextlib.suppress(OSError):
                 if time.time() - other.stat().st_mtime > OLD:
                     shutil.rmtree(other)
