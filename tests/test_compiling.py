@@ -69,6 +69,12 @@ def test_another_content_or_shape_is_another_program(traced, pair, factor):
     assert len(traced) == 2
 
 
+def test_equal_values_of_other_types_are_other_programs(traced):
+    program = Program(lambda x, factor: x * factor)
+    assert [program(jnp.ones((), int), factor).dtype.kind for factor in (1, True, 1.0)] == ["i", "i", "f"]
+    assert len(traced) == 3
+
+
 def test_other_code_is_another_program(traced):
     def scaled(factor):
         return Program(lambda x: factor * x)

@@ -89,17 +89,18 @@ class Program:
     def _found(self, arrays, leaves, tree) -> Callable | None:
         """The kept program, or one that is kept from now on; None if it cannot be."""
         shapes = jax.tree.map(lambda x: f"{x.dtype}{x.shape}{getattr(x, 'weak_type', False)}", arrays)
-        key = str(jax.tree.leaves(shapes)), leaves, tree, jax.config.read("jax_enable_x64")
+        flags = _flags()
+        key = str(jax.tree.leaves(shapes)), leaves, tuple(map(type, leaves)), tree, flags  # 1 == True
         if key not in self._kept:
-            self._kept[key] = self._load(arrays, leaves, tree, shapes)
+            self._kept[key] = self._load(arrays, leaves, tree, (shapes, flags))
         return self._kept[key]
 
-    def _load(self, arrays, leaves, tree, shapes) -> Callable | None:
+    def _load(self, arrays, leaves, tree, told) -> Callable | None:
         fixed, function = jax.tree.unflatten(tree, leaves), self.__wrapped__
         try:
-            content = fingerprint("program", (function, shapes, fixed, _flags()))
+            content = fingerprint("program", (function, fixed, told))
             path = _folder() / f"{getattr(function, '__name__', 'program')}-{content}"
-        except (InputError, OSError):
+        except (InputError, OSError, ImportError):  # the last: a library without a version
             return None
         with contextlib.suppress(OSError, ValueError):  # not there, or damaged
             return self._of(_checked(path.read_bytes()))
