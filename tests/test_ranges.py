@@ -175,11 +175,15 @@ def test_three_and_four_bits_on_a_gaussian_teacher():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bits", [2, 3])
-def test_the_shortest_plateau_is_that_of_the_smallest_range_that_will_do(bits):
-    """All weights of a teacher 1 saturate at R < 1, which leaves the error (1 - R)^2."""
+@pytest.mark.parametrize("bits, best", [(2, 0.9), (3, 0.75 * (3 + np.sqrt(0.92)))])
+def test_the_shortest_plateau_is_that_of_the_smallest_range_that_will_do(bits, best):
+    """All weights of a teacher 1 saturate at R < 1, which leaves the error (1 - R)^2.
+
+    With 3 bits the one plateau before the level x = R / 3, below 1, is shorter than the last of three with R = 0.9 (19.45
+    and 19.74): weights chatter between x and 2 x, which leaves (1 - x) (2 x - 1).
+    """
     found = choose(TREAD, bits=[bits], objective="plateau-length", max_error=0.01, baselines=False, points=20)
-    assert found.choices[0].range == pytest.approx(0.9, rel=2e-3)
+    assert found.choices[0].range == pytest.approx(best, rel=2e-3)
     assert found.choices[0].error <= 0.01
     with pytest.raises(ValueError, match=r"max_error: expected an error that some range reaches in the end"):
         choose(TREAD, bits=[bits], objective="plateau-length", max_error=1e-30, ranges=(1.1, 3.0), points=8)
