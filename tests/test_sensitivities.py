@@ -206,10 +206,10 @@ def test_the_final_error_of_a_gaussian_teacher(range_):
 
 def measured(problem, objective):
     """What a refined solve gives."""
-    if of.startswith("error-at"):
-        problem = dataclasses.replace(problem, run=Run(float(of[9:]), 3))
+    if objective.startswith("error-at"):
+        problem = dataclasses.replace(problem, run=Run(float(objective[9:]), 3))
     solution = solve(problem, law="grid", tol=1e-3, classes=128)
-    if of == "escape":
+    if objective == "escape":
         return solution.plateaus()[0].escape
     return Objective.parse(objective).measure(*solution.dense)
 
