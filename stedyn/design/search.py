@@ -55,7 +55,7 @@ def best_range(
 
     low, high = width, width
     if interval:
-        low, high = side_by_side(lambda side: _interval(exact, width, value, bounds, side), (-1, 1))
+        low, high = (_interval(exact, width, value, bounds, side) for side in (-1, 1))
     edge = width <= bounds[0] * (1 + ACCURACY) or width >= bounds[1] * (1 - ACCURACY)
     others = tuple((r, v) for r, v in minima[1:] if not low <= r <= high)
     return Candidate(width, value, (low, high), edge, others)

@@ -92,5 +92,5 @@ def split_between(levels, moment, next_moment) -> Float[Array, "*n L"]:
     return each.at[..., 0].add(moment[..., 0]).at[..., -1].add(moment[..., -1])
 
 
-#: `input_moments` where nothing is traced.
+#: `input_moments` as one program.
 moments_compiled = Program(input_moments)

@@ -75,11 +75,8 @@ class Followed(NamedTuple):
 
 def follow(law, times, rtol, memory=None, forward=False) -> Followed:
     """The law at the `Leg.times`, after a phase that left ``memory``; ``forward`` as in `integrate`."""
-    from .integrate import (  # Diffrax is slow to import, and kept programs need none of it
-        failed,
-        integrate,
-        steps,
-    )
+    # Diffrax is slow to import, and kept programs need none of it
+    from .integrate import failed, integrate, steps
 
     begin, taus, keep = times
     flow, split = flow_of(law, memory)
