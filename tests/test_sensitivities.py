@@ -240,6 +240,13 @@ def test_a_plateau_against_two_solves(objective, to, tolerance):
     assert found.derivative == pytest.approx((high - low) / (2 * h), rel=tolerance)
 
 
+def test_at_the_start_of_a_gaussian_teacher_the_range_scales_the_weights():
+    problem = Problem(Teacher.gaussian(1.0), noise_std=0.1, weights=Quantizer(1, 0.8), rule=SGD(0.1))
+    found = sensitivity(problem, "error-at=1e-4")
+    assert found.value == pytest.approx(1 + 0.8**2, rel=1e-3)
+    assert found.derivative == pytest.approx(2 * 0.8, rel=1e-3)
+
+
 @pytest.mark.slow
 def test_a_gaussian_teacher_against_two_solves():
     problem = Problem(Teacher.gaussian(1.0), noise_std=0.1, weights=Quantizer(2, 1.2), rule=SGD(0.1))

@@ -5,8 +5,8 @@ derivative follows from the implicit function theorem. Of a curve ``error(tau; p
 
     ``t(tau) = d error(tau; p) / dp``
 
-is the forward-mode derivative of the grid law, mesh and steps included. What is read off a curve, a functional
-``F[error]``, then changes at the rate ``dF/dp``, which is taken along the tangent:
+is the forward-mode derivative of the grid law, steps and features of the mesh included. What is read off a curve, a
+functional ``F[error]``, then changes at the rate ``dF/dp``, which is taken along the tangent:
 
     ``( F[error exp(+h t/error)] - F[error exp(-h t/error)] ) / (2 h)``,  ``h = STEP p``,
 
@@ -24,6 +24,7 @@ import numpy as np
 from ..checks import checked, choice, fail, in_float64, positive
 from ..code.compiling import Program
 from ..curves.objectives import Objective
+from ..limit.classes import teacher_points
 from ..limit.laws.registry import REFERENCE
 from ..limit.limit import derive
 from ..limit.stationary import CLASSES, largest_error
@@ -185,13 +186,16 @@ def _check_rule(problem: Problem) -> None:
 
 @Program
 def _final_pass(problem: Problem, to: str, classes: int, coarse):
-    """Error of the fixed point, its derivative, and what a level at the edge of a class may add to the latter."""
+    """Error of the fixed point, its derivative, and what the latter jumps by, up or down, where a level crosses one of
+    the values that stand for a continuous teacher.
+    """
+    _, weights, exact = teacher_points(problem.teacher, folded=False)
 
     def error(value):
         limit = derive(moved(problem, to, value), classes, coarse)
         grain = jnp.zeros(())
-        if to == "range" and limit.teacher.size >= CLASSES:
-            grain = jnp.max(limit.share) * jnp.max(jnp.diff(limit.levels), initial=0.0)
+        if to == "range" and not exact:
+            grain = jnp.max(weights) * jnp.max(jnp.diff(limit.levels), initial=0.0)
         return largest_error(limit), grain
 
     value = TO[to](problem)

@@ -82,7 +82,7 @@ def coordinate_classes(
     """
     merge = jnp.broadcast_to(jnp.asarray(coarse), (2,))
     law = problem.teacher if scale is None else problem.teacher.scaled(scale)
-    values, weights, exact = _teacher_points(law, folded)
+    values, weights, exact = teacher_points(law, folded)
     if variances is None:  # fewer of them where there are many teacher values
         variances = max(2, min(n // 2 if exact else n // 4, 64))
     levels = sum(part.weights.levels.size for part in _bending(problem))
@@ -197,7 +197,7 @@ def _ideal(problem: Problem, variance, mean):
     return problem.labels.gain(problem.signal) * (moments.k1 / moments.k2)
 
 
-def _teacher_points(teacher: Teacher, folded: bool):
+def teacher_points(teacher: Teacher, folded: bool):
     """Sorted values of a teacher with their weights, and whether they are few enough to be classes."""
     if teacher.kind == "constant":
         return jnp.reshape(jnp.asarray(teacher.scale) * 1.0, (1,)), jnp.ones(1), True

@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -116,12 +117,8 @@ class Limit(eqx.Module):
         def pick(values):
             return values[each] if eqx.is_array(values) and values.ndim else values
 
-        start = dataclasses.replace(
-            self.start,
-            group=pick(self.start.group),
-            factor=pick(self.start.factor),
-            shift=pick(self.start.shift),
-        )
+        start, moved = self.start, ("group", "factor", "shift")
+        start = dataclasses.replace(start, **{name: pick(getattr(start, name)) for name in moved})
         return dataclasses.replace(
             self, teacher=self.teacher[each], share=jnp.where(number < size, self.share[each], 0.0),
             group=self.group[each], unit=pick(self.unit), start=start,
@@ -139,6 +136,11 @@ class Limit(eqx.Module):
         inputs = self.inputs._replace(levels=None, mass=None, overlap=None)
         none = dict.fromkeys(("ptq", "pieces", "start", "range", "latent_clip", "surrogate"))
         return dataclasses.replace(self, levels=jnp.zeros(0), spare=0, inputs=inputs, **none)
+
+    @property
+    def still(self) -> Limit:
+        """The same as constants to derivatives."""
+        return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, self)
 
     @property
     def k1(self) -> Float[Array, " C"]:
@@ -203,9 +205,8 @@ class Limit(eqx.Module):
 
     def error(self, psi, square) -> Float[Array, "*n"]:
         """Generalization error from ``E[psi]`` and ``E[psi^2]`` of every class (C, *n)."""
-        return (
-            self.power + (self.weight * self.k2) @ square - 2 * (self.weight * self.k1 * self.teacher) @ psi
-        )
+        squares, products = (self.weight * self.k2) @ square, (self.weight * self.k1 * self.teacher) @ psi
+        return self.power + squares - 2 * products
 
     def observables(self, psi, square) -> dict[str, Array]:
         """Observables of the model alone, from ``E[psi]`` and ``E[psi^2]`` of every class (C, *n)."""
@@ -219,8 +220,7 @@ class Limit(eqx.Module):
         unavoidable = self.power - (self.weight * self.k2) @ ideal**2
         if self.levels.size == 0:
             return unavoidable
-        distance = jnp.min(jnp.abs(ideal[:, None] - self.levels), axis=1)
-        return unavoidable + (self.weight * self.k2) @ distance**2
+        return unavoidable + (self.weight * self.k2) @ jnp.min((ideal[:, None] - self.levels) ** 2, axis=1)
 
     @property
     def ceiling(self) -> Float[Array, ""]:

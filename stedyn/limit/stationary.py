@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,7 +102,7 @@ def _push(limit: Limit, V, plain, no_derivative):
 
     The mean output rises with it: Newton steps, or half the interval where one leads out of it.
     """
-    still, still_V = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, (limit, V))
+    still, still_V = limit.still, jax.lax.stop_gradient(V)
     levers = still.share * still.unit * still.mean
     a, b, _, _ = still.coefficients(still.order_at(still_V), jnp.inf)
     each = levers * still.mean / (b + still.decay(jnp.inf) * (still.levels.size == 0))
@@ -187,7 +186,7 @@ def root(limit: Limit, low, high, plain=False) -> Float[Array, ""]:
     def gap(log_V, limit):
         return _gap(limit, log_V, plain)
 
-    still = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, limit)
+    still = limit.still
     ends = jax.lax.stop_gradient(jnp.log(jnp.stack([low, high])))
     gaps = jax.lax.map(lambda log_V: gap(log_V, still), ends)
     at = jax.lax.stop_gradient(_crossing(lambda log_V: gap(log_V, still), ends, gaps))

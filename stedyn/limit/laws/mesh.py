@@ -60,13 +60,17 @@ def faces_of(
     ``arcsinh`` of the distance to the start in its standard deviations. The layer is
     ``D / (2 b step)`` at the smallest residual variance the problem allows and the smallest rate that still moves
     weights. ``reach`` are multiples of a range that moves, for which the mesh of `laws.moving` is meant.
+
+    To derivatives only the features move; the place of the other edges is a matter of accuracy.
     """
+    moving, limits = limits, [limit.still for limit in limits]
+    horizon = jax.lax.stop_gradient(horizon)
     centre, spread = _start_scale(limits[0])
     centre += _shift(limits[0], centre, spread) if limits[0].has_mean else 0.0
     extents = [_extent(limit, centre, spread, horizon, *_rate_times(limit, horizon)) for limit in limits]
     gap = functools.reduce(jnp.maximum, [extent.gap for extent in extents])
     hard = jnp.sort(
-        jnp.concatenate([_features(limit, own.gap) for limit, own in zip(limits, extents, strict=True)])
+        jnp.concatenate([_features(limit, own.gap) for limit, own in zip(moving, extents, strict=True)])
     )
     for scale in () if reach is None else reach:
         times = _rate_times(limits[0], horizon)
