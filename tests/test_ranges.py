@@ -13,6 +13,7 @@ from stedyn.cli.lists import joined
 from stedyn.curves.objectives import Objective, longest_plateau, time_to
 from stedyn.design.confirm import _simulated, confirm
 from stedyn.design.layer_report import report_layers
+from stedyn.design.predictor import Outcome
 from stedyn.design.search import best_range, within
 from stedyn.files.activations import condensed
 
@@ -26,13 +27,14 @@ TREAD = Problem(
 # ---- the search, on functions whose minimum is known
 
 
-def predictor(f):
-    """Something with the interface of a `Predictor` whose objective is a function of the range."""
+def predictor(f, error=None, **laws):
+    """Something with the interface of a `Predictor` whose objective (and error) is a function of the range."""
 
     def outcome(width, lr):
-        return SimpleNamespace(value=f(width), error=f(width))
+        return Outcome(f(width), f(width) if error is None else error(width))
 
-    return SimpleNamespace(scan=outcome, exact=outcome, by_fixed_point=True, at=lambda width, lr: GAUSSIAN)
+    laws = dict(scan=outcome, search=outcome, exact=outcome) | laws
+    return SimpleNamespace(**laws, by_fixed_point=True, at=lambda width, lr: GAUSSIAN)
 
 
 def sawtooth(r):
@@ -68,6 +70,26 @@ def test_the_search_finds_where_an_objective_begins():
     found = best_range(predictor(lambda r: r if r > 0.7314 else np.inf), 0.1, (0.2, 5.0), 30, None)
     assert found.range == pytest.approx(0.7314, rel=1e-3)
     assert found.range > 0.7314
+
+
+def test_the_exact_law_moves_where_an_objective_begins():
+    def exact(r, lr):
+        return Outcome(r if r > 0.7372 else np.inf, r)
+
+    found = best_range(
+        predictor(lambda r: r if r > 0.7314 else np.inf, exact=exact), 0.1, (0.2, 5.0), 30, None
+    )
+    assert 0.7372 < found.range == found.value < 0.7372 * 1.001
+
+
+def test_of_the_ranges_without_a_plateau_the_least_error_is_chosen():
+    flat = predictor(lambda r: 0.0 if 0.8 < r < 3 else 1.0, error=lambda r: (r - 1.5) ** 2)
+    found = best_range(flat, 0.1, (0.2, 5.0), 40, None)
+    assert found.value == 0
+    assert found.range == pytest.approx(1.5, rel=0.05)
+    assert found.interval == pytest.approx((0.8, 3), rel=0.35)  # the steps grow to 1.3
+    assert found.interval[0] > 0.8
+    assert found.interval[1] < 3
 
 
 def test_a_minimum_at_the_edge_and_none_at_all():

@@ -2,14 +2,15 @@ r"""The best range for every bit width, from the dynamics, beside the ranges of 
 
 The objective is no convex function of the range: where a level crosses a teacher weight it has a cusp, so that
 a teacher of few values gives a sawtooth. A scan over the whole interval, which takes in these crossings, finds
-candidates; the best are refined and confirmed by the exact law.
+candidates; the best are refined by a search and confirmed by the exact law. A plateau of no length cannot be shorter:
+of the ranges scanned that have none, that of the least error is taken.
 
-==================  ==================================  =============================================
-objective           scan                                exact
-==================  ==================================  =============================================
-final-error         fixed points (`stedyn.limit.stationary`)  the same
-others              grid law on `SCAN_CELLS` cells      grid law to the tolerance asked for
-==================  ==================================  =============================================
+===========  ========================================  =======================  ===================================
+objective    scan                                      search                   exact
+===========  ========================================  =======================  ===================================
+final-error  fixed points (`stedyn.limit.stationary`)  the same                 the same
+others       one pass of the grid law, `SCAN_CELLS`    one on `SEARCH_CELLS`    grid law to the tolerance asked for
+===========  ========================================  =======================  ===================================
 """
 
 from __future__ import annotations
@@ -205,7 +206,7 @@ def _best(predictor: Predictor, bounds, points: int, rates, bar) -> tuple[Candid
     chosen, lr = candidates[k], rates[k]
     if len(rates) > 1 and np.isfinite(chosen.value):
         between = rates[max(k - 1, 0)], rates[min(k + 1, len(rates) - 1)]
-        finer = within(lambda rate: predictor.exact(chosen.range, rate).value, between, lr, log=True)
+        finer = within(lambda rate: predictor.search(chosen.range, rate).value, between, lr, log=True)
         again = best_range(predictor, finer, bounds, points, None)
         if again.value < chosen.value:
             return again, finer
@@ -215,18 +216,18 @@ def _best(predictor: Predictor, bounds, points: int, rates, bar) -> tuple[Candid
 def _describe(predictor: Predictor, chosen: Candidate, lr: float, max_error, bar) -> Choice:
     """The record of a chosen range: what it costs to miss it, its curve and its fixed point."""
     best = predictor.exact(chosen.range, lr)
+    curve = predictor.curve(chosen.range, lr)
+    uncertainty = predictor.uncertainty(chosen.range, lr)
+    bar.update()
     misses = {}
     missed = predictor.all([chosen.range * factor for factor in MISSES], lr)
     for factor, outcome in zip(MISSES, missed, strict=True):
         misses[factor] = _ratio(outcome, best)
         bar.update()
-    curve = predictor.curve(chosen.range, lr)
-    bar.update()
     target = predictor.objective.number if predictor.objective.kind == "time-to" else max_error
     when = np.inf if target is None else time_to(*curve.dense, target)
     fixed = predictor.fixed_error(chosen.range, lr)
     length = longest_plateau(*curve.dense, fixed)
-    uncertainty = predictor.uncertainty(chosen.range, lr)
     rivals = [r for r, value in chosen.others if value <= best.value * (1 + 2 * uncertainty)]
     return Choice(
         bits=predictor.bits,

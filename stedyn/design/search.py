@@ -42,20 +42,20 @@ def best_range(
         scanned.append(outcome)
         if bar is not None and len(scanned) <= points:
             bar.update()
-    values = np.array([outcome.value for outcome in scanned])
+    values, errors = np.array([outcome[:2] for outcome in scanned]).T
     if not np.any(np.isfinite(values)):
-        k = int(np.argmin([outcome.error for outcome in scanned]))
+        k = int(np.argmin(errors))
         return Candidate(float(grid[k]), np.inf, (float(grid[k]),) * 2, False, ())
-    refined = side_by_side(lambda k: _refined(predictor, lr, grid, k), _minima(values))
+    refined = side_by_side(lambda k: _refined(predictor, lr, grid, k), _minima(values, errors))
     minima = sorted(refined, key=lambda pair: pair[1])
     width, value = minima[0]
 
-    def exact(r):
-        return predictor.exact(r, lr).value
+    def searched(r):
+        return predictor.search(r, lr).value
 
     low, high = width, width
     if interval:
-        low, high = (_interval(exact, width, value, bounds, side) for side in (-1, 1))
+        low, high = (_interval(searched, width, searched(width), bounds, side) for side in (-1, 1))
     edge = width <= bounds[0] * (1 + ACCURACY) or width >= bounds[1] * (1 - ACCURACY)
     others = tuple((r, v) for r, v in minima[1:] if not low <= r <= high)
     return Candidate(width, value, (low, high), edge, others)
@@ -78,9 +78,11 @@ def _crossings(predictor: Predictor, lr: float, bounds) -> np.ndarray:
     return np.unique(np.round(crossing[inside], 12))
 
 
-def _minima(values: np.ndarray) -> list[int]:
-    """Indices of the best local minima; a value that is nan is none."""
+def _minima(values: np.ndarray, errors: np.ndarray) -> list[int]:
+    """Indices of the best local minima; a value that is nan is none. Of those without any plateau the least error."""
     values = np.where(np.isnan(values), np.inf, values)
+    if np.min(values) == 0:
+        return [int(np.argmin(np.where(values == 0, errors, np.inf)))]
     padded = np.concatenate([[np.inf], values, [np.inf]])
     low = np.flatnonzero((values <= padded[:-2]) & (values <= padded[2:]) & np.isfinite(values))
     low = low[values[low] <= CLOSE * np.min(values) + 1e-12]
@@ -91,13 +93,24 @@ def _refined(predictor: Predictor, lr: float, grid: np.ndarray, k: int) -> tuple
     """Range and exact value of the minimum around a scanned range."""
     left, right = grid[max(k - 1, 0)], grid[min(k + 1, grid.size - 1)]
 
+    def searched(r):
+        return predictor.search(r, lr).value
+
     def exact(r):
         return predictor.exact(r, lr).value
 
-    if not np.isfinite(exact(left)):  # the objective ends inside: its smallest range is where it begins
-        left = _boundary(exact, left, grid[k])
-    width = within(exact, (left, right), grid[k], evaluations=REFINE[predictor.by_fixed_point])
-    return min(((float(r), exact(r)) for r in (width, grid[k], left)), key=lambda pair: pair[1])
+    width = float(grid[k])
+    if searched(width) > 0:
+        if not np.isfinite(
+            searched(left)
+        ):  # the objective ends inside: its smallest range is where it begins
+            left = _boundary(searched, left, width)
+        found = within(searched, (left, right), width, evaluations=REFINE[predictor.by_fixed_point])
+        best = min((found, width, left), key=searched)
+        if not np.isfinite(exact(best)) and np.isfinite(exact(width)):  # it begins a little later
+            best = _boundary(exact, best, width)
+        width = float(best)
+    return width, exact(width)
 
 
 def within(f, bounds, start: float, *, log: bool = False, evaluations: int = 10) -> float:
