@@ -92,6 +92,18 @@ def test_of_the_ranges_without_a_plateau_the_least_error_is_chosen():
     assert found.interval[1] < 3
 
 
+def test_where_an_objective_begins_it_may_be_least():
+    """Also where the first range of the scan beyond it is worse than another minimum."""
+    found = best_range(
+        predictor(lambda r: min(30 * (r - 0.69), 0.5 + abs(r - 2)) if r > 0.7 else np.inf),
+        0.1,
+        (0.2, 5.0),
+        12,
+        None,
+    )
+    assert 0.7 < found.range < 0.7 * 1.001
+
+
 def test_a_minimum_at_the_edge_and_none_at_all():
     assert best_range(predictor(lambda r: r), 0.1, (0.2, 5.0), 20, None).at_edge
     nowhere = best_range(predictor(lambda r: np.inf), 0.1, (0.2, 5.0), 20, None)

@@ -46,7 +46,9 @@ def best_range(
     if not np.any(np.isfinite(values)):
         k = int(np.argmin(errors))
         return Candidate(float(grid[k]), np.inf, (float(grid[k]),) * 2, False, ())
-    refined = side_by_side(lambda k: _refined(predictor, lr, grid, k), _minima(values, errors))
+    refined = side_by_side(
+        lambda k: _refined(predictor, lr, grid, k), _minima(values, errors, predictor.by_fixed_point)
+    )
     minima = sorted(refined, key=lambda pair: pair[1])
     width, value = minima[0]
 
@@ -78,15 +80,20 @@ def _crossings(predictor: Predictor, lr: float, bounds) -> np.ndarray:
     return np.unique(np.round(crossing[inside], 12))
 
 
-def _minima(values: np.ndarray, errors: np.ndarray) -> list[int]:
-    """Indices of the best local minima; a value that is nan is none. Of those without any plateau the least error."""
+def _minima(values: np.ndarray, errors: np.ndarray, begins: bool) -> list[int]:
+    """Indices of the best local minima; a value that is nan is none. Of those without any plateau the least error.
+
+    With ``begins`` those at which the objective begins, too: it may be far less where it does, between two ranges.
+    """
     values = np.where(np.isnan(values), np.inf, values)
     if np.min(values) == 0:
         return [int(np.argmin(np.where(values == 0, errors, np.inf)))]
     padded = np.concatenate([[np.inf], values, [np.inf]])
     low = np.flatnonzero((values <= padded[:-2]) & (values <= padded[2:]) & np.isfinite(values))
     low = low[values[low] <= CLOSE * np.min(values) + 1e-12]
-    return sorted(low, key=lambda k: values[k])[:CANDIDATES]
+    best = sorted(low, key=lambda k: values[k])[:CANDIDATES]
+    first = np.flatnonzero(np.isfinite(values[1:]) & ~np.isfinite(values[:-1])) + 1
+    return best + [k for k in first if begins and k not in best]
 
 
 def _refined(predictor: Predictor, lr: float, grid: np.ndarray, k: int) -> tuple[float, float]:
@@ -131,11 +138,12 @@ def within(f, bounds, start: float, *, log: bool = False, evaluations: int = 10)
 
 
 def _boundary(f, outside: float, inside: float) -> float:
-    """The range, to `ACCURACY`, from which on ``f`` is finite."""
-    while inside - outside > 0.2 * ACCURACY * inside:
+    """The range, to `ACCURACY`, from which on ``f`` is finite: well inside, where a curve can be followed."""
+    start = inside
+    while inside - outside > 0.1 * ACCURACY * inside:
         middle = 0.5 * (inside + outside)
         outside, inside = (outside, middle) if np.isfinite(f(middle)) else (middle, inside)
-    return inside
+    return min((1 + 0.8 * ACCURACY) * inside, start)
 
 
 def _interval(f, width: float, value: float, bounds, direction: int) -> float:

@@ -160,7 +160,8 @@ def grid_curves(
             for flags, step in [((False, False, False), rtol), *((flags, 4 * rtol) for flags in coarser)]
         ]
         first, *rest = (_occupied(run[0], levels, mesh.folded, xp) for run in runs)
-        curves, changes = _extrapolate(first, rest, least, xp)
+        with np.errstate(invalid="ignore"):  # what stopped has no numbers beyond
+            curves, changes = _extrapolate(first, rest, least, xp)
         bad = functools.reduce(xp.logical_or, [run[4] for run in runs])
         # a third of what halving changes, where an earlier pass confirms second order; else all of it
         if count > 1:
