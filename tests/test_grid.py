@@ -8,9 +8,13 @@ import pytest
 from systems import REFERENCE, TWO_BIT, reference, solved
 
 from stedyn import SGD, Problem, Quantizer, Run, Start, Teacher, fixed_point, solve
+from stedyn.checks import in_float64
 from stedyn.limit.integrate import ExtrapolatedEuler, integrate
 from stedyn.limit.laws.grid import GridFlow
+from stedyn.limit.laws.legs import legs_of
 from stedyn.limit.limit import derive
+from stedyn.limit.refinement import grid_curves
+from stedyn.limit.solution import MAX_STEPS
 from stedyn.quantizers.quantizer import as_arrays
 
 
@@ -205,3 +209,22 @@ def test_observables_belong_together():
     assert float(density.total[1] @ centres) == pytest.approx(float(solution.overlap[-1]), rel=2e-3)
     assert density.cdf(0, 0.0) == pytest.approx(0.5, abs=1e-9)
     assert density.cdf(0, 1.0) == pytest.approx(0.841345, abs=2e-3)
+
+
+def test_a_pass_that_stops_is_told_by_its_status_alone():
+    """Its curves end in infinities, whose differences are none; it was a RuntimeWarning of NumPy."""
+
+    def stopped(*_):
+        return (
+            {"error": np.array([1.0, np.inf])},
+            {},
+            (None, None, np.ones(1), np.ones(1)),
+            (),
+            np.asarray(True),
+        )
+
+    problem = Problem(weights=Quantizer(2, 1.0), run=Run(1.0, 2)).timeless
+    legs = legs_of(problem.begins, np.array([0.0, 1.0]), np.zeros(0))
+    curves, *_, code = in_float64(grid_curves)(problem, legs, 1e-2, one_pass=stopped)
+    assert code == MAX_STEPS
+    assert curves["error"][0] == 1
