@@ -154,7 +154,7 @@ def test_error_of_given_weights_is_the_mean_square_on_fresh_samples():
     rng = np.random.default_rng(4)
     problem = PROBLEMS["weights and inputs"]
     dim = 40
-    teacher, start, variance = population(problem, dim, 7)
+    teacher, start, variance, _ = population(problem, dim, 7)
     x = rng.normal(size=(200_000, dim)) * np.sqrt(variance)
     psi, phi = (np.asarray(q.round(v)) for q, v in ((problem.weights, start), (problem.inputs, x)))
     gap = (x @ teacher - phi @ psi) / np.sqrt(dim)
