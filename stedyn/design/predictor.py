@@ -114,7 +114,7 @@ class Predictor:
         if self.by_fixed_point:
             merged = self.fixed_error(width, lr, coarse=True)
             return abs((merged or 0.0) - best) / (3 * best)
-        curve = self.exactly(float(width), float(lr))
+        curve = self.exactly(width, lr)
         (tau, error), claim = curve.dense, float(curve.error_estimate or 0.0)
         shifted = [self.objective.measure(tau, error * (1 + sign * claim)) for sign in (-1, 1)]
         spread = max((abs(value / best - 1) for value in shifted if np.isfinite(value)), default=claim)
@@ -123,7 +123,7 @@ class Predictor:
     def curve(self, width: float, lr: float) -> Solution:
         """The curve of the problem's own run; only roughly where the objective is not read off a curve."""
         if self.objective.needs_curve and self.run == self.problem.run:
-            return self.exactly(float(width), float(lr))
+            return self.exactly(width, lr)
         tol = max(self.tol, ROUGH) if self.by_fixed_point else self.tol
         return solve(self.at(width, lr), law=REFERENCE, tol=tol, throw=False)
 

@@ -42,19 +42,20 @@ def best_range(
         scanned.append(outcome)
         if bar is not None and len(scanned) <= points:
             bar.update()
-    values, errors = np.array([outcome[:2] for outcome in scanned]).T
+    values, errors = np.array(scanned).T
     if not np.any(np.isfinite(values)):
         k = int(np.argmin(errors))
         return Candidate(float(grid[k]), np.inf, (float(grid[k]),) * 2, False, ())
-    refined = side_by_side(
-        lambda k: _refined(predictor, lr, grid, k), _minima(values, errors, predictor.by_fixed_point)
-    )
-    minima = sorted(refined, key=lambda pair: pair[1])
-    width, value = minima[0]
 
     def searched(r):
         return predictor.search(r, lr).value
 
+    def refined(k):
+        return _refined(searched, lambda r: predictor.exact(r, lr).value, grid, k, REFINE[fixed])
+
+    fixed = predictor.by_fixed_point
+    minima = sorted(side_by_side(refined, _minima(values, errors, fixed)), key=lambda pair: pair[1])
+    width, value = minima[0]
     low, high = width, width
     if interval:
         low, high = (_interval(searched, width, searched(width), bounds, side) for side in (-1, 1))
@@ -96,28 +97,18 @@ def _minima(values: np.ndarray, errors: np.ndarray, begins: bool) -> list[int]:
     return best + [k for k in first if begins and k not in best]
 
 
-def _refined(predictor: Predictor, lr: float, grid: np.ndarray, k: int) -> tuple[float, float]:
-    """Range and exact value of the minimum around a scanned range."""
-    left, right = grid[max(k - 1, 0)], grid[min(k + 1, grid.size - 1)]
-
-    def searched(r):
-        return predictor.search(r, lr).value
-
-    def exact(r):
-        return predictor.exact(r, lr).value
-
-    width = float(grid[k])
-    if searched(width) > 0:
-        if not np.isfinite(
-            searched(left)
-        ):  # the objective ends inside: its smallest range is where it begins
-            left = _boundary(searched, left, width)
-        found = within(searched, (left, right), width, evaluations=REFINE[predictor.by_fixed_point])
-        best = min((found, width, left), key=searched)
-        if not np.isfinite(exact(best)) and np.isfinite(exact(width)):  # it begins a little later
-            best = _boundary(exact, best, width)
-        width = float(best)
-    return width, exact(width)
+def _refined(searched, exact, grid: np.ndarray, k: int, evaluations: int) -> tuple[float, float]:
+    """Range and exact value of the minimum around a scanned range, by the values of a search and exact ones."""
+    width, left, right = float(grid[k]), grid[max(k - 1, 0)], grid[min(k + 1, grid.size - 1)]
+    if not searched(width) > 0:  # nothing is less
+        return width, exact(width)
+    if not np.isfinite(searched(left)):  # the objective ends inside: its smallest range is where it begins
+        left = _boundary(searched, left, width)
+    found = within(searched, (left, right), width, evaluations=evaluations)
+    best = min((found, width, left), key=searched)
+    if not np.isfinite(exact(best)) and np.isfinite(exact(width)):  # it begins a little later
+        best = _boundary(exact, best, width)
+    return float(best), exact(best)
 
 
 def within(f, bounds, start: float, *, log: bool = False, evaluations: int = 10) -> float:
