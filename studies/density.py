@@ -63,7 +63,7 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
             0.5 * (densities.edges[1:] + densities.edges[:-1]),
             densities.pdf[k],
             edges=edges,
-            histogram=part["density_simulation"],
+            histogram=part["density_simulation"].to_numpy(),
             thresholds=two_bits.thresholds,
         )
         ax.set_title(rf"$\tau = {tau:g}$", fontsize="medium")

@@ -49,7 +49,8 @@ def test_the_site_has_every_page_and_every_public_name():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_study_runs_quick(tmp_path, name):
+def test_a_study_runs_quick(tmp_path, monkeypatch, name):
+    monkeypatch.syspath_prepend(ROOT / "studies")  # some import another
     runpy.run_path(str(ROOT / "studies" / f"{name}.py"))["main"](quick=True, out=tmp_path)
     page = {"atlas.json"} if name == "atlas" else set()  # what the page of the site draws
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.csv", f"{name}.png"} | page

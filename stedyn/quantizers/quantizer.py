@@ -224,7 +224,10 @@ class Quantizer(eqx.Module):
             if any(is_traced(level) for level in self.explicit):
                 return jnp.stack([jnp.asarray(level) * 1.0 for level in self.explicit])
             return jnp.asarray(np.array(self.explicit, dtype=float))
-        return jnp.zeros(0) if self.is_none else jnp.asarray(self.range) * self.unit
+        if self.is_none:
+            return jnp.zeros(0)
+        largest = jnp.asarray(self.range) * 1.0
+        return largest * self.unit.astype(largest.dtype)
 
     @property
     def step(self) -> Float[Array, ""]:

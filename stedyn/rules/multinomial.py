@@ -141,7 +141,7 @@ def multinomial(weight: Float[Array, " d"], u: Float[Array, " n"], trials) -> Fl
     """
     kind = float if u.shape[0] > MOST_IN_FLOAT32 else None
     waits = jnp.cumsum(-jnp.log(u), dtype=kind)
-    k = jnp.arange(u.shape[0])
+    k = jnp.arange(u.shape[0], dtype=jnp.asarray(trials).dtype)
     places = jnp.where(k < trials, waits / waits[trials], jnp.inf)
     ends = jnp.cumsum(weight, dtype=kind)
     below = jnp.searchsorted(places, ends / jnp.maximum(ends[-1], 1e-30), side="right")
