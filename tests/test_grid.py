@@ -11,10 +11,13 @@ from stedyn import SGD, Problem, Quantizer, Run, Start, Teacher, fixed_point, so
 from stedyn.checks import in_float64
 from stedyn.limit.integrate import ExtrapolatedEuler, integrate
 from stedyn.limit.laws.grid import GridFlow
+from stedyn.limit.laws.law import Accuracy
 from stedyn.limit.laws.legs import legs_of
 from stedyn.limit.limit import derive
-from stedyn.limit.refinement import grid_curves
+from stedyn.limit.refinement import grid_curves, least_error
 from stedyn.limit.solution import MAX_STEPS
+from stedyn.problem.phases import Phase
+from stedyn.problem.populations import Covariance
 from stedyn.quantizers.quantizer import as_arrays
 
 
@@ -90,7 +93,7 @@ def test_second_order_in_the_cells(ste):
     @eqx.filter_jit
     def error(problem, coarse, cells):
         flow = GridFlow(derive(problem), cells, 3.0, coarse)
-        return integrate(flow, jnp.array([0.0, 3.0]), jnp.zeros(0), 1e-5).ys[0]["error"][-1]
+        return integrate(flow, jnp.array([0.0, 3.0]), jnp.zeros(0), Accuracy(1e-5)).ys[0]["error"][-1]
 
     values = [
         error(problem, coarse, cells)
@@ -143,10 +146,44 @@ def test_the_controller_keeps_its_tolerance():
     taus = jnp.linspace(0.0, 3.0, 7)
     errors = []
     for rtol in (1e-2, 1e-4, 1e-6):
-        got = integrate(_Decay(), taus, jnp.zeros(0), jnp.asarray(rtol)).ys[0]["y"]
+        got = integrate(_Decay(), taus, jnp.zeros(0), Accuracy(jnp.asarray(rtol))).ys[0]["y"]
         errors.append(float(jnp.max(jnp.abs(got * jnp.sqrt(1 + 2 * taus) - 1))))
     assert all(error < 10 * rtol for error, rtol in zip(errors, (1e-2, 1e-4, 1e-6), strict=True))
     assert errors[2] < 1e-2 * errors[0]
+
+
+@pytest.mark.slow
+def test_the_controller_is_content_below_the_least_error():
+    def steps(least):
+        taus = jnp.array([1.0, 1e6])
+        return int(integrate(_Decay(), taus, jnp.zeros(0), Accuracy(1e-6, least)).stats["num_steps"])
+
+    assert steps(1e-12) == steps(0.0) > 2 * steps(0.5)
+
+
+def test_the_least_error_is_that_of_a_fine_part_of_a_step():
+    steps = Problem(weights=Quantizer(2, 1.0), covariance=Covariance.power_law(0.5))
+    power = float(steps.covariance.values().mean())
+    assert float(least_error(steps)) == pytest.approx(1e-2 * power * (2 / 3) ** 2 / 12)
+    finer = Phase(3.0, weights=Quantizer(4, 1.0))
+    assert float(least_error(Problem(weights=Quantizer(2, 1.0), phases=(finer,)))) == pytest.approx(
+        1e-2 * (2 / 15) ** 2 / 12
+    )
+    for problem in (Problem(noise_std=1.0), Problem(weights=Quantizer(16, 1.0), noise_std=1.0)):
+        assert float(least_error(problem)) == pytest.approx(2e-9)
+
+
+@pytest.mark.slow
+def test_an_error_that_vanishes_is_known_to_the_fineness_of_a_step():
+    """Without noise, and with the teacher on a level: it falls to nothing, from the bulk of the start to its tails."""
+    rows = [[15, 0.1454678], [20, 0.0459082], [25, 0.0051183], [30, 1.9299e-4]]
+    fine = np.array(rows)  # with tol=1e-3, in 6 minutes
+    problem = Problem(weights=Quantizer(2, 1.0), run=Run(taus=[*fine[:, 0], 100.0]))
+    s, least = solve(problem), float(least_error(problem))
+    assert s.error_estimate <= 5e-3
+    assert 0 <= s.final_error < 1e-9
+    gap = np.abs(s.error[:-1] / fine[:, 1] - 1) * np.minimum(fine[:, 1] / least, 1.0)
+    assert np.max(gap) < s.error_estimate
 
 
 @pytest.mark.slow

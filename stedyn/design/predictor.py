@@ -14,6 +14,7 @@ import numpy as np
 from ..checks import fail, same_floats
 from ..curves.objectives import Objective
 from ..limit.laws.registry import REFERENCE
+from ..limit.refinement import least_error
 from ..limit.solution import Solution
 from ..limit.solver import solve
 from ..limit.stationary import final_error, has_fixed_point
@@ -116,7 +117,8 @@ class Predictor:
             return abs((merged or 0.0) - best) / (3 * best)
         curve = self.exactly(width, lr)
         (tau, error), claim = curve.dense, float(curve.error_estimate or 0.0)
-        shifted = [self.objective.measure(tau, error * (1 + sign * claim)) for sign in (-1, 1)]
+        miss = claim * np.maximum(error, float(least_error(curve.problem)))
+        shifted = [self.objective.measure(tau, np.maximum(error + sign * miss, 0.0)) for sign in (-1, 1)]
         spread = max((abs(value / best - 1) for value in shifted if np.isfinite(value)), default=claim)
         return float(max(claim, spread))
 

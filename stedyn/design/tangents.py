@@ -17,7 +17,7 @@ from ..curves.objectives import Objective
 from ..curves.plateaus import find_plateaus
 from ..limit.laws.legs import legs_of
 from ..limit.passes import grid_pass
-from ..limit.refinement import grid_curves, least_error
+from ..limit.refinement import LEAST, grid_curves
 from ..limit.refused import check_closes
 from ..limit.solution import Status
 from ..problem.problem import Problem, Run
@@ -41,12 +41,12 @@ def moved(problem: Problem, to: str, value) -> Problem:
     return eqx.tree_at(TO[to], problem, value)
 
 
-def _tangent_pass(problem, legs, rtol, coarse, cells, mesh, to):
+def _tangent_pass(problem, legs, accuracy, coarse, cells, mesh, to):
     """A pass of the grid law (see `grid_pass`): the error curve and its tangent, and those of the steps."""
 
     def run(value):
         curves, stats, kept, (steps,), bad = grid_pass(
-            moved(problem, to, value), legs, rtol, coarse, cells, mesh
+            moved(problem, to, value), legs, accuracy, coarse, cells, mesh
         )
         return (curves["error"], steps), (stats, kept, bad)
 
@@ -91,7 +91,7 @@ def of_curve(
             "shorten run or lower lr",
         )
     step = STEP * parameter or STEP
-    least = float(least_error(problem))
+    least = LEAST * float(problem.label_variance) + 1e-300
     curve, slope = (extrapolated(*(one.within(run.tau) for one in pair)) for pair in zip(*steps, strict=True))
     low, middle, high = (_read(goal, *between(_shifted(curve, slope, k * step, least))) for k in (-1, 0, 1))
     if low is None and middle is None and high is None:

@@ -15,7 +15,7 @@ from diffrax import RESULTS
 from jaxtyping import Array, Float
 
 from ..curves.dense import Steps
-from .laws.law import Flow
+from .laws.law import Accuracy, Flow
 
 #: Largest number of steps, and the smallest step, where the integration stops: numbers no longer become finite.
 MAX_STEPS, DTMIN = 200_000, 1e-250
@@ -27,10 +27,12 @@ class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
     The law is the argument ``args`` and has to offer ``advance(t, h, y)``, one linearly implicit step,
     and ``watch(best, other)``: the values whose relative accuracy counts and how far two results lie
     apart in them. The state is ``(y, values)``, and only ``values`` carry an error estimate: the
-    difference to the member of order ``k - 1`` of the tableau (Deuflhard 1985).
+    difference to the member of order ``k - 1`` of the tableau (Deuflhard 1985). Below ``least`` the first of them
+    counts as that much.
     """
 
     columns: int = 3
+    least: Float[Array, ""] | float = 0.0
 
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation
@@ -64,6 +66,8 @@ class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
             jax.tree.map(lambda y, first=first: _extrapolated(y, first, k), out) for first in (1, 2)
         )
         values, error = args.watch(best, finer)
+        size, least = jnp.abs(values[0]), jnp.maximum(self.least, 1e-300)
+        error = error.at[0].multiply(size / jnp.maximum(size, least))
         error = jnp.where(jnp.isnan(error), jnp.inf, error)  # rejected, and tried again with a smaller step
         y1 = (best, values)
         unseen = jax.tree.map(jnp.zeros_like, best)
@@ -98,7 +102,7 @@ def integrate(
     law: Flow,
     taus: Float[Array, " T"],
     keep: Float[Array, " K"],
-    rtol,
+    accuracy: Accuracy,
     forward: bool = False,
     begin: Float[Array, ""] | float = 0.0,
     columns: int = 3,
@@ -112,8 +116,8 @@ def integrate(
     taus, keep
         Increasing times at which the observables, and the whole state, are saved. Every one of them
         ends a step, so that nothing is interpolated.
-    rtol
-        Relative error of the watched values in one step.
+    accuracy
+        Relative error of the watched values in one step, and the least error that is distinguished from 0.
     forward
         Whether to be differentiated in forward mode (jvp) only; otherwise in reverse mode only.
     columns
@@ -126,7 +130,7 @@ def integrate(
     """
     times = jnp.sort(jnp.concatenate([taus, keep]))
     controller = diffrax.ClipStepSizeController(
-        diffrax.PIDController(rtol=rtol, atol=1e-12, norm=_largest, dtmin=DTMIN, force_dtmin=False),
+        diffrax.PIDController(rtol=accuracy.rtol, atol=1e-12, norm=_largest, dtmin=DTMIN, force_dtmin=False),
         step_ts=times,
     )
     saves = [diffrax.SubSaveAt(ts=taus, fn=lambda t, y, args: args.observe(t, y[0]))]
@@ -136,7 +140,7 @@ def integrate(
     start = law.start()
     return diffrax.diffeqsolve(
         diffrax.ODETerm(_field),
-        ExtrapolatedEuler(columns),
+        ExtrapolatedEuler(columns, accuracy.least),
         t0=jnp.asarray(begin),
         t1=times[-1],
         dt0=1e-4 * (times[-1] - begin),

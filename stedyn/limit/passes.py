@@ -73,14 +73,14 @@ class Followed(NamedTuple):
     bad: Array
 
 
-def follow(law, times, rtol, memory=None, forward=False) -> Followed:
-    """The law at the `Leg.times`, after a phase that left ``memory``; ``forward`` as in `integrate`."""
+def follow(law, times, accuracy, memory=None, forward=False) -> Followed:
+    """The law at the `Leg.times`, after a phase that left ``memory``; the others as in `integrate`."""
     # Diffrax is slow to import, and kept programs need none of it
     from .integrate import failed, integrate, steps
 
     begin, taus, keep = times
     flow, split = flow_of(law, memory)
-    solution: Any = integrate(flow, taus, keep, rtol, forward, begin)
+    solution: Any = integrate(flow, taus, keep, accuracy, forward, begin)
     states, memory = split(solution.ys[1]) if keep.size else (None, None)
     states = None if states is None else law.masses(states)
     # one time after the other: XLA takes seconds to compile the products of all of them
@@ -94,7 +94,7 @@ make_compiled, follow_compiled = once(make), soon(functools.partial(follow, forw
 def grid_pass(
     problem,
     legs: tuple[Leg, ...],
-    rtol,
+    accuracy,
     coarse,
     cells,
     mesh: Mesh,
@@ -117,7 +117,7 @@ def grid_pass(
             mass = within_walls(runs[-1].states[-1], law.centers, part.latent_clip)
             law = eqx.tree_at(lambda law: law.initial, law, mass)
             memory = jax.tree.map(lambda kept: kept[-1], runs[-1].memory)
-        runs.append(follow(law, leg.times, rtol, memory))
+        runs.append(follow(law, leg.times, accuracy, memory))
     curves, stats, states, _, path, bad = zip(*runs, strict=True)
     kept = [one[: leg.kept] for one, leg in zip(states, legs, strict=True) if leg.kept]
     return (

@@ -14,6 +14,7 @@ from ..problem.problem import Problem
 from ..quantizers.padded import padded
 from ..quantizers.pieces import size_of_steps
 from .classes import NODES, beside_large, nodes_of
+from .laws.law import Accuracy
 from .laws.legs import Leg
 from .laws.mesh import LEAST_PART, cells_of
 from .laws.moving import reach_of, within
@@ -23,6 +24,8 @@ from .solution import INACCURATE, MAX_STEPS, REACHED
 
 #: Cells of a first pass of the grid law, over all intervals, and with many variances; the largest number of unknowns.
 FIRST_CELLS, FEWER_CELLS, MOST_UNKNOWNS = 800, 600, 1_500_000
+#: Cells of a first pass where there is one class, and those of its program: finer meshes of other problems share it.
+ONE_CLASS_CELLS, ONE_CLASS_SHAPE = 1600, 3200
 #: Cells of a first pass in the largest interval, where others have fewer.
 GRADED_CELLS = 88
 PASSES = 5
@@ -31,8 +34,11 @@ ORDER_MARGIN = 1.6
 #: Teacher values and input variances that a first pass distinguishes, and the most.
 FIRST_CLASSES, MOST_CLASSES = 40, 512
 FIRST_VARIANCES, FIRST_PAIRED, MOST_VARIANCES = 12, 16, 64
-#: Errors below this part of the variance of the label count as this much where accuracy is relative.
-LEAST = 1e-9
+#: Errors below this part of the variance of the label, and of what rounding to a step costs, count as this much where
+#: accuracy is relative.
+LEAST, LEAST_ROUNDED = 1e-9, 1e-2
+#: Where more cells leave more than this part of a change, it is the error in time, and steps get as much more accurate.
+STUCK, FINER_STEPS = 0.6, 4
 
 
 def filled(number: int) -> int:
@@ -45,9 +51,25 @@ def filled(number: int) -> int:
     return size
 
 
+def alone(problem: Problem) -> bool:
+    """Whether all coordinates are alike, or opposite."""
+    alike = problem.covariance.kind == "identity" and problem.channels is None
+    return alike and problem.teacher.kind in ("constant", "rademacher")
+
+
 def least_error(problem: Problem):
-    """The least error against which accuracy is measured."""
-    return LEAST * problem.label_variance + 1e-300
+    """The least error against which accuracy is measured.
+
+    `LEAST` of the label; and where all phases have quantized weights, of the finest step, `LEAST_ROUNDED` of ``Var x
+    step^2 / 12``: a teacher on levels is learnt until no weight is off, down to the tails of the start.
+    """
+    quantizers = [part.weights for part in problem.parts]
+    least = LEAST * problem.label_variance + 1e-300
+    if problem.range_rule is not None or any(weights.n_levels < 2 for weights in quantizers):
+        return least
+    step = functools.reduce(jnp.minimum, [jnp.min(jnp.diff(weights.levels)) for weights in quantizers])
+    power = problem.covariance.values().mean() * problem.input_law.variance
+    return jnp.maximum(least, LEAST_ROUNDED * power * step**2 / 12)
 
 
 def _extrapolate(curves, coarse, least, xp):
@@ -72,7 +94,7 @@ def _extrapolate(curves, coarse, least, xp):
         if name in ("occupancy", "saturated", "classification_error"):
             better[name] = xp.clip(better[name], 0.0, 1.0)
         elif name in ("error", "ptq_error", "q", "norm", "flip_rate"):
-            better[name] = xp.where(better[name] > 0, better[name], curve)
+            better[name] = xp.where(better[name] > 0, better[name], xp.maximum(curve, 0.0))
     return better, xp.stack(parts)
 
 
@@ -113,7 +135,8 @@ def first_mesh(
     alike = problem.covariance.kind == "identity"
     if cells is None:
         least = 16 if np.min(sizes) == 1 else GRADED_CELLS
-        cells = max(least, (FIRST_CELLS if alike else FEWER_CELLS) // intervals // 2 * 2)
+        first = ONE_CLASS_CELLS if alone(problem) else FIRST_CELLS if alike else FEWER_CELLS
+        cells = max(least, first // intervals // 2 * 2)
     single = problem.teacher.kind in ("constant", "rademacher")
     atoms = problem.teacher.data is not None and problem.teacher.data.atoms is not None and not problem.paired
     if classes is None:  # an interval of the teacher values on either side of every kink
@@ -143,20 +166,28 @@ def grid_curves(
     foldable = not any(leg.kept for leg in legs)
     mesh, sizes, coarser = first_mesh(problem, cells, classes, foldable)
     levels, xp = {part.weights.n_levels for part in problem.parts}, jnp if traced else np
-    least = least_error(problem)
+    least = jnp.asarray(least_error(problem))
     if traced:
         one_pass = traced_pass
     else:
         problem = padded(problem)
-    rtol = min(0.05 * tol, 5e-4)
+    rtol, before = min(0.05 * tol, 5e-4), np.inf
+    smallest = ONE_CLASS_SHAPE if cells is None and not traced and alone(problem) else 0
     reach = reach_of(problem, legs[-1].taus[-1])
     confirmed, expected = np.zeros(len(coarser), bool), np.zeros(len(coarser))
     for count in range(1, PASSES + 1):
         size = int(np.sum(cells_of(sizes, mesh.cells, np)))
-        shape = mesh._replace(cells=filled(size))
+        shape = mesh._replace(cells=max(smallest, filled(size)))
         # all have the same shapes and share one compilation
         runs = [
-            one_pass(problem, legs, *map(np.asarray, (step, flags, mesh.cells)), shape, *reach)
+            one_pass(
+                problem,
+                legs,
+                Accuracy(jnp.asarray(step), least),
+                *map(np.asarray, (flags, mesh.cells)),
+                shape,
+                *reach,
+            )
             for flags, step in [((False, False, False), rtol), *((flags, 4 * rtol) for flags in coarser)]
         ]
         first, *rest = (_occupied(run[0], levels, mesh.folded, xp) for run in runs)
@@ -178,6 +209,9 @@ def grid_curves(
         if traced or int(code) != INACCURATE or count == PASSES or unknowns >= MOST_UNKNOWNS:
             break
         finer = _refined(mesh, coarser, parts, tol, MOST_UNKNOWNS / unknowns)
+        if finer.cells > mesh.cells and changes[0] > STUCK * before:
+            rtol, finer = rtol / FINER_STEPS, finer._replace(cells=mesh.cells)
+        before = changes[0] if finer.cells > mesh.cells else np.inf
         growth = np.array([finer[flags.index(True)] / mesh[flags.index(True)] for flags in coarser])
         expected = np.where(growth > 1, ORDER_MARGIN * changes / growth**2, -1.0)
         mesh = finer

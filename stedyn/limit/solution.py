@@ -126,8 +126,8 @@ class Solution(Result, eqx.Module):
     law : str
         The law that was solved.
     error_estimate : float or None
-        Estimated largest relative error of ``error`` over the curve; None if the law has none, or if the run
-        stopped before its horizon.
+        Estimated largest relative error of ``error`` over the curve (of very small errors see ``tol`` of `solve`);
+        None if the law has none, or if the run stopped before its horizon.
     status : Status
     statistics : dict
         Steps, cells, classes, passes.

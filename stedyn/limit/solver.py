@@ -57,8 +57,9 @@ def solve(
         mean and variance of classes: fast, exact for a linear ``psi``. ``fluid`` is the closed form of a
         small lr. ``auto`` takes ``mixture`` where it is exact and ``grid`` elsewhere.
     tol : float
-        Relative error of the curve, at its worst saved time, that ``grid`` has to reach (of errors below 1e-9 of the
-        label's variance, in units of that).
+        Relative error of the curve, at its worst saved time, that ``grid`` has to reach. Errors below 1e-9 of the
+        label's variance, or below a hundredth of what rounding costs (``step^2 / 12`` for inputs of variance 1), count
+        as that much.
     densities : sequence of float, optional
         Times at which the law of the latent weights is kept (``grid`` and ``mixture``).
     cells, classes : int, optional

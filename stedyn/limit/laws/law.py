@@ -22,6 +22,13 @@ class Asked(NamedTuple):
     traced: bool
 
 
+class Accuracy(NamedTuple):
+    """Relative error of a step, and the least generalization error: smaller ones count as this much."""
+
+    rtol: Float[Array, ""] | float
+    least: Float[Array, ""] | float = 0.0
+
+
 class Solved(NamedTuple):
     """What a law answers: curves, counts, densities, the error at every step, its estimate, a code of `Status`."""
 

@@ -28,7 +28,7 @@ from ..classes import channel_classes
 from ..limit import Limit, limit_of
 from ..refinement import least_error
 from ..solution import INACCURATE, MAX_STEPS, REACHED, UNESTIMATED
-from .law import Asked, Solved
+from .law import Accuracy, Asked, Solved
 from .legs import counted, joined
 from .remembering import flow_of
 
@@ -237,7 +237,7 @@ def _laplace_moments(breaks, mean, std) -> PartialMoments:
     )
 
 
-def _pass(problem, legs, rtol, blend, coarse, classes, linear, single=False, forward=False):
+def _pass(problem, legs, accuracy, blend, coarse, classes, linear, single=False, forward=False):
     from ..integrate import failed, integrate, steps  # see `passes.follow`
 
     variances, columns = (LINEAR_VARIANCES, 8) if linear else (None, 3)
@@ -249,7 +249,7 @@ def _pass(problem, legs, rtol, blend, coarse, classes, linear, single=False, for
             (mean, var), memory = state
             law = eqx.tree_at(lambda law: (law.mean0, law.var0), law, (mean, var))
         flow, split = flow_of(law, memory)
-        run = integrate(flow, leg.taus, leg.keep, rtol, forward, leg.begin, columns)
+        run = integrate(flow, leg.taus, leg.keep, accuracy, forward, leg.begin, columns)
         runs.append((run.ys[0], run.stats, steps(run), failed(run)))
         if leg.keep.size:
             states = split(run.ys[1])
@@ -257,13 +257,8 @@ def _pass(problem, legs, rtol, blend, coarse, classes, linear, single=False, for
             state = jax.tree.map(lambda saved: saved[-1], states)
     curves, stats, path, bad = zip(*runs, strict=True)
     means, variances = (jnp.concatenate(each) for each in zip(*kept, strict=True)) if kept else ([], [])
-    return (
-        joined(curves, legs),
-        counted(stats),
-        law.masses(means, variances) if len(means) else None,
-        path,
-        functools.reduce(jnp.logical_or, bad),
-    )
+    masses = law.masses(means, variances) if len(means) else None
+    return joined(curves, legs), counted(stats), masses, path, functools.reduce(jnp.logical_or, bad)
 
 
 _compiled, _traced = soon(functools.partial(_pass, forward=True)), Program(_pass)  # _traced in reverse, too
@@ -280,21 +275,26 @@ def mixture_curves(problem: Problem, asked: Asked) -> Solved:
     rtol = 1e-8 if linear else 1e-5  # a linear psi leaves nothing but the error in time
     single = linear and problem.ptq is not None and problem.start.data is None  # whose classes stay Gaussian
     one_pass = _traced if traced else _compiled
-    run = functools.partial(one_pass, problem, legs, classes=classes, linear=linear, single=single)
+    least = jnp.asarray(least_error(problem))
+
+    def run(rtol, blend, coarse):
+        accuracy = Accuracy(jnp.asarray(rtol), least)
+        return one_pass(problem, legs, accuracy, blend, jnp.asarray(coarse), classes, linear, single)
+
     blend = None if traced or linear else jnp.zeros(())
-    curves, stats, kept, path, bad = run(jnp.asarray(rtol), blend, jnp.asarray(False))
+    curves, stats, kept, path, bad = run(rtol, blend, False)
     counts = dict(stats, classes=classes, starts=STARTS, passes=1)
     if traced:
         return Solved(curves, counts, kept, path, None, jnp.where(bad, MAX_STEPS, UNESTIMATED))
 
     def apart(other, name="error"):
-        return jnp.max(jnp.abs(other[name] - curves[name]) / jnp.maximum(curves[name], least_error(problem)))
+        return jnp.max(jnp.abs(other[name] - curves[name]) / jnp.maximum(curves[name], least))
 
-    merged = run(jnp.asarray(8 * rtol), blend, jnp.asarray(True))[0]
+    merged = run(8 * rtol, blend, True)[0]
     estimate = apart(merged)
     if problem.ptq is not None:
         estimate = jnp.maximum(estimate, apart(merged, "ptq_error"))
     if not linear:
-        estimate = 2 * (estimate + apart(run(jnp.asarray(rtol), jnp.ones(()), jnp.asarray(False))[0]))
+        estimate = 2 * (estimate + apart(run(rtol, jnp.ones(()), False)[0]))
     code = jnp.where(bad, MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
     return Solved(curves, counts, kept, path, estimate, code)
