@@ -33,12 +33,12 @@ LEAST_POINTS = 101
 ROUGH = 0.1
 
 
-def side_by_side(task: Callable[[Any], _Found], items: Iterable) -> Iterator[_Found]:
-    """Results of a task for all items, in order, on all cores: the first alone, as it may compile for the others."""
+def side_by_side(task: Callable[[Any], _Found], items: Iterable, alone: int = 1) -> Iterator[_Found]:
+    """Results of a task for all items, in order, on all cores; the first one alone, if it compiles for the others."""
     items = list(items)
-    yield from map(task, items[:1])
+    yield from map(task, items[:alone])
     with ThreadPoolExecutor(cores()) as pool:
-        yield from pool.map(same_floats(task), items[1:])
+        yield from pool.map(same_floats(task), items[alone:])
 
 
 class Outcome(NamedTuple):

@@ -58,7 +58,10 @@ def best_range(
     width, value = minima[0]
     low, high = width, width
     if interval:
-        low, high = (_interval(searched, width, searched(width), bounds, side) for side in (-1, 1))
+        least = searched(width)
+        low, high = side_by_side(
+            lambda side: _interval(searched, width, least, bounds, side), (-1, 1), alone=0
+        )
     edge = width <= bounds[0] * (1 + ACCURACY) or width >= bounds[1] * (1 - ACCURACY)
     others = tuple((r, v) for r, v in minima[1:] if not low <= r <= high)
     return Candidate(width, value, (low, high), edge, others)

@@ -8,7 +8,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
-from ..checks import is_traced
+from ..checks import array_of, is_traced
 from ..problem.phases import with_new
 from ..problem.problem import Problem
 from ..quantizers.padded import padded
@@ -24,8 +24,8 @@ from .solution import INACCURATE, MAX_STEPS, REACHED
 
 #: Cells of a first pass of the grid law, over all intervals, and with many variances; the largest number of unknowns.
 FIRST_CELLS, FEWER_CELLS, MOST_UNKNOWNS = 800, 600, 1_500_000
-#: Cells of a first pass where there is one class, and those of its program: finer meshes of other problems share it.
-ONE_CLASS_CELLS, ONE_CLASS_SHAPE = 1600, 3200
+#: Cells of a first pass where there is one class: few problems need a finer mesh, and a program of its size.
+ONE_CLASS_CELLS = 1600
 #: Cells of a first pass in the largest interval, where others have fewer.
 GRADED_CELLS = 88
 PASSES = 5
@@ -67,9 +67,19 @@ def least_error(problem: Problem):
     least = LEAST * problem.label_variance + 1e-300
     if problem.range_rule is not None or any(weights.n_levels < 2 for weights in quantizers):
         return least
-    step = functools.reduce(jnp.minimum, [jnp.min(jnp.diff(weights.levels)) for weights in quantizers])
+    gaps = [gap for weights in quantizers for gap in _gaps(weights)]
     power = problem.covariance.values().mean() * problem.input_law.variance
-    return jnp.maximum(least, LEAST_ROUNDED * power * step**2 / 12)
+    traced = any(map(is_traced, [*gaps, least, power]))
+    xp = jnp if traced else np  # for which nothing is compiled
+    rounded = LEAST_ROUNDED * power * functools.reduce(xp.minimum, gaps) ** 2 / 12
+    return xp.maximum(least, rounded)
+
+
+def _gaps(weights) -> list:
+    """Distances between neighbouring levels, all different ones."""
+    if weights.explicit is None:
+        return [np.min(np.diff(weights.unit)) * array_of(weights.range)]
+    return [array_of(high - low) for low, high in itertools.pairwise(weights.explicit)]
 
 
 def _extrapolate(curves, coarse, least, xp):
@@ -172,12 +182,11 @@ def grid_curves(
     else:
         problem = padded(problem)
     rtol, before = min(0.05 * tol, 5e-4), np.inf
-    smallest = ONE_CLASS_SHAPE if cells is None and not traced and alone(problem) else 0
     reach = reach_of(problem, legs[-1].taus[-1])
     confirmed, expected = np.zeros(len(coarser), bool), np.zeros(len(coarser))
     for count in range(1, PASSES + 1):
         size = int(np.sum(cells_of(sizes, mesh.cells, np)))
-        shape = mesh._replace(cells=max(smallest, filled(size)))
+        shape = mesh._replace(cells=filled(size))
         # all have the same shapes and share one compilation
         runs = [
             one_pass(

@@ -51,8 +51,8 @@ def legs_of(begins: tuple[float, ...], taus: np.ndarray, keep: np.ndarray) -> tu
 
 
 def _padded(taus: np.ndarray) -> np.ndarray:
-    """The saved times with the last repeated: 16, 32, 64, ... of them, so that few numbers of times are compiled."""
-    size = max(16, 1 << (taus.size - 1).bit_length())
+    """The saved times with the last repeated: 256, 512, ... of them, so that few numbers of times are compiled."""
+    size = max(256, 1 << (taus.size - 1).bit_length())
     return np.append(taus, np.full(size - taus.size, taus[-1]))
 
 
