@@ -96,14 +96,14 @@ def _scale(problem) -> float:
 
 
 def _law(problem, std: float) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-    """Values of an input, quantized, and their probabilities."""
+    """Values of an input, quantized, and their probabilities; equally many for most quantizers, some of them 0."""
     count = FEW_INPUTS if problem.rule.uniforms else INPUTS
     moments = problem.moments(std**2)
     if moments.levels is not None:
         value, share = np.asarray(moments.levels), np.asarray(moments.mass)
-        value, share = value[share > 0], share[share > 0]  # without those that fill a program up
-        symmetric = np.allclose(value, -value[::-1]) and np.allclose(share, share[::-1])
-        if value.size <= count or not symmetric:
+        real, part = value[share > 0], share[share > 0]  # without those that fill a program up
+        symmetric = np.allclose(real, -real[::-1]) and np.allclose(part, part[::-1])
+        if real.size <= count or not symmetric:
             return value, share
     std *= float(problem.input_law.scale)
     x = np.linspace(-9, 9, count)
