@@ -184,7 +184,7 @@ NUMBERS = {
     "fixed-point": (),
 }
 KEYS = {
-    "predict": {"plateaus", "minimum", "final_error", "law", "error_estimate", "status"},
+    "predict": {"plateaus", "minimum", "final_error", "law", "error_estimate", "least_error", "status"},
     "simulate": {"seeds", "dim", "steps", "seconds", "coordinate_steps_per_second", "device"},
     "compare": {
         "plateaus_theory",

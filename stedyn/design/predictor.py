@@ -14,7 +14,7 @@ import numpy as np
 from ..checks import fail, same_floats
 from ..curves.objectives import Objective
 from ..limit.laws.registry import REFERENCE
-from ..limit.refinement import least_error
+from ..limit.least import least_error
 from ..limit.solution import Solution
 from ..limit.solver import solve
 from ..limit.stationary import final_error, has_fixed_point

@@ -16,8 +16,9 @@ from ..curves.dense import Steps, between, extrapolated
 from ..curves.objectives import Objective
 from ..curves.plateaus import find_plateaus
 from ..limit.laws.legs import legs_of
+from ..limit.least import LEAST, least_error
 from ..limit.passes import grid_pass
-from ..limit.refinement import LEAST, grid_curves
+from ..limit.refinement import grid_curves
 from ..limit.refused import check_closes
 from ..limit.solution import Status
 from ..problem.problem import Problem, Run
@@ -112,7 +113,10 @@ def of_curve(
     ):
         fail("objective", f"one that changes smoothly with {to}", f"a jump of {objective!r} at {to} = {parameter:g}",
              "move the parameter away from it")  # fmt: skip
-    return middle.value, (high.value - low.value) / (2 * step), float(estimate)
+    small = (
+        float(least_error(problem)) / middle.value if goal is not None and goal.kind == "error-at" else 1.0
+    )
+    return middle.value, (high.value - low.value) / (2 * step), float(estimate) * max(1.0, small)
 
 
 def _shifted(curve: Steps, tangent: Steps, step: float, least: float) -> Steps:

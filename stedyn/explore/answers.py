@@ -55,13 +55,7 @@ class Curve:
     def sentence(self) -> str:
         """Final error, law, and how far both can be trusted."""
         solution = self.solution
-        estimate = solution.error_estimate
-        claim = (
-            "no error estimate"
-            if estimate is None
-            else f"relative error below {float(np.asarray(estimate)):.1e}"
-        )
-        told = f"final error {solution.final_error:.4g}, {solution.law} law, {claim}"
+        told = f"final error {solution.final_error:.4g}, {solution.law} law, {solution.claim}"
         return told if solution.status.ok else f"{told}. {solution.status}"
 
     def densities(self) -> tuple[np.ndarray, np.ndarray] | None:

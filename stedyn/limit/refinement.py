@@ -8,7 +8,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
-from ..checks import array_of, is_traced
+from ..checks import is_traced
 from ..problem.phases import with_new
 from ..problem.problem import Problem
 from ..quantizers.padded import padded
@@ -18,6 +18,7 @@ from .laws.law import Accuracy
 from .laws.legs import Leg
 from .laws.mesh import LEAST_PART, cells_of
 from .laws.moving import reach_of, within
+from .least import least_error
 from .limit import is_symmetric
 from .passes import Mesh, grid_pass, traced_pass
 from .solution import INACCURATE, MAX_STEPS, REACHED
@@ -34,9 +35,6 @@ ORDER_MARGIN = 1.6
 #: Teacher values and input variances that a first pass distinguishes, and the most.
 FIRST_CLASSES, MOST_CLASSES = 40, 512
 FIRST_VARIANCES, FIRST_PAIRED, MOST_VARIANCES = 12, 16, 64
-#: Errors below this part of the variance of the label, and of what rounding to a step costs, count as this much where
-#: accuracy is relative.
-LEAST, LEAST_ROUNDED = 1e-9, 1e-2
 #: Where more cells leave more than this part of a change, it is the error in time, and steps get as much more accurate.
 STUCK, FINER_STEPS = 0.6, 4
 
@@ -55,31 +53,6 @@ def alone(problem: Problem) -> bool:
     """Whether all coordinates are alike, or opposite."""
     alike = problem.covariance.kind == "identity" and problem.channels is None
     return alike and problem.teacher.kind in ("constant", "rademacher")
-
-
-def least_error(problem: Problem):
-    """The least error against which accuracy is measured.
-
-    `LEAST` of the label; and where all phases have quantized weights, of the finest step, `LEAST_ROUNDED` of ``Var x
-    step^2 / 12``: a teacher on levels is learnt until no weight is off, down to the tails of the start.
-    """
-    quantizers = [part.weights for part in problem.parts]
-    least = LEAST * problem.label_variance + 1e-300
-    if problem.range_rule is not None or any(weights.n_levels < 2 for weights in quantizers):
-        return least
-    gaps = [gap for weights in quantizers for gap in _gaps(weights)]
-    power = problem.covariance.values().mean() * problem.input_law.variance
-    traced = any(map(is_traced, [*gaps, least, power]))
-    xp = jnp if traced else np  # for which nothing is compiled
-    rounded = LEAST_ROUNDED * power * functools.reduce(xp.minimum, gaps) ** 2 / 12
-    return xp.maximum(least, rounded)
-
-
-def _gaps(weights) -> list:
-    """Distances between neighbouring levels, all different ones."""
-    if weights.explicit is None:
-        return [np.min(np.diff(weights.unit)) * array_of(weights.range)]
-    return [array_of(high - low) for low, high in itertools.pairwise(weights.explicit)]
 
 
 def _extrapolate(curves, coarse, least, xp):

@@ -17,6 +17,7 @@ from ..files.results import Result
 from ..problem.means import mean_mode_line
 from ..problem.problem import Problem
 from .endings import Course, course
+from .least import least_error
 from .spread import Spread
 
 if TYPE_CHECKING:
@@ -249,6 +250,7 @@ class Solution(Result, eqx.Module):
                 if (curve := getattr(self, name)) is not None
             },
             "error_estimate": None if self.error_estimate is None else float(self.error_estimate),
+            "least_error": float(least_error(self.problem)),
             "status": str(self.status),
         }
 
@@ -257,16 +259,21 @@ class Solution(Result, eqx.Module):
         extra = [{}] * len(rows) if self.spread is None else self.spread.of_plateaus()
         return [row | more for row, more in zip(rows, extra, strict=True)]
 
-    def _claim(self) -> str:
-        known = self.error_estimate is not None
-        return f"relative error below {_rounded_up(self.error_estimate)}" if known else "no error estimate"
+    @property
+    def claim(self) -> str:
+        """What is claimed of the curve, in a few words."""
+        if self.error_estimate is None:
+            return "no error estimate"
+        least = float(least_error(self.problem))
+        where = f" of errors above {least:.1e}" if np.min(self.error) < least else ""
+        return f"relative error below {_rounded_up(self.error_estimate)}{where}"
 
     def _summary(self) -> str:
         if is_traced(self.error) or np.ndim(self.error) != 1:
             return f"{self.law} law, error of shape {getattr(self.error, 'shape', None)}"
         return (
             f"{self.law} law, {len(self.tau)} times to tau = {float(self.tau[-1]):g}, error {float(self.error[0]):.4g} "
-            f"to {self.final_error:.4g}, {self._claim()}"
+            f"to {self.final_error:.4g}, {self.claim}"
         )
 
     def _draw(self, ax) -> None:
@@ -281,7 +288,7 @@ class Solution(Result, eqx.Module):
         picked = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, 9).round().astype(int))]
         tau, error = self.minimum
         lines = [
-            f"{self.law} law to tau = {float(self.tau[-1]):g} (tau = steps / d), {self._claim()}",
+            f"{self.law} law to tau = {float(self.tau[-1]):g} (tau = steps / d), {self.claim}",
             picked.to_string(index=False, float_format=lambda x: f"{x:.6g}"),
             f"minimum: error {error:.6g} at tau = {tau:.4g}; final error {self.final_error:.6g}",
         ]

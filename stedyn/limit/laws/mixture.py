@@ -25,8 +25,8 @@ from ...problem.problem import Problem
 from ...quantizers.pieces import PartialMoments, partial_moments
 from ...rules import Order
 from ..classes import channel_classes
+from ..least import least_error
 from ..limit import Limit, limit_of
-from ..refinement import least_error
 from ..solution import INACCURATE, MAX_STEPS, REACHED, UNESTIMATED
 from .law import Accuracy, Asked, Solved
 from .legs import counted, joined

@@ -1,0 +1,41 @@
+"""The least error that is told from 0: accuracy is relative to larger ones (``docs/accuracy.md``)."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..checks import array_of, is_traced
+from ..problem.problem import Problem
+
+#: Errors below this part of the variance of the label, and of what rounding to a step costs, count as this much where
+#: accuracy is relative.
+LEAST, LEAST_ROUNDED = 1e-9, 1e-2
+
+
+def least_error(problem: Problem):
+    """The least error against which accuracy is measured.
+
+    `LEAST` of the label; and where all phases have quantized weights, of the finest step, `LEAST_ROUNDED` of ``Var x
+    step^2 / 12``: a teacher on levels is learnt until no weight is off, down to the tails of the start.
+    """
+    quantizers = [part.weights for part in problem.parts]
+    least = LEAST * problem.label_variance + 1e-300
+    if problem.range_rule is not None or any(weights.n_levels < 2 for weights in quantizers):
+        return least
+    gaps = [gap for weights in quantizers for gap in _gaps(weights)]
+    power = problem.covariance.values().mean() * problem.input_law.variance
+    traced = any(map(is_traced, [*gaps, least, power]))
+    xp = jnp if traced else np  # for which nothing is compiled
+    rounded = LEAST_ROUNDED * power * functools.reduce(xp.minimum, gaps) ** 2 / 12
+    return xp.maximum(least, rounded)
+
+
+def _gaps(weights) -> list:
+    """Distances between neighbouring levels, all different ones."""
+    if weights.explicit is None:
+        return [np.min(np.diff(weights.unit)) * array_of(weights.range)]
+    return [array_of(high - low) for low, high in itertools.pairwise(weights.explicit)]
