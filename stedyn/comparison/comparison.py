@@ -184,7 +184,7 @@ class Comparison(Result):
         elif self.reason:
             sentences.append(f"Error bars are from the spread over the seeds ({self.reason}).")
         estimate = self.solution.error_estimate
-        sentences.append(f"The law claims {self.solution.claim} for its curve.")
+        sentences.append(f"The claim of the law for its curve: {self.solution.claim}.")
         if self.agreement == "differ":
             if estimate is not None and abs(mean) <= float(estimate):
                 sentences.append("The gap is no larger than that: solve with a smaller tol first.")

@@ -16,7 +16,7 @@ from ..curves.dense import Steps, between, extrapolated
 from ..curves.objectives import Objective
 from ..curves.plateaus import find_plateaus
 from ..limit.laws.legs import legs_of
-from ..limit.least import LEAST, least_error
+from ..limit.least import least_error, vanishing
 from ..limit.passes import grid_pass
 from ..limit.refinement import grid_curves
 from ..limit.refused import check_closes
@@ -92,7 +92,7 @@ def of_curve(
             "shorten run or lower lr",
         )
     step = STEP * parameter or STEP
-    least = LEAST * float(problem.label_variance) + 1e-300
+    least = float(vanishing(problem))
     curve, slope = (extrapolated(*(one.within(run.tau) for one in pair)) for pair in zip(*steps, strict=True))
     low, middle, high = (_read(goal, *between(_shifted(curve, slope, k * step, least))) for k in (-1, 0, 1))
     if low is None and middle is None and high is None:

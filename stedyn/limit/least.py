@@ -16,14 +16,18 @@ from ..problem.problem import Problem
 LEAST, LEAST_ROUNDED = 1e-9, 1e-2
 
 
+def vanishing(problem: Problem):
+    """`LEAST` of the variance of the label: no number of a problem is told from 0 below it."""
+    return LEAST * problem.label_variance + 1e-300
+
+
 def least_error(problem: Problem):
     """The least error against which accuracy is measured.
 
-    `LEAST` of the label; and where all phases have quantized weights, of the finest step, `LEAST_ROUNDED` of ``Var x
+    That of `vanishing`; and where all phases have quantized weights, of the finest step, `LEAST_ROUNDED` of ``Var x
     step^2 / 12``: a teacher on levels is learnt until no weight is off, down to the tails of the start.
     """
-    quantizers = [part.weights for part in problem.parts]
-    least = LEAST * problem.label_variance + 1e-300
+    quantizers, least = [part.weights for part in problem.parts], vanishing(problem)
     if problem.range_rule is not None or any(weights.n_levels < 2 for weights in quantizers):
         return least
     gaps = [gap for weights in quantizers for gap in _gaps(weights)]

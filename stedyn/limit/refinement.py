@@ -10,7 +10,6 @@ import numpy as np
 
 from ..checks import is_traced
 from ..problem.phases import with_new
-from ..problem.problem import Problem
 from ..quantizers.padded import padded
 from ..quantizers.pieces import size_of_steps
 from .classes import NODES, beside_large, nodes_of
@@ -47,12 +46,6 @@ def filled(number: int) -> int:
             return size * 3 // 2
         size *= 2
     return size
-
-
-def alone(problem: Problem) -> bool:
-    """Whether all coordinates are alike, or opposite."""
-    alike = problem.covariance.kind == "identity" and problem.channels is None
-    return alike and problem.teacher.kind in ("constant", "rademacher")
 
 
 def _extrapolate(curves, coarse, least, xp):
@@ -116,11 +109,12 @@ def first_mesh(
     sizes, levels = _sizes(featured)
     intervals = int(np.sum(np.maximum(sizes, LEAST_PART)))
     alike = problem.covariance.kind == "identity"
+    single = problem.teacher.kind in ("constant", "rademacher")
     if cells is None:
         least = 16 if np.min(sizes) == 1 else GRADED_CELLS
-        first = ONE_CLASS_CELLS if alone(problem) else FIRST_CELLS if alike else FEWER_CELLS
+        one = single and alike and problem.channels is None
+        first = ONE_CLASS_CELLS if one else FIRST_CELLS if alike else FEWER_CELLS
         cells = max(least, first // intervals // 2 * 2)
-    single = problem.teacher.kind in ("constant", "rademacher")
     atoms = problem.teacher.data is not None and problem.teacher.data.atoms is not None and not problem.paired
     if classes is None:  # an interval of the teacher values on either side of every kink
         kinks = levels - sum(p.weights.n_levels > 0 and p.weights.rounding == "nearest" for p in featured)
@@ -160,17 +154,11 @@ def grid_curves(
     for count in range(1, PASSES + 1):
         size = int(np.sum(cells_of(sizes, mesh.cells, np)))
         shape = mesh._replace(cells=filled(size))
+        fine, rough = (Accuracy(jnp.asarray(step), least) for step in (rtol, 4 * rtol))
         # all have the same shapes and share one compilation
         runs = [
-            one_pass(
-                problem,
-                legs,
-                Accuracy(jnp.asarray(step), least),
-                *map(np.asarray, (flags, mesh.cells)),
-                shape,
-                *reach,
-            )
-            for flags, step in [((False, False, False), rtol), *((flags, 4 * rtol) for flags in coarser)]
+            one_pass(problem, legs, accuracy, *map(np.asarray, (flags, mesh.cells)), shape, *reach)
+            for flags, accuracy in [((False,) * 3, fine), *((flags, rough) for flags in coarser)]
         ]
         first, *rest = (_occupied(run[0], levels, mesh.folded, xp) for run in runs)
         with np.errstate(invalid="ignore"):  # what stopped has no numbers beyond

@@ -96,15 +96,15 @@ def _scale(problem) -> float:
 
 
 def _law(problem, std: float) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-    """Values of an input, quantized, and their probabilities; equally many for most quantizers, some of them 0."""
+    """Values of an input, quantized, and probabilities, some 0: equally many for most quantizers, to share programs."""
     count = FEW_INPUTS if problem.rule.uniforms else INPUTS
     moments = problem.moments(std**2)
     if moments.levels is not None:
         value, share = np.asarray(moments.levels), np.asarray(moments.mass)
         real, part = value[share > 0], share[share > 0]  # without those that fill a program up
         symmetric = np.allclose(real, -real[::-1]) and np.allclose(part, part[::-1])
-        if real.size <= count or not symmetric:
-            return value, share
+        if real.size <= count or not symmetric:  # of few draws for each value none is spent on those
+            return (real, part) if problem.rule.uniforms else (value, share)
     std *= float(problem.input_law.scale)
     x = np.linspace(-9, 9, count)
     density = np.exp(-(x**2) / 2)
