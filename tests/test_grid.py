@@ -13,7 +13,7 @@ from stedyn.limit.integrate import ExtrapolatedEuler, integrate
 from stedyn.limit.laws.grid import GridFlow
 from stedyn.limit.laws.law import Accuracy
 from stedyn.limit.laws.legs import legs_of
-from stedyn.limit.least import least_error
+from stedyn.limit.least import least_of
 from stedyn.limit.limit import derive
 from stedyn.limit.refinement import grid_curves
 from stedyn.limit.solution import MAX_STEPS
@@ -165,13 +165,17 @@ def test_the_controller_is_content_below_the_least_error():
 def test_the_least_error_is_that_of_a_fine_part_of_a_step():
     steps = Problem(weights=Quantizer(2, 1.0), covariance=Covariance.power_law(0.5))
     power = float(steps.covariance.values().mean())
-    assert float(least_error(steps)) == pytest.approx(1e-2 * power * (2 / 3) ** 2 / 12)
+    assert float(least_of(steps)) == pytest.approx(1e-2 * power * (2 / 3) ** 2 / 12)
     finer = Phase(3.0, weights=Quantizer(4, 1.0))
-    assert float(least_error(Problem(weights=Quantizer(2, 1.0), phases=(finer,)))) == pytest.approx(
+    assert float(least_of(Problem(weights=Quantizer(2, 1.0), phases=(finer,)))) == pytest.approx(
         1e-2 * (2 / 15) ** 2 / 12
     )
     for problem in (Problem(noise_std=1.0), Problem(weights=Quantizer(16, 1.0), noise_std=1.0)):
-        assert float(least_error(problem)) == pytest.approx(2e-9)
+        assert float(least_of(problem)) == pytest.approx(2e-9)
+        assert float(least_of(problem, 1e-12)) == pytest.approx(2e-9)
+    assert float(least_of(steps, 0.1)) == 0.1
+    with pytest.raises(ValueError, match=r"^least_error: expected a positive number, found 0"):
+        solve(steps, least_error=0)
 
 
 @pytest.mark.slow
@@ -180,12 +184,14 @@ def test_an_error_that_vanishes_is_known_to_the_fineness_of_a_step():
     rows = [[15, 0.1454678], [20, 0.0459082], [25, 0.0051183], [30, 1.9299e-4]]
     fine = np.array(rows)  # with tol=1e-3, in 6 minutes
     problem = Problem(weights=Quantizer(2, 1.0), run=Run(taus=[*fine[:, 0], 100.0]))
-    s, least = solve(problem), float(least_error(problem))
-    assert s.error_estimate <= 5e-3
-    assert 0 <= s.final_error < 1e-9
-    gap = np.abs(s.error[:-1] / fine[:, 1] - 1) * np.minimum(fine[:, 1] / least, 1.0)
-    assert np.max(gap) < s.error_estimate
-    assert s.claim.endswith(" of errors above 3.7e-04")
+    s, coarse = solve(problem), solve(problem, least_error=0.02)
+    for one, least in ((s, float(least_of(problem))), (coarse, 0.02)):
+        assert one.error_estimate <= 5e-3
+        assert 0 <= one.final_error < 1e-9
+        gap = np.abs(one.error[:-1] - fine[:, 1]) / np.maximum(fine[:, 1], least)
+        assert np.max(gap) < one.error_estimate
+        assert one.claim.endswith(f" of errors above {least:.1e}")
+    assert 4 * coarse.statistics["cells"] < s.statistics["cells"]
 
 
 @pytest.mark.slow
@@ -264,6 +270,6 @@ def test_a_pass_that_stops_is_told_by_its_status_alone():
 
     problem = Problem(weights=Quantizer(2, 1.0), run=Run(1.0, 2)).timeless
     legs = legs_of(problem.begins, np.array([0.0, 1.0]), np.zeros(0))
-    curves, *_, code = in_float64(grid_curves)(problem, legs, 1e-2, one_pass=stopped)
+    curves, *_, code = in_float64(grid_curves)(problem, legs, 1e-2, 1e-9, one_pass=stopped)
     assert code == MAX_STEPS
     assert curves["error"][0] == 1

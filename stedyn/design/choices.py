@@ -44,7 +44,8 @@ class Choice:
         The objective, and the relative error of it by the law's own estimate.
     error
         The predicted error: of the fixed point for ``final-error`` and ``plateau-length`` (if there is one), at the
-        time of ``error-at``, and at the end of the run otherwise.
+        time of ``error-at``, and at the end of the run otherwise (for ``time-to`` relative to a tenth of the error
+        wanted, where that is more).
     range_interval
         Ranges around it at which the objective is within 1 % of its value here.
     misses

@@ -14,7 +14,6 @@ import numpy as np
 from ..checks import fail, same_floats
 from ..curves.objectives import Objective
 from ..limit.laws.registry import REFERENCE
-from ..limit.least import least_error
 from ..limit.solution import Solution
 from ..limit.solver import solve
 from ..limit.stationary import final_error, has_fixed_point
@@ -29,6 +28,8 @@ _Found = TypeVar("_Found")
 SCAN_CELLS, SEARCH_CELLS = 240, 480
 #: Saved times of a curve from which times are read.
 LEAST_POINTS = 101
+#: Errors below this part of the one whose time is wanted are relative to it: what follows is of no matter to the time.
+BESIDE = 0.1
 #: Tolerance of a curve that is only described.
 ROUGH = 0.1
 
@@ -72,6 +73,7 @@ class Predictor:
         horizon = objective.number if objective.kind == "error-at" else problem.run.tau
         needed = 3 if objective.kind in ("error-at", "final-error") else max(LEAST_POINTS, problem.run.points)
         self.run = Run(horizon, needed)
+        self.least = BESIDE * objective.number if objective.number and objective.kind == "time-to" else None
         self.base = with_quantizer(problem, quantizer)  # checked once, for all ranges
         self.kept: dict[tuple[float, float, int | None], Outcome] = {}
         self.exactly = functools.lru_cache(maxsize=1)(self._solve)
@@ -117,7 +119,7 @@ class Predictor:
             return abs((merged or 0.0) - best) / (3 * best)
         curve = self.exactly(width, lr)
         (tau, error), claim = curve.dense, float(curve.error_estimate or 0.0)
-        miss = claim * np.maximum(error, float(least_error(curve.problem)))
+        miss = claim * np.maximum(error, float(curve.least_error))
         shifted = [self.objective.measure(tau, np.maximum(error + sign * miss, 0.0)) for sign in (-1, 1)]
         spread = max((abs(value / best - 1) for value in shifted if np.isfinite(value)), default=claim)
         return float(max(claim, spread))
@@ -127,13 +129,16 @@ class Predictor:
         if self.objective.needs_curve and self.run == self.problem.run:
             return self.exactly(width, lr)
         tol = max(self.tol, ROUGH) if self.by_fixed_point else self.tol
-        return solve(self.at(width, lr), law=REFERENCE, tol=tol, throw=False)
+        return self._solved(self.at(width, lr), tol)
 
     def _solve(self, width: float, lr: float, cells: int | None = None) -> Solution:
         """The curve of the objective's run: to the tolerance, or in one pass with so many cells."""
         tol = self.tol if cells is None else 1.0
         per = cells and cells // min(30, max(1, self.quantizer.n_levels))
-        return solve(self.at(width, lr, self.run), law=REFERENCE, tol=tol, cells=per, throw=False)
+        return self._solved(self.at(width, lr, self.run), tol, per)
+
+    def _solved(self, problem: Problem, tol: float, cells: int | None = None) -> Solution:
+        return solve(problem, law=REFERENCE, tol=tol, least_error=self.least, cells=cells, throw=False)
 
     def _outcome(self, width: float, lr: float, cells: int | None) -> Outcome:
         key = float(width), float(lr), None if self.by_fixed_point else cells

@@ -16,7 +16,7 @@ from ..curves.dense import Steps, between, extrapolated
 from ..curves.objectives import Objective
 from ..curves.plateaus import find_plateaus
 from ..limit.laws.legs import legs_of
-from ..limit.least import least_error, vanishing
+from ..limit.least import least_of, vanishing
 from ..limit.passes import grid_pass
 from ..limit.refinement import grid_curves
 from ..limit.refused import check_closes
@@ -80,7 +80,11 @@ def of_curve(
 
     one_pass = functools.partial(_tangent_pass, to=to)
     curves, _, _, steps, estimate, code = grid_curves(
-        problem.timeless, legs_of(problem.begins, run.taus, np.zeros(0)), tol, one_pass=one_pass
+        problem.timeless,
+        legs_of(problem.begins, run.taus, np.zeros(0)),
+        tol,
+        least_of(problem),
+        one_pass=one_pass,
     )
     error, tangent = np.asarray(curves["error"]), np.asarray(curves["tangent"])
     status = Status(int(code))
@@ -113,9 +117,7 @@ def of_curve(
     ):
         fail("objective", f"one that changes smoothly with {to}", f"a jump of {objective!r} at {to} = {parameter:g}",
              "move the parameter away from it")  # fmt: skip
-    small = (
-        float(least_error(problem)) / middle.value if goal is not None and goal.kind == "error-at" else 1.0
-    )
+    small = float(least_of(problem)) / middle.value if goal is not None and goal.kind == "error-at" else 1.0
     return middle.value, (high.value - low.value) / (2 * step), float(estimate) * max(1.0, small)
 
 

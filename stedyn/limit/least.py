@@ -21,13 +21,15 @@ def vanishing(problem: Problem):
     return LEAST * problem.label_variance + 1e-300
 
 
-def least_error(problem: Problem):
-    """The least error against which accuracy is measured.
+def least_of(problem: Problem, asked=None):
+    """The least error against which accuracy is measured, at least that of `vanishing`: what is ``asked``, or else
 
-    That of `vanishing`; and where all phases have quantized weights, of the finest step, `LEAST_ROUNDED` of ``Var x
-    step^2 / 12``: a teacher on levels is learnt until no weight is off, down to the tails of the start.
+    where all phases have quantized weights, `LEAST_ROUNDED` of ``Var x step^2 / 12`` with their finest step: a teacher
+    on levels is learnt until no weight is off, down to the tails of the start.
     """
     quantizers, least = [part.weights for part in problem.parts], vanishing(problem)
+    if asked is not None:
+        return jnp.maximum(least, asked)
     if problem.range_rule is not None or any(weights.n_levels < 2 for weights in quantizers):
         return least
     gaps = [gap for weights in quantizers for gap in _gaps(weights)]

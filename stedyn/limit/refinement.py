@@ -17,7 +17,6 @@ from .laws.law import Accuracy
 from .laws.legs import Leg
 from .laws.mesh import LEAST_PART, cells_of
 from .laws.moving import reach_of, within
-from .least import least_error
 from .limit import is_symmetric
 from .passes import Mesh, grid_pass, traced_pass
 from .solution import INACCURATE, MAX_STEPS, REACHED
@@ -134,16 +133,18 @@ def first_mesh(
 
 
 def grid_curves(
-    problem, legs: tuple[Leg, ...], tol, cells=None, classes=None, traced=False, one_pass=grid_pass
+    problem, legs: tuple[Leg, ...], tol, least, cells=None, classes=None, traced=False, one_pass=grid_pass
 ):
     """Passes of the grid law until ``tol`` is met: curves, counts, densities, steps, estimate, code.
+
+    The tolerance is relative to errors above ``least``.
 
     The steps are those of the first and of the second mesh in turn, leg by leg.
     """
     foldable = not any(leg.kept for leg in legs)
     mesh, sizes, coarser = first_mesh(problem, cells, classes, foldable)
     levels, xp = {part.weights.n_levels for part in problem.parts}, jnp if traced else np
-    least = jnp.asarray(least_error(problem))
+    least = jnp.asarray(least)
     if traced:
         one_pass = traced_pass
     else:

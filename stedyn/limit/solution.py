@@ -17,7 +17,6 @@ from ..files.results import Result
 from ..problem.means import mean_mode_line
 from ..problem.problem import Problem
 from .endings import Course, course
-from .least import least_error
 from .spread import Spread
 
 if TYPE_CHECKING:
@@ -127,8 +126,8 @@ class Solution(Result, eqx.Module):
     law : str
         The law that was solved.
     error_estimate : float or None
-        Estimated largest relative error of ``error`` over the curve (of very small errors see ``tol`` of `solve`);
-        None if the law has none, or if the run stopped before its horizon.
+        Estimated largest relative error of ``error`` over the curve relative to
+        ``least_error`` where that is less; None if the law has none, or if the run stopped before its horizon.
     status : Status
     statistics : dict
         Steps, cells, classes, passes.
@@ -161,6 +160,7 @@ class Solution(Result, eqx.Module):
     kappa: Float[Array | np.ndarray, " T"] | None = None
     mean_mode: Float[Array | np.ndarray, " T"] | None = None
     range: Float[Array | np.ndarray, " T"] | None = None
+    least_error: Float[Array, ""] | float = 0.0
     spread: Spread | None = None
 
     @property
@@ -250,7 +250,7 @@ class Solution(Result, eqx.Module):
                 if (curve := getattr(self, name)) is not None
             },
             "error_estimate": None if self.error_estimate is None else float(self.error_estimate),
-            "least_error": float(least_error(self.problem)),
+            "least_error": float(self.least_error),
             "status": str(self.status),
         }
 
@@ -264,7 +264,7 @@ class Solution(Result, eqx.Module):
         """What is claimed of the curve, in a few words."""
         if self.error_estimate is None:
             return "no error estimate"
-        least = float(least_error(self.problem))
+        least = float(self.least_error)
         where = f" of errors above {least:.1e}" if np.min(self.error) < least else ""
         return f"relative error below {_rounded_up(self.error_estimate)}{where}"
 

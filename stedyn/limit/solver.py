@@ -13,6 +13,7 @@ from ..problem.problem import Problem
 from .laws.law import Asked
 from .laws.legs import legs_of
 from .laws.registry import LAWS, chosen
+from .least import least_of
 from .limit import LARGEST_KAPPA
 from .refused import check_closes
 from .solution import DIVERGED, MAX_STEPS, MEAN_MODE, Densities, Solution, SolveError, Status
@@ -39,6 +40,7 @@ def solve(
     *,
     law: str = "auto",
     tol: float = 5e-3,
+    least_error: float | None = None,
     densities=None,
     cells: int | None = None,
     classes: int | None = None,
@@ -57,9 +59,11 @@ def solve(
         mean and variance of classes: fast, exact for a linear ``psi``. ``fluid`` is the closed form of a
         small lr. ``auto`` takes ``mixture`` where it is exact and ``grid`` elsewhere.
     tol : float
-        Relative error of the curve, at its worst saved time, that ``grid`` has to reach. Errors below 1e-9 of the
-        label's variance, or below a hundredth of what rounding costs (``step^2 / 12`` for inputs of variance 1), count
-        as that much.
+        Relative error of the curve, at its worst saved time, that ``grid`` has to reach.
+    least_error : float, optional
+        Smaller errors count as this much in ``tol``: what they are is then known to ``tol * least_error`` only, and a
+        curve that falls further takes less time. By default 1e-9 of the label's variance, or a hundredth of what
+        rounding costs (``step^2 / 12`` for inputs of variance 1) where that is more (``docs/accuracy.md``).
     densities : sequence of float, optional
         Times at which the law of the latent weights is kept (``grid`` and ``mixture``).
     cells, classes : int, optional
@@ -96,6 +100,7 @@ def solve(
     """
     law = chosen(law, problem)
     positive("tol", tol)
+    least = least_of(problem, None if least_error is None else positive("least_error", least_error))
     taus = problem.taus
     keep = _kept_times(densities, taus[-1])
     check_closes(problem)
@@ -112,7 +117,7 @@ def solve(
     cells = None if cells is None else whole("cells", cells, 4, 10**6)
     classes = None if classes is None else whole("classes", classes, 2, 4096)
     classes = classes and classes + classes % 2
-    asked = Asked(legs_of(problem.begins, taus, keep), tol, cells, classes, traced)
+    asked = Asked(legs_of(problem.begins, taus, keep), tol, least, cells, classes, traced)
     for part in problem.parts:
         LAWS[law].check(part.timeless, asked)
     if law == "fluid":
@@ -143,6 +148,7 @@ def solve(
         densities=densities_kept,
         law=law,
         error_estimate=estimate,
+        least_error=least,
         status=Status(code),
         statistics=counts,
         problem=problem,

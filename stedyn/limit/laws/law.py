@@ -13,10 +13,14 @@ if TYPE_CHECKING:  # the command line reads the registry, and answers faults at 
 
 
 class Asked(NamedTuple):
-    """What a law is asked for: times of curves and of densities by phase, accuracy, resolution of the first pass."""
+    """What a law is asked for: times of curves and of densities by phase, accuracy, resolution of the first pass.
+
+    ``tol`` is relative to errors above ``least``; smaller ones count as that much.
+    """
 
     legs: tuple[Leg, ...]
     tol: float
+    least: Float[Array, ""] | float
     cells: int | None
     classes: int | None
     traced: bool

@@ -25,7 +25,6 @@ from ...problem.problem import Problem
 from ...quantizers.pieces import PartialMoments, partial_moments
 from ...rules import Order
 from ..classes import channel_classes
-from ..least import least_error
 from ..limit import Limit, limit_of
 from ..solution import INACCURATE, MAX_STEPS, REACHED, UNESTIMATED
 from .law import Accuracy, Asked, Solved
@@ -266,7 +265,7 @@ _compiled, _traced = soon(functools.partial(_pass, forward=True)), Program(_pass
 
 def mixture_curves(problem: Problem, asked: Asked) -> Solved:
     """Curves of the law, with an estimate of their error from half the classes and from another shape."""
-    legs, tol, _, classes, traced = asked
+    legs, tol, least, _, classes, traced = asked
     if len(legs) == 1:  # whose curves are cut by `solve`: the number of its times is no other program
         legs = (legs[0]._replace(saved=legs[0].taus.size),)
     if classes is None:  # rounded narrow classes bend sharply from one teacher value to the next
@@ -275,7 +274,7 @@ def mixture_curves(problem: Problem, asked: Asked) -> Solved:
     rtol = 1e-8 if linear else 1e-5  # a linear psi leaves nothing but the error in time
     single = linear and problem.ptq is not None and problem.start.data is None  # whose classes stay Gaussian
     one_pass = _traced if traced else _compiled
-    least = jnp.asarray(least_error(problem))
+    least = jnp.asarray(least)
 
     def run(rtol, blend, coarse):
         accuracy = Accuracy(jnp.asarray(rtol), least)
