@@ -82,6 +82,13 @@ def test_the_exact_law_moves_where_an_objective_begins():
     assert 0.7372 < found.range == found.value < 0.7372 * 1.001
 
 
+def test_no_range_that_is_known_is_better():
+    """Scan and search are less accurate: the exact law has the last word, within the bounds."""
+    laws = predictor(sawtooth, exact=lambda r, lr: Outcome(1 + abs(r - 3), 1.0))
+    found = best_range(laws, 0.1, (0.2, 5.0), 30, None, known=[2.5, 3.0, 7.0])
+    assert (found.range, found.value) == (3.0, 1.0)
+
+
 def test_of_the_ranges_without_a_plateau_the_least_error_is_chosen():
     flat = predictor(lambda r: 0.0 if 0.8 < r < 3 else 1.0, error=lambda r: (r - 1.5) ** 2)
     found = best_range(flat, 0.1, (0.2, 5.0), 40, None)

@@ -124,7 +124,8 @@ def report_layers(
             for b in widths:
                 predictor = Predictor(own, template(own, b), Objective("final-error"), None, TOLERANCE)
                 mse = calibrated_range(own.target, predictor.quantizer, "mse")
-                chosen = best_range(predictor, lr, (mse / REACH, mse * REACH), points, None, interval=False)
+                bounds = mse / REACH, mse * REACH
+                chosen = best_range(predictor, lr, bounds, points, None, interval=False, known=[mse])
                 row = {
                     "layer": layer.name,
                     "weights": int(layer.weights.size),

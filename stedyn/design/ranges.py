@@ -123,7 +123,7 @@ def choose(
     with tqdm(total=steps, unit="range", disable=not progress) as bar:
         for quantizer, limits, baseline in zip(quantizers, bounds, rules, strict=True):
             predictor = Predictor(problem, quantizer, goal, max_error, tol)
-            chosen, lr = _best(predictor, limits, points, rates, bar)
+            chosen, lr = _best(predictor, limits, points, rates, baseline.values(), bar)
             choices.append(_describe(predictor, chosen, lr, max_error, bar))
             outcomes = predictor.all(baseline.values(), lr)
             for (name, width), (value, error) in zip(baseline.items(), outcomes, strict=True):
@@ -199,18 +199,17 @@ def _rates(lrs, problem: Problem, goal: Objective) -> tuple[float, ...]:
     return tuple(sorted(float(positive("lrs", lr)) for lr in several("lrs", lrs)))
 
 
-def _best(predictor: Predictor, bounds, points: int, rates, bar) -> tuple[Candidate, float]:
+def _best(predictor: Predictor, bounds, points: int, rates, known, bar) -> tuple[Candidate, float]:
     """The best range, together with the best of several rates and what lies between them."""
-    candidates = [best_range(predictor, lr, bounds, points, bar) for lr in rates]
+    candidates = [best_range(predictor, lr, bounds, points, bar, interval=False) for lr in rates]
     k = int(np.argmin([candidate.value for candidate in candidates]))
     chosen, lr = candidates[k], rates[k]
     if len(rates) > 1 and np.isfinite(chosen.value):
         between = rates[max(k - 1, 0)], rates[min(k + 1, len(rates) - 1)]
         finer = within(lambda rate: predictor.search(chosen.range, rate).value, between, lr, log=True)
-        again = best_range(predictor, finer, bounds, points, None)
-        if again.value < chosen.value:
-            return again, finer
-    return chosen, lr
+        if best_range(predictor, finer, bounds, points, None, interval=False).value < chosen.value:
+            lr = finer
+    return best_range(predictor, lr, bounds, points, None, known=known), lr  # what was predicted is kept
 
 
 def _describe(predictor: Predictor, chosen: Candidate, lr: float, max_error, bar) -> Choice:

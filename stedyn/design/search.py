@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -32,9 +33,18 @@ class Candidate(NamedTuple):
 
 
 def best_range(
-    predictor: Predictor, lr: float, bounds: tuple[float, float], points: int, bar, interval: bool = True
+    predictor: Predictor,
+    lr: float,
+    bounds: tuple[float, float],
+    points: int,
+    bar,
+    interval: bool = True,
+    known: Iterable[float] = (),
 ) -> Candidate:
-    """The best range between two bounds at one learning rate; without an ``interval`` that is the range itself."""
+    """The best range between two bounds at one learning rate; without an ``interval`` that is the range itself.
+
+    No range that is ``known`` (those of calibration rules) is better, by the exact law.
+    """
     even = np.geomspace(bounds[0], bounds[1], points)
     grid = np.unique(np.concatenate([even, _crossings(predictor, lr, bounds)]))
     scanned = []
@@ -50,12 +60,18 @@ def best_range(
     def searched(r):
         return predictor.search(r, lr).value
 
+    def exact(r):
+        return predictor.exact(r, lr).value
+
     def refined(k):
-        return _refined(searched, lambda r: predictor.exact(r, lr).value, grid, k, REFINE[fixed])
+        return _refined(searched, exact, grid, k, REFINE[fixed])
 
     fixed = predictor.by_fixed_point
     minima = sorted(side_by_side(refined, _minima(values, errors, fixed)), key=lambda pair: pair[1])
-    width, value = minima[0]
+    inside = [r for r in known if bounds[0] <= r <= bounds[1]]
+    width, value = min(
+        [*minima, *zip(inside, side_by_side(exact, inside), strict=True)], key=lambda pair: pair[1]
+    )
     low, high = width, width
     if interval:
         least = searched(width)
@@ -63,7 +79,7 @@ def best_range(
             lambda side: _interval(searched, width, least, bounds, side), (-1, 1), alone=0
         )
     edge = width <= bounds[0] * (1 + ACCURACY) or width >= bounds[1] * (1 - ACCURACY)
-    others = tuple((r, v) for r, v in minima[1:] if not low <= r <= high)
+    others = tuple((r, v) for r, v in minima if not low <= r <= high)
     return Candidate(width, value, (low, high), edge, others)
 
 
