@@ -54,6 +54,7 @@ html_sidebars = {"**": ["globaltoc.html"]}
 def linked(app, what, name, obj, options, lines) -> None:
     """Pages and sections of the theory that a docstring cites become links."""
     for k, line in enumerate(lines):
+        line = re.sub(r"``docs/theory\.md``, equation (\d+)", r"theory, equation :eq:`theory-eq-\1`", line)
         line = re.sub(r"``docs/theory\.md``, section (\d+)", r":ref:`theory, section \1 <theory-\1>`", line)
         lines[k] = re.sub(r"``docs/([\w-]+)\.md``", r":doc:`\1.md </\1>`", line)
 

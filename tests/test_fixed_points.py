@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from systems import TWO_BIT, reference, solved
 
-from stedyn import SGD, Problem, Quantizer, Teacher, fixed_point
+from stedyn import SGD, Problem, Quantizer, Run, Teacher, fixed_point, solve
 from stedyn.inputs.moments import input_moments
 from stedyn.limit.classes import sample_bins
 from stedyn.limit.limit import derive
@@ -46,9 +46,11 @@ def test_quantized_inputs_alone():
     k1, k2 = float(moments.k1), float(moments.k2)
     unavoidable = rho * (1 - k1**2 / k2)
     excess = lr * k2 * (sigma**2 + unavoidable) / (2 - lr * k2)
-    found = fixed_point(Problem(Teacher.gaussian(0.8), noise_std=sigma, inputs=TWO_BIT, rule=SGD(lr)))
+    problem = Problem(Teacher.gaussian(0.8), noise_std=sigma, inputs=TWO_BIT, rule=SGD(lr), run=Run(60.0, 3))
+    found = fixed_point(problem)
     assert found.error == pytest.approx(unavoidable + excess, rel=1e-8)
     assert found.lr_ceiling == pytest.approx(2 / k2, rel=1e-8)
+    assert solve(problem).final_error == pytest.approx(found.error, rel=1e-6)
 
 
 def test_a_teacher_of_zeros_has_an_excess_error():

@@ -53,6 +53,30 @@ def test_every_section_that_is_cited_is_there():
     assert not [name for name, text in TEXTS.items() if re.search(r"``docs``|theory sections? \d", text)]
 
 
+def test_every_equation_of_the_theory_has_its_number_and_a_check():
+    theory, checks = TEXTS["docs/theory.md"].split("\n## 9. Checks\n")
+    labels = re.findall(r"^:label: theory-eq-(\d+)$", theory, flags=re.MULTILINE)
+    assert labels == [str(n + 1) for n in range(theory.count("```{math}"))]
+    rows = re.findall(r"^\| \{eq\}.*$", checks, flags=re.MULTILINE)
+    checked = [n for row in rows for n in re.findall(r"theory-eq-(\d+)", row.split(" | ")[0])]
+    assert checked == labels
+    assert all("`tests/" in row for row in rows)
+    cited = {n for text in TEXTS.values() for n in re.findall(r"docs/theory\.md``, equation (\d+)", text)}
+    assert len(cited) > 4
+    assert cited <= set(labels)
+
+
+def test_every_test_that_a_page_names_is_there():
+    named = {
+        pair
+        for name, text in TEXTS.items()
+        if name.endswith(".md")
+        for pair in re.findall(r"(tests/[\w/]+\.py)::(\w+)", text)
+    }
+    assert len(named) > 30
+    assert not {(file, test) for file, test in named if f"def {test}(" not in TEXTS[file]}
+
+
 @pytest.mark.parametrize(
     "words", [r"\bmend(s|ed|ing)?\b", r"\bone's own\b", r"\b(comes?|came) to\b", r"\buser's own\b"]
 )

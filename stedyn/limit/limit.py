@@ -1,7 +1,7 @@
 r"""The limit ``d -> infinity``: classes, drift, diffusion and observables of a problem.
 
 At fixed ``tau = steps / d`` the coordinates decouple. Given its teacher value ``c`` a latent weight
-follows (``docs/theory.md``, section 3; Ito)
+follows (``docs/theory.md``, equation 7; Ito)
 
     ``dw = [ h(w) (a c - b psi(w)) - lr weight_decay w ] dtau + h(w) sqrt(D) dB``
 

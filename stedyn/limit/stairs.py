@@ -34,7 +34,7 @@ def small_lr_stairs(problem: Problem) -> list[Stair]:
     A weight on level ``psi_k`` moves at speed ``a w* - b psi_k``, with the residual of that stair (for SGD
     ``lr (k1 w* - k2 psi_k)``), and leaves it after distance / speed; it stays at the threshold where the speed changes
     sign. Mid-tread weights started at 0 leave at ``(step/2) / (lr k1 w*)``; mid-rise weights climb a staircase whose
-    stair ``k`` lasts ``step / (lr (k1 w* - k2 psi_k))`` (``docs/theory.md``, section 7).
+    stair ``k`` lasts ``step / (lr (k1 w* - k2 psi_k))`` (``docs/theory.md``, equation 19).
 
     Raises
     ------

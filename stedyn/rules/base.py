@@ -232,7 +232,7 @@ class GradientResponse(Response):
     """Coefficients of a rule of the gradient alone: its `Rule.profile`, averaged over ``|phi|``.
 
     With ``s = sqrt(V) |phi| / B`` and ``e = E[g U] / s^2``: ``a = E[e sum_b phi_b x_b / B]``,
-    ``b = E[e |phi|^2 / B]``, ``D = E[U^2]`` (``docs/theory.md``, section 4).
+    ``b = E[e |phi|^2 / B]``, ``D = E[U^2]`` (``docs/theory.md``, equation 12).
     """
 
     rule: Rule

@@ -150,7 +150,7 @@ def multinomial(weight: Float[Array, " d"], u: Float[Array, " n"], trials) -> Fl
 
 
 class _Poisson(Response):
-    r"""Poisson counts given the residuals ``r (B,)`` of a batch (``docs/theory.md``, section 4).
+    r"""Poisson counts given the residuals ``r (B,)`` of a batch (``docs/theory.md``, equation 13).
 
     With ``X = sum_b r_b phi_b`` and ``Y = sum_b r_b x_b`` of one coordinate, ``g = X / B``. The counts have the mean
     ``nu (|X|/B + c) / (E|X|/B + c)``, and ``E[X^2] = k2 |r|^2``, ``E[X Y] = k1 |r|^2``: of the law of ``X`` given

@@ -1,4 +1,4 @@
-r"""The compiled loop of one-pass SGD (``docs/theory.md``, section 1), for a group of seeds.
+r"""The compiled loop of one-pass SGD (``docs/theory.md``, equation 3), for a group of seeds.
 
 One step draws ``x_i ~ N(0, v_i)`` and ``xi ~ N(0, 1)`` for every seed and does, with ``g`` the label of the model,
 

@@ -1,7 +1,7 @@
 r"""The ``mixture`` law: mean and variance of every (teacher, start) class, one shape within a class.
 
 State: ``mean, var (C, J)`` for ``C`` teacher and ``J`` start classes. With the drift
-``v(w) = a c - b psi(w) - lr weight_decay w`` the moments follow (``docs/theory.md``, section 5)
+``v(w) = a c - b psi(w) - lr weight_decay w`` the moments follow (``docs/theory.md``, equation 15)
 
     ``d mean / d tau = E[v]``,    ``d var / d tau = 2 Cov(w, v) + D``,
 
