@@ -26,7 +26,7 @@ _Found = TypeVar("_Found")
 #: Cells over all intervals between thresholds, of a scan and of a search: one pass, not refined. Times and errors of
 #: the latter are about 1 % off, by nearly the same part from a range to the next.
 SCAN_CELLS, SEARCH_CELLS = 240, 480
-#: Saved times of a curve from which times are read.
+#: Saved times of a curve from which times are read, at which its error is estimated.
 LEAST_POINTS = 101
 #: Errors below this part of the one whose time is wanted are relative to it: what follows is of no matter to the time.
 BESIDE = 0.1
@@ -71,8 +71,10 @@ class Predictor:
         self.max_error = np.inf if max_error is None else max_error
         self.stationary = has_fixed_point(problem, any_range=True)
         horizon = objective.number if objective.kind == "error-at" else problem.run.tau
-        needed = 3 if objective.kind in ("error-at", "final-error") else max(LEAST_POINTS, problem.run.points)
-        self.run = Run(horizon, needed)
+        timed = objective.kind in ("time-to", "plateau-length")
+        self.run = Run(horizon, max(LEAST_POINTS, problem.run.points) if timed else 3)
+        # a saved time ends a step; an error is timed by the steps alone, a plateau that ends as slowly needs more of them
+        self.rough = Run(horizon, 3) if objective.kind == "time-to" else self.run
         self.least = BESIDE * objective.number if objective.number and objective.kind == "time-to" else None
         self.base = with_quantizer(problem, quantizer)  # checked once, for all ranges
         self.kept: dict[tuple[float, float, int | None], Outcome] = {}
@@ -102,8 +104,8 @@ class Predictor:
         return self._outcome(width, lr, None)
 
     def all(self, widths: Iterable[float], lr: float) -> Iterator[Outcome]:
-        """The outcomes at many ranges."""
-        return side_by_side(functools.partial(self.exact, lr=lr), widths)
+        """The outcomes at many ranges, after one for which all was compiled."""
+        return side_by_side(functools.partial(self.exact, lr=lr), widths, alone=0)
 
     @property
     def by_fixed_point(self) -> bool:
@@ -135,7 +137,7 @@ class Predictor:
         """The curve of the objective's run: to the tolerance, or in one pass with so many cells."""
         tol = self.tol if cells is None else 1.0
         per = cells and cells // min(30, max(1, self.quantizer.n_levels))
-        return self._solved(self.at(width, lr, self.run), tol, per)
+        return self._solved(self.at(width, lr, self.run if cells is None else self.rough), tol, per)
 
     def _solved(self, problem: Problem, tol: float, cells: int | None = None) -> Solution:
         return solve(problem, law=REFERENCE, tol=tol, least_error=self.least, cells=cells, throw=False)

@@ -68,9 +68,9 @@ def best_range(
 
     fixed = predictor.by_fixed_point
     minima = sorted(side_by_side(refined, _minima(values, errors, fixed)), key=lambda pair: pair[1])
-    inside = [r for r in known if bounds[0] <= r <= bounds[1]]
+    inside = sorted({r for r in known if bounds[0] <= r <= bounds[1]})
     width, value = min(
-        [*minima, *zip(inside, side_by_side(exact, inside), strict=True)], key=lambda pair: pair[1]
+        [*minima, *zip(inside, side_by_side(exact, inside, alone=0), strict=True)], key=lambda pair: pair[1]
     )
     low, high = width, width
     if interval:
