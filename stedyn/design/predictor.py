@@ -73,7 +73,7 @@ class Predictor:
         horizon = objective.number if objective.kind == "error-at" else problem.run.tau
         timed = objective.kind in ("time-to", "plateau-length")
         self.run = Run(horizon, max(LEAST_POINTS, problem.run.points) if timed else 3)
-        # a saved time ends a step; an error is timed by the steps alone, a plateau that ends as slowly needs more of them
+        # a saved time ends a step: an error is timed well by few of them, the end of a plateau is not
         self.rough = Run(horizon, 3) if objective.kind == "time-to" else self.run
         self.least = BESIDE * objective.number if objective.number and objective.kind == "time-to" else None
         self.base = with_quantizer(problem, quantizer)  # checked once, for all ranges
