@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-import io
 import json
 import math
 import os
@@ -79,9 +78,7 @@ def _save(result: Result, path: str | os.PathLike) -> Path:
     entries: dict[str, Any] = {}
     head = {"format": FORMAT, "stedyn": __version__, "result": _encoded("result", result, entries)}
     entries[ENTRY] = np.array(json.dumps(head))
-    buffer = io.BytesIO()
-    np.savez(buffer, **entries)
-    return write_atomic(path, buffer.getbuffer())
+    return write_atomic(path, lambda file: np.savez(file, **entries))
 
 
 @checked(path=PATH)

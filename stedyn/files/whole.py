@@ -7,11 +7,11 @@ import io
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -62,8 +62,10 @@ def beside(path: Path, ending: str) -> Path:
     return path.with_name(f".{name}.{ending}")
 
 
-def write_atomic(path: str | os.PathLike, *parts: str | bytes | memoryview) -> Path:
+def write_atomic(path: str | os.PathLike, *parts: str | bytes | Callable[[BinaryIO], object]) -> Path:
     """Write a file so that it is there whole or not at all; an old one stays until the new one is.
+
+    A part that is a function writes itself to the open file, in which it may read and go back.
 
     Raises
     ------
@@ -73,9 +75,9 @@ def write_atomic(path: str | os.PathLike, *parts: str | bytes | memoryview) -> P
     target = Path(os.path.realpath(path))
     scratch = beside(target, f"{secrets.token_hex(4)}.tmp")
     try:
-        with open(scratch, "xb") as file:
+        with open(scratch, "x+b") as file:
             for part in parts:
-                file.write(part.encode() if isinstance(part, str) else part)
+                part(file) if callable(part) else file.write(part.encode() if isinstance(part, str) else part)
             file.flush()
             os.fsync(file.fileno())
         if _waiting is None:

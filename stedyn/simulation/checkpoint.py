@@ -110,11 +110,19 @@ class Checkpoint:
         standing = self.task.standing()  # first: what it counts is in the record and stays there
         entries: dict[str, Any] = {_name(path): part for path, part in jax.tree.leaves_with_path(standing)}
         entries |= self.task.record
-        buffer = io.BytesIO()
-        header = np.array(json.dumps(self.header | {"arithmetic": self.arithmetic}))
-        np.savez(buffer, header=header, seconds=np.array(self.seconds + seconds), **entries)
-        body = buffer.getbuffer()
-        write_atomic(self.path, _FIRST_LINE, f"{hashlib.sha256(body).hexdigest()}\n", body)
+        entries["header"] = np.array(json.dumps(self.header | {"arithmetic": self.arithmetic}))
+        entries["seconds"] = np.array(self.seconds + seconds)
+
+        def body(file):
+            """To the file at once: in memory it would take as much as the weights, twice while it grows."""
+            begin = file.tell()
+            np.savez(file, **entries)
+            file.seek(begin)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(len(_FIRST_LINE))
+            file.write(digest.encode())
+
+        write_atomic(self.path, _FIRST_LINE, f"{'0' * 64}\n", body)
 
     def _compare_arithmetic(self, found: dict[str, str]) -> None:
         """Say what the bits depend on and is another here than where the file was written."""

@@ -1,10 +1,11 @@
 """A linear student on patches of real images, beside limits that know variances, means, one spike, the spectrum.
 
-Patches of 16 x 16 pixels (d = 256) of photographs of scikit-image, grey, over their root mean square ("raw", with the
-mean of intensities) or less their common mean ("centred"); and centred patches whitened in part, ``C^(-alpha/2) x``,
-again over their root mean square. C is the matrix of second moments, of trace d. Teacher N(0, 1), labels without noise,
-start N(0, 0.25), SGD at lr 0.1 with single samples; the student is linear or, on raw and centred patches, has 3-bit
-mid-rise weights of range 2. The error ``(w* - psi)^T C (w* - psi) / d`` is exact over the bank of patches.
+Patches of 16 x 16 and 32 x 32 pixels (d = 256, 1024) of photographs of scikit-image, grey, over their root mean square
+("raw", with the mean of intensities) or less their common mean ("centred"); and centred patches whitened in part,
+``C^(-alpha/2) x``, again over their root mean square. C is the matrix of second moments, of trace d. Teacher N(0, 1),
+labels without noise, start N(0, 0.25), SGD at lr 0.1 with single samples; the student is linear or, on raw and centred
+patches of d = 256, has 3-bit mid-rise weights of range 2. The error ``(w* - psi)^T C (w* - psi) / d`` is exact over the
+bank of patches.
 
 Limits: (a) unit variances, (b) measured second moments, (c) measured variances and means (of raw patches; the others
 have none), (d) the leading eigenvector of C as a mean, ``m = sqrt(lambda) v``, beside the variances that are left: one
@@ -170,7 +171,7 @@ def draw(table: pd.DataFrame):
                 label="simulated",
             )
             for k, name in enumerate(names):
-                ax.plot(here["tau"], here[name], color=f"C{k}", label=name)
+                ax.plot(here["tau"], here[name], color=f"C{k}")
             ax.set(
                 xscale="log",
                 yscale="log",
@@ -178,16 +179,11 @@ def draw(table: pd.DataFrame):
                 ylabel="error",
                 title=f"{student}, {kind}, d = {part['d'].min()}",
             )
-        late = part[part["tau"] == TIMES[-2]].sort_values("share")
-        for k, name in enumerate(names):
-            row[2].plot(
-                late["share"],
-                late[name] / late["simulated"],
-                color=f"C{k}",
-                marker="o",
-                ls="none",
-                label=name,
-            )
+        late = table[(table["student"] == student) & (table["tau"] == TIMES[-2])]
+        for marker, (d, here) in zip("os", late.groupby("d"), strict=False):
+            for k, name in enumerate(names):
+                row[2].plot(here["share"], here[name] / here["simulated"], color=f"C{k}", marker=marker, ls="none",
+                            mfc=f"C{k}" if marker == "o" else "w", label=f"{name}, d = {d}")  # fmt: skip
         for ax in row[:2]:
             ax.set_xticks(TIMES, [f"{tau:g}" for tau in TIMES], minor=False)
             ax.set_xticks([], minor=True)
@@ -196,7 +192,8 @@ def draw(table: pd.DataFrame):
             xscale="log", yscale="log", xlabel="share of the leading eigenvector", ylabel="limit / simulated"
         )
         row[2].set_title(rf"$\tau$ = {TIMES[-2]:g}")
-    axes[0][0].legend(frameon=False, fontsize="x-small")
+    axes[0][0].legend(frameon=False)
+    axes[0][2].legend(frameon=False, fontsize="x-small", loc="upper left")
     return figure
 
 
@@ -208,7 +205,7 @@ def main(quick: bool = False, out: str = "data") -> pd.DataFrame:
         table = study([8], ["centred"], (range(2),), count=200, quick=True)
     else:
         kinds = ["raw", "centred", "whitened 0.25", "whitened 0.5", "whitened 0.75", "whitened 1"]
-        table = study([16], kinds, SEEDS, count=10_000, quick=False)
+        table = study([16, 32], kinds, SEEDS, count=10_000, quick=False)
     print(table.to_string(index=False, float_format="%.4g"))
     save(table, out, "networks_patches", "0 to 1" if quick else str(SEEDS), begin, draw(table))
     return table

@@ -98,7 +98,7 @@ def faces_of(
     sign = jnp.where(from_above, -1.0, 1.0)
     place = number - (until[interval] - each)
 
-    def scale(below, above):
+    def placed(below, above):
         """How many cells beyond its place an edge at ``w`` is, as a function."""
 
         def coordinates(w):
@@ -117,8 +117,8 @@ def faces_of(
         weight = weight * each / jnp.maximum(jnp.sum(weight * span, axis=0), 1e-300)
         return lambda w: jnp.sum(weight * (coordinates(w) - first), axis=0) - place
 
-    ends = jax.lax.stop_gradient((below, above))
-    beyond, inside = scale(*ends), (place > 0) & (place < each)
+    still = jax.lax.stop_gradient((below, above))
+    beyond, inside = placed(*still), (place > 0) & (place < each)
 
     def halve(state):
         count, left, right, *_ = state
@@ -127,10 +127,10 @@ def faces_of(
         worst = jnp.max(jnp.abs(missing), where=inside, initial=0.0)
         return count + 1, jnp.where(missing < 0, w, left), jnp.where(missing < 0, right, w), w, worst
 
-    start = 0, *ends, ends[0], jnp.inf
+    start = 0, *still, still[0], jnp.inf
     w = jax.lax.while_loop(lambda state: (state[0] < _BISECTIONS) & (state[4] > CLOSE), halve, start)[3]
     # a step of Newton's method, which gives the digits that are left and moves with the ends
-    missing, slope = jax.jvp(scale(below, above), (w,), (jnp.ones_like(w),))
+    missing, slope = jax.jvp(placed(below, above), (w,), (jnp.ones_like(w),))
     w = w - missing / jnp.where(slope > 0, slope, 1.0)
     faces = jnp.where(place == 0, below, w)
     return jnp.where(place >= each, high + (high - low) * (place - each), faces), high
