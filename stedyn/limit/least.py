@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,22 +23,22 @@ def vanishing(problem: Problem):
 
 
 def least_of(problem: Problem, asked=None):
-    """The least error against which accuracy is measured, at least that of `vanishing`: what is ``asked``, or else
+    """The least error against which accuracy is measured: what is ``asked``, but at least that of `vanishing`.
 
-    where all phases have quantized weights, `LEAST_ROUNDED` of ``Var x step^2 / 12`` with their finest step: a teacher
-    on levels is learnt until no weight is off, down to the tails of the start.
+    If nothing is, and all phases have quantized weights, it is `LEAST_ROUNDED` of ``Var x step^2 / 12`` with their
+    finest step: a teacher on levels is learnt until no weight is off, down to the tails of the start.
     """
     quantizers, least = [part.weights for part in problem.parts], vanishing(problem)
+    xp = (
+        jnp if any(map(is_traced, jax.tree.leaves((problem, asked)))) else np
+    )  # for which nothing is compiled
     if asked is not None:
-        return jnp.maximum(least, asked)
+        return xp.maximum(least, asked)
     if problem.range_rule is not None or any(weights.n_levels < 2 for weights in quantizers):
         return least
     gaps = [gap for weights in quantizers for gap in _gaps(weights)]
     power = problem.covariance.values().mean() * problem.input_law.variance
-    traced = any(map(is_traced, [*gaps, least, power]))
-    xp = jnp if traced else np  # for which nothing is compiled
-    rounded = LEAST_ROUNDED * power * functools.reduce(xp.minimum, gaps) ** 2 / 12
-    return xp.maximum(least, rounded)
+    return xp.maximum(least, LEAST_ROUNDED * power * functools.reduce(xp.minimum, gaps) ** 2 / 12)
 
 
 def _gaps(weights) -> list:

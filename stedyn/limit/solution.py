@@ -125,9 +125,9 @@ class Solution(Result, eqx.Module):
         Law of the latent weights at the times asked for.
     law : str
         The law that was solved.
-    error_estimate : float or None
-        Estimated largest relative error of ``error`` over the curve relative to
-        ``least_error`` where that is less; None if the law has none, or if the run stopped before its horizon.
+    error_estimate, least_error : float or None, float
+        Estimated largest error of ``error`` over the curve, relative to it, or to ``least_error`` where that is more;
+        None if the law has none, or if the run stopped before its horizon.
     status : Status
     statistics : dict
         Steps, cells, classes, passes.
