@@ -341,6 +341,18 @@ def test_report_of_a_file(file):
     assert "skipped bias" in str(found)
 
 
+def test_the_units_of_a_chosen_range_are_told(file, capsys, monkeypatch):
+    any_choice = choose(Problem(), bits=[2], points=5, baselines=False)
+    monkeypatch.setattr("stedyn.design.ranges.choose", lambda *args, **given: any_choice)
+    words = ["choose", "--layer", str(file), "--tensor", "fc", "--bits", "2"]
+    assert cli.main(words) == 0
+    told = re.search(r"were divided by (\S+) .*units of the file\.", capsys.readouterr().out)
+    assert cli.main([*words, "--json"]) == 0
+    scale = np.sqrt(np.mean(np.load(file)["fc"] ** 2))
+    assert json.loads(capsys.readouterr().out)["scale"] == pytest.approx(scale, rel=1e-12)
+    assert float(told[1]) == pytest.approx(scale, rel=1e-5)
+
+
 def test_command_line_faults(file, capsys):
     words = ["choose", "--layer", str(file), "--tensor", "nope", "--bits", "2", "3"]
     assert cli.main(words) == 2

@@ -102,7 +102,17 @@ def choose(
 
         choices = confirm(choices, dim=dim, seeds=seeds, seed=seed, progress=progress)
     text = str(choices) + ("\n\n" + _named(choices) if libraries else "")
-    _show("choose", problem, choices, text, json, out)
+    if layer is None:
+        _show("choose", problem, choices, text, json, out)
+        return 0
+    from ..files.layers import load_weights
+
+    (scale,) = (one.scale for one in load_weights(layer, tensor, normalise=normalise).values())
+    text += (
+        f"\nThe weights of {layer} were divided by {scale:.6g} (--normalise {normalise}): ranges times this number are "
+        "in the units of the file."
+    )
+    _show("choose", problem, choices, text, json, out, more={"scale": scale})
     return 0
 
 
@@ -218,13 +228,14 @@ def _show(
     out: Path | None,
     plot: Path | None = None,
     draw: str = "",
+    more: dict[str, Any] | None = None,
 ) -> None:
     from .. import __version__
     from ..design.ranges import template
     from ..files.report import describe, to_json
     from ..files.writing import problem_to_dict
 
-    record = result.to_dict() | {"problem": problem_to_dict(problem), "version": __version__}
+    record = result.to_dict() | (more or {}) | {"problem": problem_to_dict(problem), "version": __version__}
     quantizer = template(problem, problem.weights.bits or 2)
     teacher = "each layer of the file" if name == "layers" else None
     print(to_json(record) if json else f"{describe(problem, quantizer, teacher)}\n\n{printable(text)}")
