@@ -35,3 +35,21 @@ def watched(browser, **options):
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     return page, errors
+
+
+def answered(page, question):
+    """Wait for an answer on the page of ``stedyn explore``."""
+    page.locator(f'[data-number="{question}"]:not([data-stage="asked"], [data-stage="fault"])').wait_for()
+
+
+def newest(page):
+    """The number of the newest question."""
+    return int(page.locator("[data-number]").get_attribute("data-number"))
+
+
+def change(page, key, value):
+    """Type a value into a control, and wait for the answer."""
+    before, field = newest(page), page.locator(f".{key} input").first
+    field.fill(value)
+    field.press("Enter")
+    answered(page, before + 1)

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pytest
-from browser import chromium, needs_browser, watched
+from browser import answered, change, chromium, needs_browser, newest, watched
 
 from stedyn import solve
 from stedyn.explore.answers import Band, RangeCurve, Refused, first
@@ -66,24 +66,8 @@ def opened(browser, address):
     page, errors = watched(context)
     page.set_default_timeout(PATIENCE)
     page.goto(address)
-    _answered(page, 1)
+    answered(page, 1)
     return page, errors
-
-
-def _answered(page, number):
-    page.locator(f'[data-number="{number}"]:not([data-stage="asked"], [data-stage="fault"])').wait_for()
-
-
-def _number(page):
-    return int(page.locator("[data-number]").get_attribute("data-number"))
-
-
-def _set(page, key, value):
-    """Type a value into a control, and wait for the answer."""
-    before, field = _number(page), page.locator(f".{key} input").first
-    field.fill(value)
-    field.press("Enter")
-    _answered(page, before + 1)
 
 
 def _view(page):
@@ -107,7 +91,7 @@ def test_the_page_shows_what_solve_gives_before_and_after_the_range_moves(opened
     assert claimed < 0.1
     assert abs(final / solution.final_error - 1) < claimed + solution.error_estimate
     assert abs(marked["right"][0] / solution.plateaus()[0].end - 1) < 0.02
-    _set(page, "weights-range", "1.5")
+    change(page, "weights-range", "1.5")
     assert page.evaluate(DATA, "line")["y"][-1] != final
     page.wait_for_function("location.search.includes('1.5')")
     assert float(_view(page).problem().weights.range) == 1.5
@@ -128,24 +112,24 @@ def test_what_takes_longer_is_shown_when_it_is_there(opened):
 def test_plateaus_vanish_and_appear(opened):
     page, errors = opened
     page.locator(".card-start").get_by_text("Start", exact=True).click()
-    _set(page, "start-std", "1.0")
+    change(page, "start-std", "1.0")
     assert page.evaluate(DATA, "plateaus")["left"] == []
-    _set(page, "start-std", "0.02")
+    change(page, "start-std", "0.02")
     assert page.evaluate(DATA, "plateaus")["left"] == [0]
     assert not errors
 
 
 def test_a_bad_number_is_answered_at_its_control_and_the_curve_stays(opened):
     page, errors = opened
-    before, number = page.evaluate(DATA, "line")["y"], _number(page)
+    before, number = page.evaluate(DATA, "line")["y"], newest(page)
     for value, found in (("-1", "-1.0"), ("abc", "'abc'"), ("1e999", "inf")):
         page.locator(".weights-range input").first.fill(value)
         page.locator(".weights-range input").first.press("Enter")
         page.get_by_role("alert").filter(has_text=found).wait_for()
         assert page.get_by_role("alert").count() == 1
     assert page.evaluate(DATA, "line")["y"] == before
-    assert _number(page) == number
-    _set(page, "weights-range", "1.3")
+    assert newest(page) == number
+    change(page, "weights-range", "1.3")
     assert page.get_by_role("alert").count() == 0
     assert not errors
 
@@ -165,8 +149,8 @@ def test_time_moves_in_the_browser(opened):
 def test_a_simulation_is_laid_over_the_curve_and_another_is_cancelled(opened):
     page, errors = opened
     for dim, seeds, text in (("200", "2", "done in"), ("100000", "1", "cancelled")):
-        _set(page, "page-dim", dim)
-        _set(page, "page-seeds", seeds)
+        change(page, "page-dim", dim)
+        change(page, "page-seeds", seeds)
         page.get_by_role("button", name="Simulate").click()
         if text == "cancelled":
             page.get_by_role("button", name="Cancel").click()
@@ -208,7 +192,7 @@ def test_the_address_opens_the_view_again_at_400_pixels_in_the_dark(opened, brow
     other.set_default_timeout(PATIENCE)
     other.goto(page.url)
     other.wait_for_url("**theme=dark*")
-    _answered(other, 1)
+    answered(other, 1)
     assert _view(other) == _view(page)
     assert other.evaluate("document.documentElement.scrollWidth") <= 400
     red, green, blue = other.evaluate(
@@ -221,10 +205,10 @@ def test_the_address_opens_the_view_again_at_400_pixels_in_the_dark(opened, brow
 
 def test_keys_alone_move_a_slider(opened):
     page, errors = opened
-    number = _number(page)
+    number = newest(page)
     page.locator(".noise-std-slider .noUi-handle").focus()
     page.keyboard.press("ArrowRight")
-    _answered(page, number + 1)
+    answered(page, number + 1)
     assert page.locator(".noise-std input").first.input_value() == "0.11"
     assert not errors
 

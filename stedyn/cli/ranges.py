@@ -75,6 +75,7 @@ def choose(
 
     problem = build_problem(flags, None if layer is None else LAYER_TABLES)
     check_outputs(out, None)
+    scale, units = (None, "") if layer is None else _scale(layer, tensor, normalise)
     from ..design.ranges import candidates, choose
 
     quantizers, rates = candidates(problem, bits, kinds), lrs or [None]
@@ -101,18 +102,8 @@ def choose(
         from ..design.confirm import confirm
 
         choices = confirm(choices, dim=dim, seeds=seeds, seed=seed, progress=progress)
-    text = str(choices) + ("\n\n" + _named(choices) if libraries else "")
-    if layer is None:
-        _show("choose", problem, choices, text, json, out)
-        return 0
-    from ..files.layers import load_weights
-
-    (scale,) = (one.scale for one in load_weights(layer, tensor, normalise=normalise).values())
-    text += (
-        f"\nThe weights of {layer} were divided by {scale:.6g} (--normalise {normalise}): ranges times this number are "
-        "in the units of the file."
-    )
-    _show("choose", problem, choices, text, json, out, more={"scale": scale})
+    text = str(choices) + ("\n\n" + _named(choices) if libraries else "") + units
+    _show("choose", problem, choices, text, json, out, more=scale)
     return 0
 
 
@@ -196,6 +187,17 @@ def _teacher(layer: Path, tensor: str | None, normalise: str) -> list[str]:
 
     given = {"kind": "file", "path": str(layer.absolute()), "tensor": tensor, "normalise": normalise}
     return [f"teacher.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+
+
+def _scale(layer: Path, tensor: str | None, normalise: str) -> tuple[dict[str, float], str]:
+    """By what the weights of a file are divided, for the record and in a sentence."""
+    from ..files.layers import load_weights
+
+    (weights,) = load_weights(layer, tensor, normalise=normalise).values()
+    return {"scale": weights.scale}, (
+        f"\nThe weights of {layer} were divided by {weights.scale:.6g} (--normalise {normalise}): ranges times this "
+        "number are in the units of the file."
+    )
 
 
 def _named(choices: Any) -> str:

@@ -224,7 +224,6 @@ def _column(problem: Problem, quantizer: Quantizer, lr, ranges, goal: Objective,
         return values
     predictor = Predictor(problem, quantizer, goal, None, 1.0 if tol is None else tol)
     values = np.empty(ranges.size)
-    predictor.exact(ranges[0], lr)  # which compiles
     for i, outcome in enumerate(predictor.all(ranges, lr)):
         none = goal.kind == "plateau-length" and outcome.value == 0
         values[i] = np.inf if none else outcome.value

@@ -72,10 +72,12 @@ class Predictor:
         self.stationary = has_fixed_point(problem, any_range=True)
         horizon = objective.number if objective.kind == "error-at" else problem.run.tau
         timed = objective.kind in ("time-to", "plateau-length")
-        self.run = Run(horizon, max(LEAST_POINTS, problem.run.points) if timed else 3)
-        # a saved time ends a step: an error is timed well by few of them, the end of a plateau is not
-        self.rough = Run(horizon, 3) if objective.kind == "time-to" else self.run
-        self.least = BESIDE * objective.number if objective.number and objective.kind == "time-to" else None
+        self.run = self.rough = Run(horizon, max(LEAST_POINTS, problem.run.points) if timed else 3)
+        self.least = None
+        if (
+            objective.kind == "time-to"
+        ):  # a saved time ends a step: of few an error is timed, the end of a plateau not
+            self.rough, self.least = Run(horizon, 3), BESIDE * float(objective.number or 0.0)
         self.base = with_quantizer(problem, quantizer)  # checked once, for all ranges
         self.kept: dict[tuple[float, float, int | None], Outcome] = {}
         self.exactly = functools.lru_cache(maxsize=1)(self._solve)
@@ -104,8 +106,8 @@ class Predictor:
         return self._outcome(width, lr, None)
 
     def all(self, widths: Iterable[float], lr: float) -> Iterator[Outcome]:
-        """The outcomes at many ranges, after one for which all was compiled."""
-        return side_by_side(functools.partial(self.exact, lr=lr), widths, alone=0)
+        """The outcomes at many ranges; the first alone where nothing is compiled."""
+        return side_by_side(functools.partial(self.exact, lr=lr), widths, alone=not self.kept)
 
     @property
     def by_fixed_point(self) -> bool:
