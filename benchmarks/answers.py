@@ -200,6 +200,9 @@ def simulator() -> None:
         show(f"simulator, one thread, d = {dim}, ns a coordinate and step", loop * 1e-9,
              f"{loop / numbers:.1f} times its numbers", "2.5" if dim == 256 else "1.5",
              f"{numbers:.2f} ns of normal numbers")  # fmt: skip
+    batched = stedyn(1024, 1, 2e8, 1, batch=8)
+    show("the same with batches of 8, d = 1024, a sample", batched * 1e-9,
+         f"{batched / floor(1024, 1, 2e8):.1f} times its numbers", "", "as above")  # fmt: skip
 
 
 ROWS = ("predict", "another", "final-error", "error-at", "time-to", "plateau-length", "layers")

@@ -9,11 +9,10 @@ Weights are kept with the rest that float32 cannot hold: ``w + rest`` is the lat
 step are added to each other and to the rest first (Kahan's sum, ``docs/simulator.md``). One complex number holds both,
 which costs a few per cent; with two arrays more it was 10 to 40 %.
 
-Three things make it fast on CPUs. The coordinates are kept as two halves, because the generator
-makes numbers in pairs. The draws of the next step are part of the loop state: XLA then computes them
-once, instead of again in every fused loop that reads them. Sums are folded in a fixed order by
-elementwise additions of slices, which vectorise and do not depend on how the work is divided.
-What the loop carries of weights and rules is a `State`.
+Three things make it fast on CPUs. The coordinates are kept as two halves, because the generator makes numbers in
+pairs. The draws of the next step (or sample) are part of the loop state: XLA then computes them once, not again in
+every fused loop that reads them. Sums are folded in a fixed order by elementwise additions of slices, which vectorise
+and do not depend on how the work is divided. What the loop carries of weights and rules is a `State`.
 """
 
 from __future__ import annotations
@@ -52,12 +51,12 @@ class Fixed(NamedTuple):
 class Draws(NamedTuple):
     """The random numbers of one step; the two halves are real and imaginary parts.
 
-    Those of the samples are None for mini-batches, which draw them one sample at a time. ``common (k, S, 1)`` are the
-    numbers of the rule that all coordinates share; joined to the others only in a step, or XLA compiles for minutes.
+    Of a mini-batch those of one sample: the next is drawn before it is used. ``common (k, S, 1)`` are the numbers of
+    the rule that all coordinates share; joined to the others only in a step, or XLA compiles for minutes.
     """
 
-    x: Array | None
-    xi: Array | None
+    x: Array
+    xi: Array
     inputs: Array | None
     weights: Array | None
     common: Array | None
@@ -65,18 +64,15 @@ class Draws(NamedTuple):
     decay: Array | None
 
 
-def draw(model: Model, counter: sampler.Counter, pairs: int) -> Draws:
-    """The random numbers of the step that ``counter`` names."""
+def draw(model: Model, counter: sampler.Counter, pairs: int, sample=None) -> Draws:
+    """The random numbers of the step that ``counter`` names; those of its first sample may be given."""
     streams, decays = model.rule.streams, model.lattice is not None and model.lattice.decays
     common = [
         sampler.uniforms(counter._replace(pairs=None), sampler.RULE + k, 1) for k in range(model.rule.shared)
     ]
     rule = [sampler.uniforms(counter, sampler.RULE + k, pairs) for k in range(len(common), streams)]
-    x, xi, inputs = draw_sample(model, counter, pairs) if model.rule.batch == 1 else (None, None, None)
     return Draws(
-        x,
-        xi,
-        inputs,
+        *(draw_sample(model, counter, pairs) if sample is None else sample),
         sampler.uniforms(counter, sampler.ROUND_WEIGHTS, pairs) if model.weights.stochastic else None,
         lax.real(jnp.stack(common)) if common else None,
         jnp.stack(rule) if rule else None,
@@ -95,16 +91,18 @@ def draw_sample(model: Model, counter: sampler.Counter, pairs: int):
     )
 
 
-def step(model: Model, fixed: Fixed, state: State, draws: Draws, now: sampler.Counter) -> State:
-    """The step that ``now`` names, at time ``tau = steps / d``: the state after it."""
+def step(model: Model, fixed: Fixed, state: State, draws: Draws, now: sampler.Counter) -> tuple[State, Draws]:
+    """The step that ``now`` names, at time ``tau = steps / d``: the state after it, and the draws of the next."""
     tau = sampler.time_of(now, model.dim)
     values, rounding, scale = latent(model, state), split(draws.weights), state.scale
     if model.range is not None:
         fixed = fixed._replace(ranges=(scale_of(model, values, scale, tau),) * 2)
+    sample = draws.x, draws.xi, draws.inputs
     if model.rule.batch == 1:
-        r, phis = _sample(model, fixed, values, rounding, draws.x, draws.xi, draws.inputs)
+        (r, phis), sample = _sample(model, fixed, values, rounding, *sample), None
     else:
-        r, phis = jnp.ones_like(values[0][:, :1]), _averaged(model, fixed, values, rounding, now)
+        phis, sample = _averaged(model, fixed, values, rounding, sample, now)
+        r = jnp.ones_like(values[0][:, :1])
     if scale is not None:
         scale = learned(model, values, rounding, r, phis, scale)
     seed = model.rule.remember(state.seed, r, tau, model.dim)
@@ -123,14 +121,14 @@ def step(model: Model, fixed: Fixed, state: State, draws: Draws, now: sampler.Co
         Coordinate(_updated(model, part.w, move, u, own, decay), memory)
         for part, (move, memory), u, own in zip(state.parts, acts, split(draws.decay), ranges, strict=True)
     )
-    return State((a, b), seed, scale)
+    ahead = draw(model, now._replace(low=now.low + jnp.uint32(1)), values[0].shape[1], sample)
+    return State((a, b), seed, scale), ahead
 
 
 def _sample(model: Model, fixed: Fixed, w: Halves, rounding, x, xi, uniforms):
     """Residual (S, 1) of one sample and the inputs that the student sees."""
     dim = model.dim
-    root = jnp.float32(dim**-0.5)
-    xs = split(x)
+    root, xs = jnp.float32(dim**-0.5), split(x)
     if fixed.input_std is not None:
         xs = tuple(std * x for std, x in zip(fixed.input_std, xs, strict=True))
     if model.source is not None:
@@ -156,18 +154,21 @@ def _sample(model: Model, fixed: Fixed, w: Halves, rounding, x, xi, uniforms):
     return r, phis
 
 
-def _averaged(model: Model, fixed: Fixed, w: Halves, rounding, now: sampler.Counter):
-    """``(1/B) sum_b r_b phi_b``."""
+def _averaged(model: Model, fixed: Fixed, w: Halves, rounding, sample, now: sampler.Counter):
+    """``(1/B) sum_b r_b phi_b`` from the draws of the first sample, and those of the first one of the next step."""
     batch = model.rule.batch
 
-    def add(total, b):
-        r, phis = _sample(
-            model, fixed, w, rounding, *draw_sample(model, sampler.counter_of(now, b), w[0].shape[1])
-        )
-        return tuple(old + r * phi for old, phi in zip(total, phis, strict=True)), None
+    def add(carried, b):
+        total, sample = carried
+        r, phis = _sample(model, fixed, w, rounding, *sample)
+        last = (b == batch).astype(jnp.uint32)
+        ahead = sampler.counter_of(now._replace(low=now.low + last), b * (1 - last))
+        total = tuple(old + r * phi for old, phi in zip(total, phis, strict=True))
+        return (total, draw_sample(model, ahead, w[0].shape[1])), None
 
-    total = lax.scan(add, tuple(jnp.zeros_like(part) for part in w), jnp.arange(batch, dtype=jnp.uint32))[0]
-    return [part / jnp.float32(batch) for part in total]
+    start = tuple(jnp.zeros_like(part) for part in w), sample
+    (total, ahead), _ = lax.scan(add, start, jnp.arange(1, batch + 1, dtype=jnp.uint32))
+    return [part / jnp.float32(batch) for part in total], ahead
 
 
 def _mask(code, count: int, index=None):
@@ -263,8 +264,7 @@ def _loop(model, seeds, fixed, state, low, high, n, visit, carry):
     def body(i, carried):
         before, draws, carry = carried
         now = sampler.Counter(seeds, low + i.astype(jnp.uint32), high, fixed.pairs)
-        after = step(model, fixed, before, draws, now)
-        ahead = draw(model, now._replace(low=now.low + jnp.uint32(1)), pairs)
+        after, ahead = step(model, fixed, before, draws, now)
         return after, ahead, visit(carry, now, before, after)
 
     start = (state, draw(model, sampler.Counter(seeds, low, high, fixed.pairs), pairs), carry)
