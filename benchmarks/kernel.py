@@ -27,6 +27,7 @@ from stedyn.problem.problem import Problem
 from stedyn.quantizers.quantizer import Quantizer
 from stedyn.rules import SGD
 from stedyn.simulation import kernel, sampler, simulate
+from stedyn.simulation.draws import draw
 from stedyn.simulation.model import bound_of, model_of, unit
 from stedyn.simulation.state import encode, latent
 
@@ -146,14 +147,15 @@ def breakdown(dim: int, size: float) -> dict[str, float]:
         def body(i, state):
             w, draws = state
             now = sampler.Counter(keys, i.astype(jnp.uint32), jnp.uint32(0))
-            ahead = kernel.draw(model, now, pairs)
-            x = (jnp.real(draws.x), jnp.imag(draws.x))
+            ahead = draw(model, now, pairs)
+            x = (jnp.real(draws.sample.x), jnp.imag(draws.sample.x))
             total = jnp.zeros((1, 1), jnp.float32)
             if level >= 1:
                 total += kernel.fold(teacher[0] * x[0] + teacher[1] * x[1])
             if level >= 2:
                 codes = [model.inputs.code(half, None) for half in x]
-                products = kernel.terms(model, latent(model, w), (None, None), codes)
+                phis = [model.inputs.value(code) for code in codes]
+                products = kernel.terms(model, latent(model, w), (None, None), codes, phis)
                 total += kernel.fold(products, bound_of(model)) * unit(model)
             if level == 3:
                 return kernel.step(model, kernel.Fixed(teacher, None), w, draws, now)
@@ -162,7 +164,7 @@ def breakdown(dim: int, size: float) -> dict[str, float]:
             return eqx.tree_at(lambda state: state.parts[0].w, w, first), ahead
 
         def run(n, w):
-            first = kernel.draw(model, sampler.Counter(keys, jnp.uint32(0), jnp.uint32(0)), pairs)
+            first = draw(model, sampler.Counter(keys, jnp.uint32(0), jnp.uint32(0)), pairs)
             return lax.fori_loop(jnp.int32(0), n, body, (w, first))
 
         run = jax.jit(run, compiler_options=OPTIONS)

@@ -10,6 +10,7 @@ import os
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def _law(law: Any, table: str, content: dict[str, Any], folder: str | os.PathLik
         values = content["values"]
         if len(content) > 1:
             fail(table, "values alone", sorted(content), "tensor and normalise go with path")
-        if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
+        if not _are_numbers(values):
             fail(f"{table}.values", "a list of numbers", values, "give one")
         return law.samples(values)
     if not isinstance(content["path"], str):
@@ -136,6 +137,12 @@ def _law(law: Any, table: str, content: dict[str, Any], folder: str | os.PathLik
     values = _measured(table, path, content.get("tensor"), content.get("normalise"))
     with _named(f"{table}.path: "):
         return law.samples(values, path=str(path))
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(
+        isinstance(value, Real) and not isinstance(value, bool) for value in values
+    )
 
 
 def _covariance(content: dict[str, Any], folder: str | os.PathLike) -> Covariance:
@@ -152,7 +159,7 @@ def _covariance(content: dict[str, Any], folder: str | os.PathLike) -> Covarianc
             means = input_means(Path(folder) / path, tensor)
     elif isinstance(means, str):
         means = read_samples(Path(os.path.abspath(Path(folder) / means)), "covariance.means")
-    elif not isinstance(means, list) or any(type(value) not in (int, float) for value in means):
+    elif not _are_numbers(means):
         fail("covariance.means", "true, a list of numbers or the name of a file", means, "give one of them")
     return Covariance.samples(law.data, means=means)
 

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float32, UInt32
 
 from ..rules import Seen
 from . import sampler
+from .draws import Draws, Sample, draw, draw_sample
 from .layout import AXIS, fold, fold_both, halves, pairs_of, split, whole
 from .model import Model, bound_of, integer, unit
 from .moving import learned, scale_of
@@ -48,60 +49,16 @@ class Fixed(NamedTuple):
     input_mean: Halves | None = None
 
 
-class Draws(NamedTuple):
-    """The random numbers of one step; the two halves are real and imaginary parts.
-
-    Of a mini-batch those of one sample: the next is drawn before it is used. ``common (k, S, 1)`` are the numbers of
-    the rule that all coordinates share; joined to the others only in a step, or XLA compiles for minutes.
-    """
-
-    x: Array
-    xi: Array
-    inputs: Array | None
-    weights: Array | None
-    common: Array | None
-    rule: Array | None
-    decay: Array | None
-
-
-def draw(model: Model, counter: sampler.Counter, pairs: int, sample=None) -> Draws:
-    """The random numbers of the step that ``counter`` names; those of its first sample may be given."""
-    streams, decays = model.rule.streams, model.lattice is not None and model.lattice.decays
-    common = [
-        sampler.uniforms(counter._replace(pairs=None), sampler.RULE + k, 1) for k in range(model.rule.shared)
-    ]
-    rule = [sampler.uniforms(counter, sampler.RULE + k, pairs) for k in range(len(common), streams)]
-    return Draws(
-        *(draw_sample(model, counter, pairs) if sample is None else sample),
-        sampler.uniforms(counter, sampler.ROUND_WEIGHTS, pairs) if model.weights.stochastic else None,
-        lax.real(jnp.stack(common)) if common else None,
-        jnp.stack(rule) if rule else None,
-        sampler.uniforms(counter, sampler.RULE + streams, pairs) if decays else None,
-    )
-
-
-def draw_sample(model: Model, counter: sampler.Counter, pairs: int):
-    """Inputs, label noise, and uniform numbers of the input quantizer, of one sample."""
-    return (
-        sampler.normals(counter, sampler.INPUTS, pairs)
-        if model.source is None
-        else model.source.base(counter, pairs),
-        lax.real(sampler.normals(counter._replace(pairs=None), sampler.NOISE, 1)),
-        sampler.uniforms(counter, sampler.ROUND_INPUTS, pairs) if model.inputs.stochastic else None,
-    )
-
-
 def step(model: Model, fixed: Fixed, state: State, draws: Draws, now: sampler.Counter) -> tuple[State, Draws]:
     """The step that ``now`` names, at time ``tau = steps / d``: the state after it, and the draws of the next."""
     tau = sampler.time_of(now, model.dim)
     values, rounding, scale = latent(model, state), split(draws.weights), state.scale
     if model.range is not None:
         fixed = fixed._replace(ranges=(scale_of(model, values, scale, tau),) * 2)
-    sample = draws.x, draws.xi, draws.inputs
     if model.rule.batch == 1:
-        (r, phis), sample = _sample(model, fixed, values, rounding, *sample), None
+        (r, phis), ahead = _seen(model, fixed, values, rounding, draws.sample), None
     else:
-        phis, sample = _averaged(model, fixed, values, rounding, sample, now)
+        phis, ahead = _averaged(model, fixed, values, rounding, draws.sample, now)
         r = jnp.ones_like(values[0][:, :1])
     if scale is not None:
         scale = learned(model, values, rounding, r, phis, scale)
@@ -121,19 +78,19 @@ def step(model: Model, fixed: Fixed, state: State, draws: Draws, now: sampler.Co
         Coordinate(_updated(model, part.w, move, u, own, decay), memory)
         for part, (move, memory), u, own in zip(state.parts, acts, split(draws.decay), ranges, strict=True)
     )
-    ahead = draw(model, now._replace(low=now.low + jnp.uint32(1)), values[0].shape[1], sample)
-    return State((a, b), seed, scale), ahead
+    following = draw(model, now._replace(low=now.low + jnp.uint32(1)), values[0].shape[1], ahead)
+    return State((a, b), seed, scale), following
 
 
-def _sample(model: Model, fixed: Fixed, w: Halves, rounding, x, xi, uniforms):
+def _seen(model: Model, fixed: Fixed, w: Halves, rounding, sample: Sample):
     """Residual (S, 1) of one sample and the inputs that the student sees."""
     dim = model.dim
-    root, xs = jnp.float32(dim**-0.5), split(x)
+    root, xs = jnp.float32(dim**-0.5), split(sample.x)
     if fixed.input_std is not None:
         xs = tuple(std * x for std, x in zip(fixed.input_std, xs, strict=True))
     if model.source is not None:
         xs = tuple(mean + x for mean, x in zip(fixed.input_mean or (model.source.mean,) * 2, xs, strict=True))
-    codes = [model.inputs.code(x, u) for x, u in zip(xs, split(uniforms), strict=True)]
+    codes = [model.inputs.code(x, u) for x, u in zip(xs, split(sample.inputs), strict=True)]
     codes = [_mask(code, n, fixed.pairs) for code, n in zip(codes, (-(-dim // 2), dim // 2), strict=True)]
     phis = [model.inputs.value(code) for code in codes]
     if fixed.centres is not None:
@@ -150,17 +107,17 @@ def _sample(model: Model, fixed: Fixed, w: Halves, rounding, x, xi, uniforms):
         label, student = fold_both(label, student, bound, pairs_of(dim))
     if model.range is not None and fixed.ranges is not None:
         student = student * fixed.ranges[0]
-    r = model.label(label * root) + model.noise_std * xi - student * unit(model) * root
+    r = model.label(label * root) + model.noise_std * sample.xi - student * unit(model) * root
     return r, phis
 
 
-def _averaged(model: Model, fixed: Fixed, w: Halves, rounding, sample, now: sampler.Counter):
+def _averaged(model: Model, fixed: Fixed, w: Halves, rounding, sample: Sample, now: sampler.Counter):
     """``(1/B) sum_b r_b phi_b`` from the draws of the first sample, and those of the first one of the next step."""
     batch = model.rule.batch
 
     def add(carried, b):
         total, sample = carried
-        r, phis = _sample(model, fixed, w, rounding, *sample)
+        r, phis = _seen(model, fixed, w, rounding, sample)
         last = (b == batch).astype(jnp.uint32)
         ahead = sampler.counter_of(now._replace(low=now.low + last), b * (1 - last))
         total = tuple(old + r * phi for old, phi in zip(total, phis, strict=True))

@@ -19,7 +19,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 from ...checks import fail, is_traced
@@ -30,11 +29,8 @@ from .fluxes import implicit, velocity
 from .grid import GridFlow
 from .masses import start_masses
 from .mesh import core_of
+from .opening import first_zero, range_at_start
 
-#: Start classes from which the range of the start is taken, and bisections for it.
-STARTS, BISECTIONS = 4000, 60
-#: Ranges, over that of the problem, between which a fast range is looked for at the start, and how many.
-FASTEST, SCANNED = 64.0, 241
 #: Between which multiples of its start a range is expected, at first; how far it falls matters little.
 REACH = np.array([1 / 64, 4.0])
 
@@ -80,10 +76,27 @@ class MovingFlow(GridFlow):
             return jnp.broadcast_to(mass, (mass.shape[0], limit.teacher.size))
 
         if moving.kind == "fast-learned":
-            self.begin = _first_zero(lambda scale: self._force(limit, masses(scale), scale))
+            self.begin = first_zero(lambda scale: self._force(limit, masses(scale), scale))
+        mass = masses(self.begin)
+        if moving.kind == "percentile":
+            mass = self._split(limit, mass)
         if moving.measured:
-            self.target = self._statistic(self.faces) @ (masses(1.0) @ limit.share)
-        return masses(self.begin)
+            self.target = self._statistic(self.faces) @ (mass @ limit.share)
+        return mass
+
+    def _split(self, limit, mass):
+        """Cell masses at the start with the percentile inside: equal weights at it are on both of its sides at once.
+
+        Where a part of the start sits on one value, the range begins there, and the cell of that value would count as
+        it lies to the mesh. As much of it goes to the next cell as is missing inside, or too much.
+        """
+        edge = limit.range / self.moving.factor * jnp.array([-1.0, 1.0])
+        at = jnp.clip(jnp.searchsorted(self.faces, edge, side="right") - 1, 1, mass.shape[0] - 2)
+        missing = self.moving.percentile / 100 - self.seen[0] @ (mass @ limit.share)
+        inward = jnp.where(missing > 0, 1, -1)
+        gain = jnp.where(missing > 0, 1 - self.seen[0, at], self.seen[0, at]) @ (mass[at] @ limit.share)
+        moved = mass[at] * jnp.clip(jnp.abs(missing) / jnp.maximum(gain, 1e-300), 0.0, 1.0)
+        return mass.at[at].add(-moved).at[at + inward * jnp.array([1, -1])].add(moved)
 
     def check(self) -> None:
         """Refuse a fast range that goes to 0 at the start."""
@@ -232,43 +245,6 @@ class MovingFlow(GridFlow):
         if self.moving.kind == "fast-learned":  # whose thresholds move as far as the weights in a step
             out.pop("flip_rate", None)
         return out
-
-
-def range_at_start(limit: Limit) -> Float[Array, ""]:
-    """The range that the rule takes from the weights at the start, from classes of them."""
-    moving = limit.range_rule
-    share, mean, var = limit.start.classes(STARTS)
-    share = jnp.broadcast_to(
-        share * limit.share[:, None] if share.shape[0] > 1 else share, mean.shape
-    ).ravel()
-    mean, var = mean.ravel(), jnp.broadcast_to(var, mean.shape).ravel()
-    if moving.kind == "rms":
-        return moving.factor * jnp.sqrt(share @ (mean**2 + var))
-    std = jnp.sqrt(jnp.maximum(var, 1e-300))
-    z = mean / std
-    size = 2 * std * norm.pdf(z) + mean * (1 - 2 * norm.cdf(-z))
-    if moving.kind == "absmean":
-        return moving.factor * (share @ size)
-    order = jnp.argsort(size)
-    rank = jnp.cumsum(share[order]) - 0.5 * share[order]
-    return moving.factor * jnp.interp(moving.percentile / 100, rank, size[order])
-
-
-def _first_zero(force) -> Float[Array, ""]:
-    """Where a fast range goes from ``scale = 1``: to the first zero of its force on that side; nan if there is none."""
-    side = jnp.where(force(jnp.ones(())) >= 0, 1.0, -1.0)
-    log = side * jnp.linspace(0.0, jnp.log(FASTEST), SCANNED)
-    falls = side * jax.lax.map(lambda x: force(jnp.exp(x)), log) <= 0
-    k = jnp.argmax(falls)
-
-    def halve(_, bracket):
-        near, far = bracket
-        middle = 0.5 * (near + far)
-        on = side * force(jnp.exp(middle)) > 0
-        return jnp.where(on, middle, near), jnp.where(on, far, middle)
-
-    near, far = jax.lax.fori_loop(0, BISECTIONS, halve, (log[jnp.maximum(k - 1, 0)], log[k]))
-    return jnp.where(jnp.any(falls), jnp.exp(0.5 * (near + far)), jnp.nan)
 
 
 def reach_of(problem, horizon) -> tuple[np.ndarray, ...]:
