@@ -23,7 +23,7 @@ from stedyn import (
 )
 from stedyn.files.problems import load_problem, problem_from_dict
 from stedyn.files.writing import problem_to_dict, save_problem
-from stedyn.inputs.moments import input_moments
+from stedyn.inputs.moments import input_moments, split_between
 from stedyn.rules import Sign, StochasticRounding
 from stedyn.simulation.sources import centres
 
@@ -58,6 +58,43 @@ def expected(name, f, kinks=()):
         for a, b in zip(ends, ends[1:], strict=False)
     ]
     return sum(parts) + (0.5 * f(mean) if name == "relu" else 0.0)
+
+
+def test_levels_that_differ_in_their_last_digit_are_one():
+    """Those that fill up a program: compiled, ``range * unit`` of equal ones need not be equal."""
+    levels = np.array([-0.4, 0.0, 0.4, np.nextafter(0.4, 1.0), 0.4])
+    zeroth, first = np.array([0.3, 0.1, 0.1, 0.3, 0.1, 0.1]), np.array([-0.4, -0.02, 0.02, 0.3, 0.1, 0.1])
+    mass = np.asarray(split_between(levels, zeroth, first))
+    assert mass.sum() == pytest.approx(1.0)
+    assert mass[:2] == pytest.approx([0.35, 0.1])
+
+
+def seen(quantizer, x):
+    """Mean and mean square of the quantized values of inputs, from their levels alone."""
+    levels = np.asarray(quantizer.levels)
+    low = np.clip(np.searchsorted(levels, x, side="right") - 1, 0, levels.size - 2)
+    part = np.clip((x - levels[low]) / (levels[low + 1] - levels[low]), 0, 1)
+    return levels[low] * (1 - part) + levels[low + 1] * part, levels[low] ** 2 * (1 - part) + levels[
+        low + 1
+    ] ** 2 * part
+
+
+@pytest.mark.slow  # with programs that are optimized, as those of a user
+@pytest.mark.parametrize("edge", ["level", "bin"])
+@pytest.mark.parametrize("kind", ["mid-rise", "mid-tread", "twos-complement"])
+def test_moments_of_stochastic_rounding_for_many_ranges(kind, edge):
+    x = np.linspace(-9, 9, 90001)
+    density = np.exp(-(x**2) / 2)
+    density /= density.sum()
+    for bits in (2, 3, 4, 5):
+        for width in np.random.default_rng(bits).uniform(0.5, 3.0, 4).round(3):
+            quantizer = Quantizer(bits, float(width), kind=kind, edge=edge, rounding="stochastic")
+            moments = Problem(inputs=quantizer).moments(1.0)
+            mean, square = seen(quantizer, x)
+            assert moments.k1 == pytest.approx(density @ (x * mean), rel=1e-5)
+            assert moments.k2 == pytest.approx(density @ square - (density @ mean) ** 2, rel=1e-5)
+            assert np.sum(moments.mass) == pytest.approx(1.0)
+            assert np.min(moments.mass) > -1e-12
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)

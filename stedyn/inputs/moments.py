@@ -79,6 +79,10 @@ def input_moments(
     return InputMoments(k1, k2, size, centred, mass, overlap, spread, size, mean_x, mean)
 
 
+#: Levels that lie closer, in parts of all they span, are one.
+SAME = 1e-9
+
+
 def split_between(levels, moment, next_moment) -> Float[Array, "*n L"]:
     """Share of every level in a moment under stochastic rounding.
 
@@ -86,8 +90,10 @@ def split_between(levels, moment, next_moment) -> Float[Array, "*n L"]:
     levels each is taken with the fraction of the way to it.
     """
     inner, leading = moment[..., 1:-1], [(0, 0)] * (moment.ndim - 1)
-    steps = jnp.diff(levels)  # 0 between the levels that fill up those of a program
-    rise = (next_moment[..., 1:-1] - levels[:-1] * inner) / jnp.where(steps > 0, steps, 1.0)
+    steps = jnp.diff(levels)
+    # between the levels that fill up those of a program 0, or their last digit: a program does not round each of them
+    real = steps > SAME * (levels[-1] - levels[0])
+    rise = jnp.where(real, (next_moment[..., 1:-1] - levels[:-1] * inner) / jnp.where(real, steps, 1.0), 0.0)
     each = jnp.pad(rise, [*leading, (1, 0)]) + jnp.pad(inner - rise, [*leading, (0, 1)])
     return each.at[..., 0].add(moment[..., 0]).at[..., -1].add(moment[..., -1])
 
