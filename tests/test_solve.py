@@ -207,3 +207,18 @@ def test_modules_stay_short_and_no_name_is_eta():
         assert not {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)} & {"eta"}, (
             path
         )
+
+
+def test_a_latent_clip_within_the_range_of_the_clipped_estimator():
+    """Nothing is between the wall and the ends of the range: the mesh there must not stop the run."""
+    problem = Problem(
+        Teacher.rademacher(1.159),
+        Start.gaussian(-0.381, 0.918),
+        noise_std=0.374,
+        weights=Quantizer(3, 1.501, rounding="stochastic"),
+        ste="clipped",
+        latent_clip=1.3,
+        rule=SGD(0.359),
+        run=Run(taus=[0.0, 0.25]),
+    )
+    assert solve(problem, tol=1.0).status.ok
