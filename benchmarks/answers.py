@@ -195,14 +195,10 @@ def simulator() -> None:
     """The loop of R1 on one thread beside its normal numbers alone."""
     from kernel import floor, stedyn
 
-    for dim in (256, 1024, 16384):
-        numbers, loop = floor(dim, 1, 2e8), stedyn(dim, 1, 2e8, 1)
-        show(f"simulator, one thread, d = {dim}, ns a coordinate and step", loop * 1e-9,
-             f"{loop / numbers:.1f} times its numbers", "2.5" if dim == 256 else "1.5",
-             f"{numbers:.2f} ns of normal numbers")  # fmt: skip
-    batched = stedyn(1024, 1, 2e8, 1, batch=8)
-    show("the same with batches of 8, d = 1024, a sample", batched * 1e-9,
-         f"{batched / floor(1024, 1, 2e8):.1f} times its numbers", "", "as above")  # fmt: skip
+    for dim, batch, goal in ((256, 1, "2.5"), (1024, 1, "1.5"), (16384, 1, "1.5"), (1024, 8, "")):
+        numbers, loop = floor(dim, 1, 2e8), stedyn(dim, 1, 2e8, 1, batch)
+        show(f"simulator, one thread, d = {dim}, batch {batch}, ns a coordinate and sample", loop * 1e-9,
+             f"{loop / numbers:.1f} times its numbers", goal, f"{numbers:.2f} ns of normal numbers")  # fmt: skip
 
 
 ROWS = ("predict", "another", "final-error", "error-at", "time-to", "plateau-length", "layers")

@@ -64,7 +64,7 @@ def test_levels_that_differ_in_their_last_digit_are_one():
     """Those that fill up a program: compiled, ``range * unit`` of equal ones need not be equal."""
     levels = np.array([-0.4, 0.0, 0.4, np.nextafter(0.4, 1.0), 0.4])
     zeroth, first = np.array([0.3, 0.1, 0.1, 0.3, 0.1, 0.1]), np.array([-0.4, -0.02, 0.02, 0.3, 0.1, 0.1])
-    mass = np.asarray(split_between(levels, zeroth, first))
+    mass = np.asarray(split_between(levels, np.array([1.0, 1.0, 0.0, 0.0]), zeroth, first))
     assert mass.sum() == pytest.approx(1.0)
     assert mass[:2] == pytest.approx([0.35, 0.1])
 
@@ -74,9 +74,7 @@ def seen(quantizer, x):
     levels = np.asarray(quantizer.levels)
     low = np.clip(np.searchsorted(levels, x, side="right") - 1, 0, levels.size - 2)
     part = np.clip((x - levels[low]) / (levels[low + 1] - levels[low]), 0, 1)
-    return levels[low] * (1 - part) + levels[low + 1] * part, levels[low] ** 2 * (1 - part) + levels[
-        low + 1
-    ] ** 2 * part
+    return [levels[low] ** power * (1 - part) + levels[low + 1] ** power * part for power in (1, 2)]
 
 
 @pytest.mark.slow  # with programs that are optimized, as those of a user

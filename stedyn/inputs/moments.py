@@ -68,7 +68,8 @@ def input_moments(
     if quantizer.rounding == "nearest":
         mass, overlap = zeroth, first
     else:
-        mass, overlap = split_between(levels, zeroth, first), split_between(levels, first, second)
+        rises = quantizer.pieces.first[1:-1, 1]
+        mass, overlap = (split_between(levels, rises, *pair) for pair in ((zeroth, first), (first, second)))
     mean = zero if means == "zero" else mass @ levels
     centred = levels - mean[..., None]
     size = jnp.sum(mass * jnp.abs(levels if means == "kept" else centred), -1)
@@ -79,21 +80,16 @@ def input_moments(
     return InputMoments(k1, k2, size, centred, mass, overlap, spread, size, mean_x, mean)
 
 
-#: Levels that lie closer, in parts of all they span, are one.
-SAME = 1e-9
-
-
-def split_between(levels, moment, next_moment) -> Float[Array, "*n L"]:
+def split_between(levels, rises, moment, next_moment) -> Float[Array, "*n L"]:
     """Share of every level in a moment under stochastic rounding.
 
     ``moment`` and ``next_moment`` are ``E[w^n; piece]`` and ``E[w^(n+1); piece]`` (*n, L + 1): between two
-    levels each is taken with the fraction of the way to it.
+    levels each is taken with the fraction of the way to it. Where it does not rise, ``rises (L - 1,)`` is 0: between
+    levels that fill up a program, whose compiled differences need not be 0 (`Pieces.first` knows which).
     """
     inner, leading = moment[..., 1:-1], [(0, 0)] * (moment.ndim - 1)
-    steps = jnp.diff(levels)
-    # between the levels that fill up those of a program 0, or their last digit: a program does not round each of them
-    real = steps > SAME * (levels[-1] - levels[0])
-    rise = jnp.where(real, (next_moment[..., 1:-1] - levels[:-1] * inner) / jnp.where(real, steps, 1.0), 0.0)
+    steps = jnp.where(rises > 0, jnp.diff(levels), 1.0)
+    rise = jnp.where(rises > 0, (next_moment[..., 1:-1] - levels[:-1] * inner) / steps, 0.0)
     each = jnp.pad(rise, [*leading, (1, 0)]) + jnp.pad(inner - rise, [*leading, (0, 1)])
     return each.at[..., 0].add(moment[..., 0]).at[..., -1].add(moment[..., -1])
 

@@ -113,19 +113,18 @@ def _seen(model: Model, fixed: Fixed, w: Halves, rounding, sample: Sample):
 
 def _averaged(model: Model, fixed: Fixed, w: Halves, rounding, sample: Sample, now: sampler.Counter):
     """``(1/B) sum_b r_b phi_b`` from the draws of the first sample, and those of the first one of the next step."""
-    batch = model.rule.batch
+    batch = jnp.uint32(model.rule.batch)
 
     def add(carried, b):
         total, sample = carried
         r, phis = _seen(model, fixed, w, rounding, sample)
-        last = (b == batch).astype(jnp.uint32)
-        ahead = sampler.counter_of(now._replace(low=now.low + last), b * (1 - last))
+        ahead = sampler.counter_of(now._replace(low=now.low + b // batch), b % batch)
         total = tuple(old + r * phi for old, phi in zip(total, phis, strict=True))
         return (total, draw_sample(model, ahead, w[0].shape[1])), None
 
     start = tuple(jnp.zeros_like(part) for part in w), sample
-    (total, ahead), _ = lax.scan(add, start, jnp.arange(1, batch + 1, dtype=jnp.uint32))
-    return [part / jnp.float32(batch) for part in total], ahead
+    (total, ahead), _ = lax.scan(add, start, jnp.arange(1, model.rule.batch + 1, dtype=jnp.uint32))
+    return [part / jnp.float32(model.rule.batch) for part in total], ahead
 
 
 def _mask(code, count: int, index=None):

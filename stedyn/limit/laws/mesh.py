@@ -20,13 +20,12 @@ EXTENT = 6.5
 MOVES = 1e-3
 #: Features that lie closer, in distances of levels, are one.
 SAME = 1e-9
-_BISECTIONS = 200
+#: Edges are within this part of a cell of their place before the last step, after at most so many bisections.
+CLOSE, _BISECTIONS = 1e-3, 200
 #: How much farther than levels and range the cells go that move with it.
 CORE = 1.25
 #: Shares of the four coordinates of `faces_of` among the cells of an interval.
 SHARES = np.array([0.2, 0.2, 0.4, 0.2])[:, None]
-
-
 #: The least part of the cells of a large interval that a small one has.
 LEAST_PART = 1 / 32
 
@@ -47,21 +46,18 @@ def faces_of(
     """Edges of ``size`` cells, with ``cells`` (even) in every interval between two features, and the upper wall.
 
     The limits are those of the phases of a run, one for each set of features; all share the mesh. Between thresholds
-    of steps that are much smaller than others there are fewer (`cells_of`), but not with several phases.
+    of steps that are much smaller than others there are fewer (`cells_of`), but not with several phases. As many empty
+    cells as are left are put behind the wall, so that meshes of different problems have one shape and share a
+    compilation; with ``coarse`` (traced, as ``cells``) every other edge is dropped.
 
-    As many empty cells as are left are put behind the wall, so that meshes of different problems have one shape
-    and share a compilation; with ``coarse`` (traced, as ``cells``) every other edge is dropped.
-
-    Features are thresholds, the ends of the range where the surrogate derivative vanishes, and the
-    walls of a latent clip; the two ends of the domain are none. Cells are equally spaced in a sum
-    of four coordinates, each with its share: between two features the logarithmic distances to either
-    of them, measured in boundary layers, and the position itself; in the two outer intervals the
-    logarithmic distance to the feature, in layers and twice in units of the bulk; and everywhere
-    ``arcsinh`` of the distance to the start in its standard deviations. The layer is
+    Features are thresholds, the ends of the range where the surrogate derivative vanishes, and the walls of a latent
+    clip; the two ends of the domain are none. Cells are equally spaced in a sum of four coordinates, each with its
+    share: between two features the logarithmic distances to either of them, measured in boundary layers, and the
+    position itself; in the two outer intervals the logarithmic distance to the feature, in layers and twice in units
+    of the bulk; and everywhere ``arcsinh`` of the distance to the start in its standard deviations. The layer is
     ``D / (2 b step)`` at the smallest residual variance the problem allows and the smallest rate that still moves
     weights. ``reach`` are multiples of a range that moves, for which the mesh of `laws.moving` is meant.
-
-    To derivatives only the features move; the place of the other edges is a matter of accuracy.
+    To derivatives the features move, and the other edges with them.
     """
     moving, limits = limits, [limit.still for limit in limits]
     horizon = jax.lax.stop_gradient(horizon)
@@ -100,40 +96,52 @@ def faces_of(
     near, outer = jnp.full(number.shape, layer), lowest | highest
     unit = jnp.stack([near, jnp.where(outer, bulk, near), jnp.where(outer, bulk, 1e6 * (above - below))])
     sign = jnp.where(from_above, -1.0, 1.0)
-
-    def coordinates(w):
-        distance = jnp.where(from_above, above - w, w - below)
-        offset = (w - centre) / spread
-        # log(1 + x) and arcsinh(x), spelled out in one logarithm: it compiles three times faster
-        start = jnp.abs(offset) + jnp.sqrt(1 + offset**2)
-        logs = jnp.log(jnp.concatenate([1 + distance / unit, start[None]]))
-        return logs * jnp.concatenate([sign, jnp.sign(offset)[None]])
-
-    first, final = coordinates(below), coordinates(above)
-    span = final - first
-    seen = span > 1e-9 * (
-        1 + jnp.abs(first) + jnp.abs(final)
-    )  # the others have too few digits between the ends
-    weight = jnp.where(seen, SHARES / span, 0.0)
     place = number - (until[interval] - each)
-    target = place / each * jnp.sum(weight * span, axis=0)
 
-    def halve(_, bracket):
-        left, right = bracket
-        middle = 0.5 * (left + right)
-        under = jnp.sum(weight * (coordinates(middle) - first), axis=0) < target
-        return jnp.where(under, middle, left), jnp.where(under, right, middle)
+    def placed(below, above):
+        """How many cells beyond its place an edge at ``w`` is, as a function."""
 
-    left, right = jax.lax.fori_loop(0, _BISECTIONS, halve, (below, above))
-    faces = jnp.where(place == 0, below, 0.5 * (left + right))
+        def coordinates(w):
+            distance = jnp.where(from_above, above - w, w - below)
+            offset = (w - centre) / spread
+            # log(1 + x) and arcsinh(x), spelled out in one logarithm: it compiles three times faster
+            start = jnp.abs(offset) + jnp.sqrt(1 + offset**2)
+            logs = jnp.log(jnp.concatenate([1 + distance / unit, start[None]]))
+            return logs * jnp.concatenate([sign, jnp.sign(offset)[None]])
+
+        first, final = coordinates(below), coordinates(above)
+        span = final - first
+        # the others have too few digits between the ends
+        seen = span > 1e-9 * (1 + jnp.abs(first) + jnp.abs(final))
+        weight = jnp.where(seen, SHARES / jnp.where(seen, span, 1.0), 0.0)
+        weight = weight * each / jnp.maximum(jnp.sum(weight * span, axis=0), 1e-300)
+        return lambda w: jnp.sum(weight * (coordinates(w) - first), axis=0) - place
+
+    still = jax.lax.stop_gradient((below, above))
+    # intervals behind a wall may run backwards, where nothing is, and logarithms are not numbers: none of them counts
+    beyond, inside = placed(*still), (place > 0) & (place < each) & (below < above)
+
+    def halve(state):
+        count, left, right, *_ = state
+        w = 0.5 * (left + right)
+        missing = beyond(w)
+        worst = jnp.max(jnp.abs(missing), where=inside, initial=0.0)
+        return count + 1, jnp.where(missing < 0, w, left), jnp.where(missing < 0, right, w), w, worst
+
+    start = 0, *still, still[0], jnp.inf
+    w = jax.lax.while_loop(lambda state: (state[0] < _BISECTIONS) & (state[4] > CLOSE), halve, start)[3]
+    # a step of Newton's method, which gives the digits that are left and moves with the ends
+    missing, slope = jax.jvp(placed(below, above), (w,), (jnp.ones_like(w),))
+    w = w - jnp.where(slope > 0, missing / jnp.where(slope > 0, slope, 1.0), 0.0)
+    faces = jnp.where(place == 0, below, w)
     return jnp.where(place >= each, high + (high - low) * (place - each), faces), high
 
 
 def core_of(limit: Limit) -> Float[Array, ""]:
     """How far from 0 a mesh moves in proportion to a range that moves: a little beyond levels and statistics of it."""
-    edges = [limit.range, limit.levels[0], limit.levels[-1]]
-    if limit.range_rule is not None and limit.range_rule.percentile is not None:
-        edges.append(limit.range / limit.range_rule.factor)
+    edges, rule = [limit.range, limit.levels[0], limit.levels[-1]], limit.range_rule
+    if rule is not None and rule.percentile is not None:
+        edges.append(limit.range / rule.factor)
     return CORE * jnp.max(jnp.abs(jnp.stack(edges)))
 
 
@@ -192,9 +200,8 @@ def _start_scale(limit: Limit):
         return jnp.mean(values) * limit.start.factor, jnp.std(values) * limit.start.factor
     if jnp.ndim(limit.start.shift):  # one for each class: all of them together
         centre = limit.share @ limit.start.shift
-        return centre, jnp.sqrt(
-            (start.std * limit.start.factor) ** 2 + limit.share @ limit.start.shift**2 - centre**2
-        )
+        square = (start.std * limit.start.factor) ** 2 + limit.share @ limit.start.shift**2
+        return centre, jnp.sqrt(square - centre**2)
     factor = jnp.min(jnp.asarray(limit.start.factor))
     return jnp.asarray(start.mean) * factor, jnp.asarray(start.std) * factor
 
@@ -246,11 +253,9 @@ def _extremes(limit: Limit, centre, spread, fast, slow):
 def _layer(limit: Limit, at_end, slow):
     """Width of the thinnest boundary layer, and the distance between levels (or the teacher's size)."""
     levels = limit.levels
-    gap = (
-        jnp.sqrt(limit.power)
-        if levels.size < 2
-        else (levels[-1] - levels[0]) / (levels.size - 1 - limit.spare)
-    )
+    gap = jnp.sqrt(limit.power)
+    if levels.size > 1:
+        gap = (levels[-1] - levels[0]) / (levels.size - 1 - limit.spare)
     tiny = 1e-200  # rules that round may stand still at the floor
     layer = jnp.min((at_end.D + tiny) / (2 * (at_end.b + tiny) * gap))
     layer = 0.5 * layer if limit.has_mean else layer  # the common drift may be as large as that of a class

@@ -196,7 +196,7 @@ class MixtureFlow(eqx.Module):
                     mean_abs = limit.coefficients(order, tau).mean_abs
                     out["flip_rate"] = jnp.sum(weight * mean_abs[:, None] * p.pdf.sum(-1))
             else:
-                each = split_between(levels, p.zeroth, p.first)
+                each = split_between(levels, limit.pieces.first[1:-1, 1], p.zeroth, p.first)
                 out["occupancy"] = jnp.tensordot(weight, each, 2)
         if limit.range is not None:
             p = partial_moments(jnp.stack([-limit.range, limit.range]), mean, std)

@@ -23,14 +23,12 @@ def range_at_start(limit: Limit) -> Float[Array, ""]:
     share, mean, var = limit.start.classes(STARTS)
     if moving.kind == "percentile":
 
-        def halve(_, ends):
-            middle = 0.5 * (ends[0] + ends[1])
-            inside = jnp.sum(start_masses(limit, jnp.stack([-middle, middle]), jnp.inf)[1] * limit.share)
-            below = inside < moving.percentile / 100
-            return jnp.where(below, middle, ends[0]), jnp.where(below, ends[1], middle)
+        def below(size):
+            inside = start_masses(limit, jnp.stack([-size, size]), jnp.inf)[1]
+            return jnp.sum(inside * limit.share) < moving.percentile / 100
 
         top = jnp.max(jnp.abs(mean)) + EXTENT * jnp.sqrt(jnp.max(var)) + jnp.abs(limit.range)
-        return moving.factor * jax.lax.fori_loop(0, BISECTIONS, halve, (0.0 * top, 2 * top))[1]
+        return moving.factor * _bisected(below, 0.0 * top, 2 * top)[1]
     share = jnp.broadcast_to(
         share * limit.share[:, None] if share.shape[0] > 1 else share, mean.shape
     ).ravel()
@@ -49,12 +47,16 @@ def first_zero(force) -> Float[Array, ""]:
     log = side * jnp.linspace(0.0, jnp.log(FASTEST), SCANNED)
     falls = side * jax.lax.map(lambda x: force(jnp.exp(x)), log) <= 0
     k = jnp.argmax(falls)
-
-    def halve(_, bracket):
-        near, far = bracket
-        middle = 0.5 * (near + far)
-        on = side * force(jnp.exp(middle)) > 0
-        return jnp.where(on, middle, near), jnp.where(on, far, middle)
-
-    near, far = jax.lax.fori_loop(0, BISECTIONS, halve, (log[jnp.maximum(k - 1, 0)], log[k]))
+    near, far = _bisected(lambda x: side * force(jnp.exp(x)) > 0, log[jnp.maximum(k - 1, 0)], log[k])
     return jnp.where(jnp.any(falls), jnp.exp(0.5 * (near + far)), jnp.nan)
+
+
+def _bisected(before, near, far):
+    """Both ends of what is left between ``near``, which is ``before`` a change, and ``far``, which is not."""
+
+    def halve(_, ends):
+        middle = 0.5 * (ends[0] + ends[1])
+        on = before(middle)
+        return jnp.where(on, middle, ends[0]), jnp.where(on, ends[1], middle)
+
+    return jax.lax.fori_loop(0, BISECTIONS, halve, (near, far))
