@@ -269,7 +269,7 @@ def test_a_pass_that_stops_is_told_by_its_status_alone():
         )
 
     problem = Problem(weights=Quantizer(2, 1.0), run=Run(1.0, 2)).timeless
-    legs = legs_of(problem.begins, np.array([0.0, 1.0]), np.zeros(0))
+    legs = legs_of(problem, np.array([0.0, 1.0]), np.zeros(0))
     curves, *_, code = in_float64(grid_curves)(problem, legs, 1e-2, 1e-9, one_pass=stopped)
     assert code == MAX_STEPS
     assert curves["error"][0] == 1

@@ -3,6 +3,7 @@
 import dataclasses
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -24,7 +25,7 @@ from stedyn.curves.jumps import plateaus_between
 from stedyn.curves.plateaus import find_plateaus
 from stedyn.files.problems import load_problem, problem_from_dict
 from stedyn.files.writing import problem_to_dict, save_problem
-from stedyn.rules import Sign, StochasticRounding
+from stedyn.rules import Sign, Step, StochasticRounding
 from stedyn.simulation.observe import Observer
 
 TWO_BITS = Quantizer(2, 1.5)
@@ -258,3 +259,14 @@ def test_linear_students_are_followed_exactly():
         rate, source = 2 * lr - lr**2, (0.5 * lr) ** 2
         error = source / rate + (error - source / rate) * np.exp(-rate * 2.5)
         assert solution.error[np.flatnonzero(solution.tau == tau)[0]] == pytest.approx(error, rel=1e-6)
+
+
+@pytest.mark.parametrize("weights", [Quantizer(2, 1.5), Quantizer(kind="none")], ids=["grid", "mixture"])
+def test_a_rate_that_falls_in_steps_is_a_rule_for_each(weights):
+    """Steps end where a schedule jumps, one of its own kind or a function, as they do where a phase begins."""
+    problem = dataclasses.replace(FLOAT_FIRST, weights=weights, phases=(), run=Run(taus=[0.0, 1.0, 2.3, 3.0, 6.0, 8.0]))
+    phases = [Phase(2.3 * k, rule=SGD(0.2 * 0.3**k)) for k in (1, 2, 3)]
+    expected = solve(dataclasses.replace(problem, phases=phases))
+    for schedule in (Step(2.3, 0.3), lambda tau: 0.3 ** jnp.floor(tau / 2.3)):
+        found = solve(dataclasses.replace(problem, rule=SGD(0.2, schedule=schedule)))
+        np.testing.assert_allclose(found.error, expected.error, rtol=2e-4)

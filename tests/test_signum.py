@@ -7,10 +7,11 @@ import reference
 from systems import COARSE, FLOAT, TREAD, VS, coefficients
 from test_optimizers import agree, r13
 
-from stedyn import Problem, Quantizer, Run, fixed_point, simulate, solve
+from stedyn import InputLaw, Problem, Quantizer, Run, fixed_point, simulate, solve
 from stedyn.checks import InputError
 from stedyn.files.problems import problem_from_dict
 from stedyn.files.writing import problem_to_dict
+from stedyn.inputs.moments import input_moments
 from stedyn.rules import Adam, DeterministicRounding, Sign, Signum
 from stedyn.rules.signum import sign_of_mean
 
@@ -85,14 +86,17 @@ def test_a_short_memory_is_the_sign_and_a_long_one_gaussian(inputs):
     )
 
 
-def test_numbers_of_signum_against_draws():
-    """Batches of 2, inputs with a level at 0: the long-run covariances of 20000 chains."""
+@pytest.mark.parametrize("quantized", [True, False])
+def test_numbers_of_signum_against_draws(quantized):
+    """Batches of 2, inputs with a level at 0, or uniform ones: the long-run covariances of 20000 chains."""
     beta, rng, levels = 0.6, np.random.default_rng(0), np.asarray(Quantizer(3, 2.0, kind="mid-tread").levels)
     edges, n, lags = (levels[1:] + levels[:-1]) / 2, 20_000, 24
+    inputs = TREAD if quantized else input_moments(Quantizer(kind="none"), law=InputLaw.uniform())
     mean, teacher, own, later = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n)
     for k in range(4 * lags):
         r, x = rng.normal(size=(2, 2, n))
-        phi = levels[np.searchsorted(edges, x)]
+        x = x if quantized else rng.uniform(-1, 1, size=(2, n))
+        phi = levels[np.searchsorted(edges, x)] if quantized else x
         mean = beta * mean + (r * phi).mean(0)
         if k >= 3 * lags:
             teacher, own = teacher + (r * x).sum(0), own + (r * phi).sum(0)
@@ -100,7 +104,7 @@ def test_numbers_of_signum_against_draws():
             first = np.sign(mean)
         elif k >= 3 * lags:
             later += first * np.sign(mean)
-    found = numbers(beta, 2, TREAD)
+    found = numbers(beta, 2, inputs)
     for value, draws in (
         (found.teacher, np.sign(mean) * teacher),
         (found.own, np.sign(mean) * own),

@@ -81,7 +81,7 @@ def of_curve(
     one_pass = functools.partial(_tangent_pass, to=to)
     curves, _, _, steps, estimate, code = grid_curves(
         problem.timeless,
-        legs_of(problem.begins, run.taus, np.zeros(0)),
+        legs_of(problem, run.taus, np.zeros(0)),
         tol,
         least_of(problem),
         one_pass=one_pass,

@@ -106,6 +106,7 @@ def integrate(
     forward: bool = False,
     begin: Float[Array, ""] | float = 0.0,
     columns: int = 3,
+    stops: Float[Array, " E"] | None = None,
 ) -> diffrax.Solution:
     """Integrate a law from ``tau = begin`` to its last saved time.
 
@@ -122,13 +123,15 @@ def integrate(
         Whether to be differentiated in forward mode (jvp) only; otherwise in reverse mode only.
     columns
         Order of the steps.
+    stops
+        Increasing times at which steps end; by default those at which something is saved, which they have to hold.
 
     Returns
     -------
     diffrax.Solution
         ``ys[0]`` the observables, ``ys[1]`` the states if ``keep`` is not empty; see also `steps`; never raises.
     """
-    times = jnp.sort(jnp.concatenate([taus, keep]))
+    times = jnp.sort(jnp.concatenate([taus, keep])) if stops is None else stops
     controller = diffrax.ClipStepSizeController(
         diffrax.PIDController(rtol=accuracy.rtol, atol=1e-12, norm=_largest, dtmin=DTMIN, force_dtmin=False),
         step_ts=times,

@@ -78,9 +78,9 @@ def follow(law, times, accuracy, memory=None, forward=False) -> Followed:
     # Diffrax is slow to import, and kept programs need none of it
     from .integrate import failed, integrate, steps
 
-    begin, taus, keep = times
+    begin, taus, keep, stops = times
     flow, split = flow_of(law, memory)
-    solution: Any = integrate(flow, taus, keep, accuracy, forward, begin)
+    solution: Any = integrate(flow, taus, keep, accuracy, forward, begin, stops=stops)
     states, memory = split(solution.ys[1]) if keep.size else (None, None)
     states = None if states is None else law.masses(states)
     # one time after the other: XLA takes seconds to compile the products of all of them

@@ -11,6 +11,9 @@ from ..problem.problem import Problem
 from ..rules import Rule
 from ..rules.symmetry import check_centred
 
+#: Variance of ``phi``, relative to its largest level squared, below which there is none but for rounding.
+ONE_LEVEL = 1e-20
+
 
 def check_model(problem: Problem) -> None:
     """Refuse a rule whose coefficients are known for a Gaussian residual only, with a model that has none.
@@ -25,6 +28,17 @@ def check_model(problem: Problem) -> None:
     if not (problem.labels.gaussian or vars(mover).get("linear", False)):
         fail("rule", f"'sgd' or 'shrinkage' with model = {problem.model!r} (the limit of others is known for a "
              "Gaussian residual only)", rule.kind, "choose one of these, or simulate")  # fmt: skip
+
+
+def check_seen(problem: Problem) -> None:
+    """Refuse an input quantizer that takes all inputs to one level: whose mean taken off, nothing is left to learn from."""
+    if problem.inputs.is_none or any(is_traced(leaf) for leaf in jax.tree.leaves((problem.inputs, problem.input_law))):
+        return
+    moments = problem.moments(*problem.covariance.some(np.array([0.0, 0.5, 1.0])))
+    levels = np.asarray(problem.inputs.levels)
+    if np.all(np.asarray(moments.k2) <= ONE_LEVEL * np.max(np.abs(levels)) ** 2):
+        level = levels[int(np.argmax(np.max(np.asarray(moments.mass), axis=0)))]
+        fail("inputs", "inputs at two levels or more", f"all of them at {level:.4g}", "change the range, or the kind")
 
 
 def check_means(problem: Problem) -> None:
@@ -95,6 +109,7 @@ def check_closes(problem: Problem) -> None:
 
 def check_settles(problem: Problem) -> None:
     """Refuse a problem that has no fixed point, or none that is implemented, in one sentence."""
+    check_seen(problem)
     check_means(problem)
     check_centred(problem)
     problem.rule.check_limit(problem)
@@ -117,6 +132,7 @@ def check_settles(problem: Problem) -> None:
 
 
 def _check_part(problem: Problem) -> None:
+    check_seen(problem)
     check_means(problem)
     check_range_rule(problem)
     check_centred(problem)

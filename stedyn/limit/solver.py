@@ -117,7 +117,7 @@ def solve(
     cells = None if cells is None else whole("cells", cells, 4, 10**6)
     classes = None if classes is None else whole("classes", classes, 2, 4096)
     classes = classes and classes + classes % 2
-    asked = Asked(legs_of(problem.begins, taus, keep), tol, least, cells, classes, traced)
+    asked = Asked(legs_of(problem, taus, keep), tol, least, cells, classes, traced)
     for part in problem.parts:
         LAWS[law].check(part.timeless, asked)
     if law == "fluid":

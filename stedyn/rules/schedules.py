@@ -7,11 +7,17 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ..checks import check_keywords, choice, fail, is_traced, nonnegative, positive
+
+#: Most jumps at which a solver stops: a factor that jumps more often does so a little each time.
+MOST_JUMPS = 2000
+#: Intervals of a run that are searched for a jump each, by so many bisections, and what is left of one's size.
+INTERVALS, BISECTIONS, LEFT = 1024, 48, 0.5
 
 
 def _checked(check: Callable, name: str) -> Callable:
@@ -30,6 +36,10 @@ class Schedule(eqx.Module):
     def __call__(self, tau) -> Float[Array, ""]:
         """The factor at ``tau``, 0 or above."""
         raise NotImplementedError
+
+    def jumps(self, horizon: float) -> np.ndarray:
+        """Times (J,) in ``(0, horizon]`` at which it jumps, as far as they are known."""
+        return np.zeros(0)
 
     @classmethod
     def parameters(cls) -> tuple[str, ...]:
@@ -66,6 +76,12 @@ class Step(Schedule):
     def __call__(self, tau):
         return jnp.asarray(self.factor) ** jnp.floor(tau / self.every)
 
+    def jumps(self, horizon):
+        if is_traced(self.every):
+            return np.zeros(0)
+        every = float(self.every)
+        return every * np.arange(1, 1 + min(int(horizon / every * (1 + 1e-12)), MOST_JUMPS + 1))
+
 
 class Cosine(Schedule):
     """``final + (1 - final) (1 + cos(pi tau / period)) / 2`` up to ``tau = period``, ``final`` from then on."""
@@ -86,13 +102,31 @@ def _function(value: Any) -> Callable:
 
 
 class Custom(Schedule):
-    """Any function of ``tau`` that JAX can trace; it cannot be written to a file."""
+    """Any function of ``tau`` that JAX can trace; it cannot be written to a file.
+
+    It may jump: the larger one of two jumps within a thousandth of the run is found.
+    """
 
     kind: ClassVar[str] = "custom"
     function: Callable = eqx.field(static=True, converter=_function)
 
     def __call__(self, tau):
         return jnp.asarray(self.function(tau))
+
+    def jumps(self, horizon):
+        edges = np.linspace(0.0, horizon, INTERVALS + 1)
+        with jax.ensure_compile_time_eval():
+            factors = jax.jit(jax.vmap(self))
+            if is_traced(factors(edges)):
+                return np.zeros(0)
+            low, high = edges[:-1], edges[1:]
+            change = first = np.abs(factors(high) - factors(low))
+            for _ in range(BISECTIONS):
+                middle = 0.5 * (low + high)
+                left, right = (np.abs(factors(middle) - factors(end)) for end in (low, high))
+                low, high = np.where(left > right, low, middle), np.where(left > right, middle, high)
+                change = np.maximum(left, right)
+        return high[(change > LEFT * first) & (change > 0)]
 
 
 SCHEDULES: dict[str, type[Schedule]] = {kind.kind: kind for kind in (Constant, Inverse, Step, Cosine)}
@@ -137,3 +171,10 @@ def check_schedule(name: str, schedule: Schedule | None, taus: np.ndarray) -> No
                 f"{float(np.min(factor)):g} at tau = {tau:g}",
                 "change it",
             )
+
+
+def jumps_of(rule: Any, horizon: float) -> np.ndarray:
+    """Times (J,) in ``(0, horizon]`` at which a schedule of a rule jumps; none if they are too many (`MOST_JUMPS`)."""
+    parts = jax.tree.leaves(rule, is_leaf=lambda part: isinstance(part, Schedule))
+    each = [part.jumps(horizon) for part in parts if isinstance(part, Schedule)]
+    return np.concatenate([np.zeros(0), *(one for one in each if one.size <= MOST_JUMPS)])

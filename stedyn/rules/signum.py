@@ -151,7 +151,7 @@ def _products(t: Float[Array, " n"], inputs: InputMoments) -> tuple[Float[Array,
         return both, both
     square = inputs.levels**2
     low = jnp.min(jnp.where(inputs.mass > 0, square, jnp.inf))  # of which there is always some
-    each = jnp.exp(-t[:, None] * (square - low))
+    each = jnp.exp(-t[:, None] * jnp.maximum(square - low, 0.0))  # those without mass may be smaller
     whole = each @ inputs.mass
     return each @ (inputs.levels * inputs.overlap) / whole, each @ (square * inputs.mass) / whole
 

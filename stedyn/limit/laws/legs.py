@@ -9,34 +9,40 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ...rules.schedules import jumps_of
+
 #: A saved time that lies closer before a phase, relative to it, belongs to it.
 CLOSE = 1e-9
+#: How far before a jump of a schedule a step ends: by more than rounding of times.
+BEFORE = 1e-14
 
 
 class Leg(NamedTuple):
     """A phase as laws integrate it, from ``begin`` to the last of its times.
 
     Of the times ``taus`` at which curves are saved the first ``saved`` are asked for, of the times ``keep`` of whole
-    states the first ``kept``; the rest repeats the end, whose state the next phase takes over.
+    states the first ``kept``; the rest repeats the end, whose state the next phase takes over. Steps end at ``stops``: at
+    all of these, and just before a schedule jumps.
     """
 
     begin: Float[Array, ""]
     taus: Float[Array, " T"]
     keep: Float[Array, " K"]
+    stops: Float[Array, " E"]
     saved: int
     kept: int
 
     @property
-    def times(self) -> tuple[Float[Array, ""], Float[Array, " T"], Float[Array, " K"]]:
+    def times(self) -> tuple[Float[Array, ""], Float[Array, " T"], Float[Array, " K"], Float[Array, " E"]]:
         """What programs take: other numbers of times are no other programs, as far as padding goes."""
-        return self.begin, self.taus, self.keep
+        return self.begin, self.taus, self.keep, self.stops
 
 
-def legs_of(begins: tuple[float, ...], taus: np.ndarray, keep: np.ndarray) -> tuple[Leg, ...]:
-    """The legs of a run with phases from ``begins`` on, with saved times (T,) and times of states (K,)."""
-    edges = np.array([*begins, np.inf])
+def legs_of(problem, taus: np.ndarray, keep: np.ndarray) -> tuple[Leg, ...]:
+    """The legs of a problem with its phases, with saved times (T,) and times of states (K,)."""
+    edges = np.array([*problem.begins, np.inf])
     legs = []
-    for begin, end in zip(begins, edges[1:], strict=True):
+    for part, begin, end in zip(problem.parts, problem.begins, edges[1:], strict=True):
         own, states = (
             np.maximum(times[(times >= begin * (1 - CLOSE)) & (times < end * (1 - CLOSE))], begin)
             for times in (taus, keep)
@@ -44,10 +50,20 @@ def legs_of(begins: tuple[float, ...], taus: np.ndarray, keep: np.ndarray) -> tu
         saved, kept = own.size, states.size
         if np.isfinite(end):
             own, states = np.append(own, end), np.append(states, end)
-        legs.append(
-            Leg(jnp.asarray(begin * 1.0), jnp.asarray(_padded(own)), jnp.asarray(states), saved, kept)
-        )
+        jumps = jumps_of(part.rule, own[-1])
+        jumps = jumps[jumps > begin * (1 + CLOSE)]
+        own, states = _before(own, jumps), _before(states, jumps)
+        stops = np.unique(np.concatenate([own, states, jumps * (1 - BEFORE)]))
+        times = (jnp.asarray(each) for each in (begin * 1.0, _padded(own), states, _padded(stops)))
+        legs.append(Leg(*times, saved, kept))
     return tuple(legs)
+
+
+def _before(times: np.ndarray, jumps: np.ndarray) -> np.ndarray:
+    """Times (T,), those at one of the ``jumps`` (J,) moved just before it, where what went before still holds."""
+    for jump in jumps:
+        times = np.where(np.abs(times - jump) <= CLOSE * jump, jump * (1 - BEFORE), times)
+    return times
 
 
 def _padded(taus: np.ndarray) -> np.ndarray:

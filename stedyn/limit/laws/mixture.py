@@ -151,7 +151,7 @@ class MixtureFlow(eqx.Module):
 
     def advance(self, tau, step, state, memory=None):
         """One linearly implicit Euler step with the relaxation rates as its Jacobian."""
-        velocity, rate = self.velocity(tau, state, memory)
+        velocity, rate = self.velocity(tau + step, state, memory)
         mean, var = (y + step * dy / (1 + step * k) for y, dy, k in zip(state, velocity, rate, strict=True))
         return self.on_constraint(mean) if self.limit.has_mean else mean, jnp.maximum(var, 0.0)
 
@@ -248,7 +248,7 @@ def _pass(problem, legs, accuracy, blend, coarse, classes, linear, single=False,
             (mean, var), memory = state
             law = eqx.tree_at(lambda law: (law.mean0, law.var0), law, (mean, var))
         flow, split = flow_of(law, memory)
-        run = integrate(flow, leg.taus, leg.keep, accuracy, forward, leg.begin, columns)
+        run = integrate(flow, leg.taus, leg.keep, accuracy, forward, leg.begin, columns, leg.stops)
         runs.append((run.ys[0], run.stats, steps(run), failed(run)))
         if leg.keep.size:
             states = split(run.ys[1])
