@@ -75,11 +75,8 @@ def predict(
     {plateau}
     """
     problem = _prepare(flags, out, plot)
-    from ..limit.solver import solve
-
-    solution = solve(
-        problem, law=law, tol=tol, dim=dim, given=list(filter(None, given.split(","))), throw=False
-    )
+    given = list(filter(None, given.split(",")))
+    solution = _solve(problem, law=law, tol=tol, dim=dim, given=given, throw=False)
     if len(solution.tau) < 2:
         return _status(solution.status)
     record = solution.to_dict() | _about(problem)
@@ -133,11 +130,10 @@ def compare(
     if runs is None:
         _approve(problem, simulation)
     from ..comparison.comparison import compare
-    from ..limit.solver import solve
 
     # the last weights of the simulation are set against the density at the same time
     densities = [float(problem.taus[-1])] if data is None and has_densities(law, problem) else None
-    solution = solve(problem, law=law, tol=tol, densities=densities)
+    solution = _solve(problem, law=law, tol=tol, densities=densities)
     if runs is None:
         runs = _simulate(problem, **simulation)
         _completed(runs)
@@ -155,10 +151,9 @@ def fixed_point(flags: dict, json: Json = False, out: Out = None) -> int:
     """Where the curve ends: error, excess over the unquantized model, stability."""
     problem = _prepare(flags, out, None)
     from ..limit.fixed_points import fixed_point
-    from ..limit.solver import solve
 
     point = fixed_point(problem)  # refuses what has none before a curve is solved
-    point = point.beside(solve(problem, throw=False))
+    point = point.beside(_solve(problem, throw=False))
     record = point.to_dict() | _about(problem)
     _print(json, problem, record, str(point))
     write_outputs("fixed-point", problem, record, out, None, {}, "", None)
@@ -196,6 +191,12 @@ def _simulate(problem, *, checkpoint: Path | None, **given):
         if stopped.ensemble is None:
             raise
         return stopped.ensemble
+
+
+def _solve(problem, **given):
+    from ..limit.solver import solve
+
+    return solve(problem, progress=_shows_progress(), **given)
 
 
 def _completed(ensemble) -> int:

@@ -89,8 +89,9 @@ def _field(t, y, law):
 
 
 def _largest(scaled):
-    """Largest scaled error of the watched values."""
-    return jnp.max(jnp.abs(scaled[1]))
+    """Largest scaled error of the watched values; infinity if one is no number, so that steps shrink until they end."""
+    size = jnp.max(jnp.abs(scaled[1]))
+    return jnp.where(jnp.isnan(size), jnp.inf, size)
 
 
 def _record(tau, y, law):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import sys
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,8 @@ ONE_CLASS_CELLS = 1600
 #: Cells of a first pass in the largest interval, where others have fewer.
 GRADED_CELLS = 88
 PASSES = 5
+#: Expected seconds of a pass from which on they are told.
+LONG = 5.0
 #: A change of at most this multiple of what the second order promises confirms it.
 ORDER_MARGIN = 1.6
 #: Teacher values and input variances that a first pass distinguishes, and the most.
@@ -133,11 +137,19 @@ def first_mesh(
 
 
 def grid_curves(
-    problem, legs: tuple[Leg, ...], tol, least, cells=None, classes=None, traced=False, one_pass=grid_pass
+    problem,
+    legs: tuple[Leg, ...],
+    tol,
+    least,
+    cells=None,
+    classes=None,
+    traced=False,
+    progress=False,
+    one_pass=grid_pass,
 ):
     """Passes of the grid law until ``tol`` is met: curves, counts, densities, steps, estimate, code.
 
-    The tolerance is relative to errors above ``least``.
+    The tolerance is relative to errors above ``least``. ``progress`` is whether to say how long a pass may take.
 
     The steps are those of the first and of the second mesh in turn, leg by leg.
     """
@@ -153,6 +165,7 @@ def grid_curves(
     reach = reach_of(problem, legs[-1].taus[-1])
     confirmed, expected = np.zeros(len(coarser), bool), np.zeros(len(coarser))
     for count in range(1, PASSES + 1):
+        begun = time.monotonic()
         size = int(np.sum(cells_of(sizes, mesh.cells, np)))
         shape = mesh._replace(cells=filled(size))
         fine, rough = (Accuracy(jnp.asarray(step), least) for step in (rtol, 4 * rtol))
@@ -180,6 +193,10 @@ def grid_curves(
         if traced or int(code) != INACCURATE or count == PASSES or unknowns >= MOST_UNKNOWNS:
             break
         finer = _refined(mesh, coarser, parts, tol, MOST_UNKNOWNS / unknowns)
+        seconds = (time.monotonic() - begun) * np.prod(np.divide(finer[:3], mesh[:3]))
+        if progress and seconds >= LONG:
+            print(f"error estimate {estimate:.2g}: pass {count + 1} of at most {PASSES} on a finer mesh, about "
+                  f"{seconds:.0f} s", file=sys.stderr)  # fmt: skip
         if finer.cells > mesh.cells and changes[0] > STUCK * before:
             rtol, finer = rtol / FINER_STEPS, finer._replace(cells=mesh.cells)
         before = changes[0] if finer.cells > mesh.cells else np.inf

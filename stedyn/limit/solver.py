@@ -47,6 +47,7 @@ def solve(
     dim: int | None = None,
     given: Sequence[str] = (),
     throw: bool = True,
+    progress: bool = False,
 ) -> Solution:
     r"""Deterministic limit of a problem along its run, in 64-bit floats whatever JAX's flag is.
 
@@ -75,6 +76,8 @@ def solve(
         What is the same in all these runs, instead of drawn anew; of use with a ``dim`` only.
     throw : bool
         Raise `SolveError` if the horizon is not reached; otherwise return what was, with its status.
+    progress : bool
+        Say on standard error how long another pass of ``grid`` may take, where that is 5 seconds or more.
 
     Returns
     -------
@@ -117,7 +120,7 @@ def solve(
     cells = None if cells is None else whole("cells", cells, 4, 10**6)
     classes = None if classes is None else whole("classes", classes, 2, 4096)
     classes = classes and classes + classes % 2
-    asked = Asked(legs_of(problem, taus, keep), tol, least, cells, classes, traced)
+    asked = Asked(legs_of(problem, taus, keep), tol, least, cells, classes, traced, progress)
     for part in problem.parts:
         LAWS[law].check(part.timeless, asked)
     if law == "fluid":

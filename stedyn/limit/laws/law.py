@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # the command line reads the registry, and answers faults at 
 class Asked(NamedTuple):
     """What a law is asked for: times of curves and of densities by phase, accuracy, resolution of the first pass.
 
-    ``tol`` is relative to errors above ``least``; smaller ones count as that much.
+    ``tol`` is relative to errors above ``least``; smaller ones count as that much. ``progress`` is whether to show it.
     """
 
     legs: tuple[Leg, ...]
@@ -24,6 +24,7 @@ class Asked(NamedTuple):
     cells: int | None
     classes: int | None
     traced: bool
+    progress: bool = False
 
 
 class Accuracy(NamedTuple):

@@ -65,9 +65,8 @@ def faces_of(
     centre += _shift(limits[0], centre, spread) if limits[0].has_mean else 0.0
     extents = [_extent(limit, centre, spread, horizon, *_rate_times(limit, horizon)) for limit in limits]
     gap = functools.reduce(jnp.maximum, [extent.gap for extent in extents])
-    hard = jnp.sort(
-        jnp.concatenate([_features(limit, own.gap) for limit, own in zip(moving, extents, strict=True)])
-    )
+    features = [_features(limit, own.gap) for limit, own in zip(moving, extents, strict=True)]
+    hard = jnp.sort(jnp.concatenate(features))
     for scale in () if reach is None else reach:
         times = _rate_times(limits[0], horizon)
         own = _extent(limits[0].scaled(scale), centre / scale, spread / scale, horizon, *times)
@@ -78,8 +77,7 @@ def faces_of(
     bulk = jnp.maximum(spread, gap)
     spread = jnp.maximum(spread, layer)
     if len(limits) > 1:  # what two phases share is one feature
-        twice = jnp.diff(hard, prepend=-jnp.inf) <= SAME * gap
-        hard = jnp.sort(jnp.where(twice, jnp.inf, hard))
+        hard = jnp.sort(jnp.where(jnp.diff(hard, prepend=-jnp.inf) <= SAME * gap, jnp.inf, hard))
     last = jnp.sum(jnp.isfinite(hard))
     ends = jnp.concatenate([low[None], hard, high[None]])
     ends = jnp.where(np.arange(ends.size) > last, high, ends)
@@ -270,8 +268,7 @@ def _domain(limit: Limit, at_start, at_floor, horizon, gap):
         return -behind, behind
     start = limit.start.law
     if start.data is not None:
-        values = jnp.asarray(start.data.values)
-        low, high = jnp.min(values) * limit.start.factor, jnp.max(values) * limit.start.factor
+        low, high = (end(jnp.asarray(start.data.values)) * limit.start.factor for end in (jnp.min, jnp.max))
     else:
         low, high = start.mean - EXTENT * start.std, start.mean + EXTENT * start.std
         low, high = jnp.min(low * limit.start.factor), jnp.max(high * limit.start.factor)
@@ -291,7 +288,10 @@ def _domain(limit: Limit, at_start, at_floor, horizon, gap):
         drift_low, drift_high, spread = 0.0, 0.0, 0.0
     elif limit.levels.size == 0:
         edge, spread = gap, EXTENT * jnp.sqrt(D * jnp.minimum(horizon, 1 / b))
-        drift_low, drift_high = jnp.maximum(-pull / b, 0.0), jnp.maximum(pull / b, 0.0)
+        # to a / b times the teacher, at the same V: at the floor both may be 0
+        ratio = functools.reduce(jnp.maximum, [at.a / jnp.maximum(at.b, 1e-200) for at in (at_start, at_floor)])
+        time = jnp.minimum(horizon, ratio / jnp.maximum(a, 1e-200))
+        drift_low, drift_high = jnp.maximum(-pull * time, 0.0), jnp.maximum(pull * time, 0.0)
     else:
         edge, spread = jnp.max(jnp.abs(limit.levels)) + gap, EXTENT * jnp.sqrt(D * horizon)
         drift_low = jnp.maximum(-(pull - b * limit.levels[0]), 0.0) * horizon

@@ -265,7 +265,7 @@ _compiled, _traced = soon(functools.partial(_pass, forward=True)), Program(_pass
 
 def mixture_curves(problem: Problem, asked: Asked) -> Solved:
     """Curves of the law, with an estimate of their error from half the classes and from another shape."""
-    legs, tol, least, _, classes, traced = asked
+    legs, tol, least, _, classes, traced, _ = asked
     if len(legs) == 1:  # whose curves are cut by `solve`: the number of its times is no other program
         legs = (legs[0]._replace(saved=legs[0].taus.size),)
     if classes is None:  # rounded narrow classes bend sharply from one teacher value to the next
