@@ -264,7 +264,9 @@ def test_linear_students_are_followed_exactly():
 @pytest.mark.parametrize("weights", [Quantizer(2, 1.5), Quantizer(kind="none")], ids=["grid", "mixture"])
 def test_a_rate_that_falls_in_steps_is_a_rule_for_each(weights):
     """Steps end where a schedule jumps, one of its own kind or a function, as they do where a phase begins."""
-    problem = dataclasses.replace(FLOAT_FIRST, weights=weights, phases=(), run=Run(taus=[0.0, 1.0, 2.3, 3.0, 6.0, 8.0]))
+    problem = dataclasses.replace(
+        FLOAT_FIRST, weights=weights, phases=(), run=Run(taus=[0.0, 1.0, 2.3, 3.0, 6.0, 8.0])
+    )
     phases = [Phase(2.3 * k, rule=SGD(0.2 * 0.3**k)) for k in (1, 2, 3)]
     expected = solve(dataclasses.replace(problem, phases=phases))
     for schedule in (Step(2.3, 0.3), lambda tau: 0.3 ** jnp.floor(tau / 2.3)):

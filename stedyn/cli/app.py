@@ -25,6 +25,7 @@ from .approval import approve
 from .convert import convert
 from .environment import set_environment, show_warning
 from .explore import explore
+from .interrupts import LOST, interruptible
 from .lists import ListCommand
 from .measured import Data, Loss, Noisy, read_measured
 from .options import Json, Out, Plot, build_problem, check_outputs, takes_problem, write_outputs
@@ -75,8 +76,8 @@ def predict(
     {plateau}
     """
     problem = _prepare(flags, out, plot)
-    given = list(filter(None, given.split(",")))
-    solution = _solve(problem, law=law, tol=tol, dim=dim, given=given, throw=False)
+    which = list(filter(None, given.split(",")))
+    solution = _solve(problem, law=law, tol=tol, dim=dim, given=which, throw=False)
     if len(solution.tau) < 2:
         return _status(solution.status)
     record = solution.to_dict() | _about(problem)
@@ -231,33 +232,11 @@ def _status(status) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code; SIGTERM ends a command as Ctrl-C does."""
-    received: list[int] = []
-
-    def interrupt(number, frame):
-        if _swallows(frame):  # once more, a little later
-            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
-            return
-        received.append(number)
-        raise KeyboardInterrupt
-
     if threading.current_thread() is not threading.main_thread():  # signals belong to that one
         return _run(argv)
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with interruptible(for_good=argv is None) as received:
         code = _run(argv)
-    finally:
-        for number, handler in before.items():  # of a program that is done, a signal changes nothing any more
-            signal.signal(number, signal.SIG_IGN if argv is None else handler)
     return 143 if code == 130 and signal.SIGTERM in received else code
-
-
-def _swallows(frame) -> bool:
-    """Whether an exception raised in a frame is printed and forgotten: in callbacks of the garbage collector."""
-    while frame is not None:
-        if frame.f_code.co_name in ("_xla_gc_callback", "__del__"):
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _run(argv: list[str] | None) -> int:
@@ -292,7 +271,7 @@ def _command(argv: list[str] | None) -> int:
             raise
         return _complain(error.format_message().rstrip(".") + "; see stedyn --help.", 2)
     if code == 130:  # typer turns an interrupt into this code
-        return _complain("interrupted; what was being computed is lost.", code)
+        return _complain(LOST, code)
     return code if isinstance(code, int) else 0
 
 

@@ -31,14 +31,14 @@ def check_model(problem: Problem) -> None:
 
 
 def check_seen(problem: Problem) -> None:
-    """Refuse an input quantizer that takes all inputs to one level: whose mean taken off, nothing is left to learn from."""
-    if problem.inputs.is_none or any(is_traced(leaf) for leaf in jax.tree.leaves((problem.inputs, problem.input_law))):
+    """Refuse an input quantizer that takes all inputs to one level: there is nothing to learn from."""
+    if problem.inputs.is_none or _is_traced(problem.inputs, problem.input_law):
         return
     moments = problem.moments(*problem.covariance.some(np.array([0.0, 0.5, 1.0])))
     levels = np.asarray(problem.inputs.levels)
     if np.all(np.asarray(moments.k2) <= ONE_LEVEL * np.max(np.abs(levels)) ** 2):
         level = levels[int(np.argmax(np.max(np.asarray(moments.mass), axis=0)))]
-        fail("inputs", "inputs at two levels or more", f"all of them at {level:.4g}", "change the range, or the kind")
+        fail("inputs", "inputs at two levels or more", f"all of them at {level:.4g}", "change range or kind")
 
 
 def check_means(problem: Problem) -> None:
@@ -60,7 +60,7 @@ def check_means(problem: Problem) -> None:
     if problem.surrogate.ends or problem.latent_clip is not None:
         fail("weights", "ste = 'identity' and no latent clip with inputs that have a mean (how weights at an end "
              "follow the common shifts is not derived)", problem.ste, fix)  # fmt: skip
-    if any(is_traced(leaf) for leaf in jax.tree.leaves((problem.inputs, problem.input_law, problem.teacher))):
+    if _is_traced(problem.inputs, problem.input_law, problem.teacher):
         return
     moments = problem.moments(*problem.covariance.some(np.array([0.0, 0.5, 1.0])))
     none = np.abs(moments.mean) <= 1e-6 * np.sqrt(moments.k2)
@@ -149,3 +149,7 @@ def _check_part(problem: Problem) -> None:
             decay,
             "set it to 0, use the identity estimator, or simulate",
         )
+
+
+def _is_traced(*parts) -> bool:
+    return any(is_traced(leaf) for leaf in jax.tree.leaves(parts))

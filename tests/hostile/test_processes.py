@@ -224,3 +224,17 @@ def test_a_full_disk(tmp_path):
         assert "cannot write disk/a.ckpt (No space left on device); the run goes on" in err
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_signal_while_xla_runs_is_answered(tmp_path):
+    """A solve whose passes take minutes each."""
+    (tmp_path / "a.toml").write_text(
+        'teacher = {kind = "gaussian"}\nweights = {kind = "mid-rise", bits = 3, range = 1.0}'
+    )
+    with started(tmp_path, "predict", "a.toml", "--tau", "1000", "--tol", "1e-8") as process:
+        time.sleep(20.0)  # past its imports, on a slow machine as well
+        process.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        err = process.communicate(timeout=60)[1]
+    assert time.monotonic() - begin < 10
+    assert (process.returncode, err) == (130, "stedyn: interrupted; what was being computed is lost.\n")

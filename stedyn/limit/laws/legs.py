@@ -21,8 +21,8 @@ class Leg(NamedTuple):
     """A phase as laws integrate it, from ``begin`` to the last of its times.
 
     Of the times ``taus`` at which curves are saved the first ``saved`` are asked for, of the times ``keep`` of whole
-    states the first ``kept``; the rest repeats the end, whose state the next phase takes over. Steps end at ``stops``: at
-    all of these, and just before a schedule jumps.
+    states the first ``kept``; the rest repeats the end, whose state the next phase takes over. Steps end at ``stops``:
+    at all of these, and just before a schedule jumps.
     """
 
     begin: Float[Array, ""]
@@ -54,8 +54,8 @@ def legs_of(problem, taus: np.ndarray, keep: np.ndarray) -> tuple[Leg, ...]:
         jumps = jumps[jumps > begin * (1 + CLOSE)]
         own, states = _before(own, jumps), _before(states, jumps)
         stops = np.unique(np.concatenate([own, states, jumps * (1 - BEFORE)]))
-        times = (jnp.asarray(each) for each in (begin * 1.0, _padded(own), states, _padded(stops)))
-        legs.append(Leg(*times, saved, kept))
+        start, own, states, stops = map(jnp.asarray, (begin * 1.0, _padded(own), states, _padded(stops)))
+        legs.append(Leg(start, own, states, stops, saved, kept))
     return tuple(legs)
 
 

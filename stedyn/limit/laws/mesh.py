@@ -289,8 +289,8 @@ def _domain(limit: Limit, at_start, at_floor, horizon, gap):
     elif limit.levels.size == 0:
         edge, spread = gap, EXTENT * jnp.sqrt(D * jnp.minimum(horizon, 1 / b))
         # to a / b times the teacher, at the same V: at the floor both may be 0
-        ratio = functools.reduce(jnp.maximum, [at.a / jnp.maximum(at.b, 1e-200) for at in (at_start, at_floor)])
-        time = jnp.minimum(horizon, ratio / jnp.maximum(a, 1e-200))
+        ratios = [at.a / jnp.maximum(at.b, 1e-200) for at in (at_start, at_floor)]
+        time = jnp.minimum(horizon, jnp.maximum(*ratios) / jnp.maximum(a, 1e-200))
         drift_low, drift_high = jnp.maximum(-pull * time, 0.0), jnp.maximum(pull * time, 0.0)
     else:
         edge, spread = jnp.max(jnp.abs(limit.levels)) + gap, EXTENT * jnp.sqrt(D * horizon)
