@@ -212,6 +212,13 @@ def test_a_long_run_ends_at_the_fixed_point(fields):
     assert solution.final_error == pytest.approx(fixed_point(problem).error, rel=1e-3)
 
 
+def test_a_start_at_one_value_is_where_it_is():
+    """Stochastic rounding of a weight ``w`` to 0 or ``R`` has mean ``w`` and square ``R w``."""
+    weights = Quantizer(kind="ternary", range=1.1, rounding="stochastic")
+    problem = Problem(Teacher.constant(-0.6), Start.constant(0.113), weights=weights, run=Run(0.5, 3))
+    assert abs(solve(problem).error[0] - (0.6**2 + 2 * 0.6 * 0.113 + 1.1 * 0.113)) < 1e-7
+
+
 @pytest.mark.slow
 def test_start_on_one_value_and_start_from_samples():
     run, spread = Run(6.0, 7), 1e-4

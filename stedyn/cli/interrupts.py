@@ -34,11 +34,12 @@ def interruptible(for_good: bool) -> Iterator[list[int]]:
         raise KeyboardInterrupt
 
     def watch():
-        while told := hears.recv(1):  # as soon as the signal is there, whatever the main thread does
-            time.sleep(PATIENCE)
-            if not received:
-                os.write(2, f"stedyn: {LOST}\n".encode())
-                os._exit(128 + told[0])
+        with hears:
+            while told := hears.recv(1):  # as soon as the signal is there, whatever the main thread does
+                time.sleep(PATIENCE)
+                if not received:
+                    os.write(2, f"stedyn: {LOST}\n".encode())
+                    os._exit(128 + told[0])
 
     threading.Thread(target=watch, daemon=True).start()
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}

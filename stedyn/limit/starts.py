@@ -48,14 +48,33 @@ class Starts(eqx.Module):
         share, var = (jnp.broadcast_to(part, shape) for part in (share, var))
         return share, self.shift[:, None] + mean, var
 
-    def masses(self, edges: Float[Array, " E"]) -> Float[Array, "C E+1"]:
-        """The probabilities of the intervals between edges if the start is measured or constant (``C`` as above)."""
+    def masses(
+        self, edges: Float[Array, " E"], kinks: Float[Array, " K"] | None = None
+    ) -> Float[Array, "C E+1"]:
+        """The probabilities of the intervals between edges if the start is measured or constant (``C`` as above).
+
+        With ``kinks`` a value is shared by two neighbours, so that the mean of their centres is right; not if their
+        edge is a kink.
+        """
         owned, law = self.group is not None, self.law
         values = self.values if owned else law.mean if law.data is None else law.data.values
         values = jnp.reshape(jnp.asarray(values), -1)
         owner = self.owner if owned else jnp.zeros(values.size, int)
         cell = jnp.searchsorted(edges, values, side="right")
-        mass = jnp.zeros((self.owners, edges.size + 1)).at[owner, cell].add(1.0)
+        mass = jnp.zeros((self.owners, edges.size + 1))
+        if kinks is None:
+            mass = mass.at[owner, cell].add(1.0)
+        else:
+            centre = jnp.pad(0.5 * (edges[1:] + edges[:-1]), 1, constant_values=jnp.inf)
+            other = jnp.clip(cell + jnp.where(values < centre[cell], -1, 1), 0, edges.size)
+            shared = ~jnp.any(edges[:, None] == kinks, axis=1)[jnp.minimum(cell, other)]
+            shared &= jnp.isfinite(centre[cell]) & jnp.isfinite(centre[other])
+            offset, apart = (
+                jnp.where(shared, place - centre[cell], safe)
+                for place, safe in ((values, 0.0), (centre[other], 1.0))
+            )
+            part = offset / apart
+            mass = mass.at[owner, cell].add(1 - part).at[owner, other].add(part)
         mass = mass / jnp.sum(mass, axis=1, keepdims=True)
         return mass[self.group] if owned else mass
 

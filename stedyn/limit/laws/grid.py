@@ -85,7 +85,9 @@ class GridFlow(eqx.Module):
         self.limit = limit.without_levels()
 
     def _at_start(self, limit: Limit, wall) -> Float[Array, "N *C"]:
-        return start_masses(limit, self.faces[1:-1], wall)
+        ends = [] if limit.surrogate.end is None else [-limit.surrogate.end, limit.surrogate.end]
+        kinks = jnp.concatenate([limit.pieces.breaks, jnp.asarray(ends)])
+        return start_masses(limit, self.faces[1:-1], wall, kinks)
 
     def _set_ways(self, limit: Limit, wall) -> None:
         """The ways from centre to centre, through half of either cell, and the geometry of the faces."""

@@ -10,8 +10,11 @@ from jaxtyping import Array, Float
 from ..limit import Limit
 
 
-def start_masses(limit: Limit, inner, wall) -> Float[Array, "N *C"]:
-    """Cell masses at ``tau = 0`` between inner faces; what lies beyond the domain sits in its outermost cells."""
+def start_masses(limit: Limit, inner, wall, kinks=None) -> Float[Array, "N *C"]:
+    """Cell masses at ``tau = 0`` between inner faces; what lies beyond the domain sits in its outermost cells.
+
+    ``kinks`` as in `Starts.masses`.
+    """
     inner = jnp.where(inner < wall, behind_walls(limit, inner), jnp.inf)
 
     def masses(factor, shift):
@@ -23,7 +26,7 @@ def start_masses(limit: Limit, inner, wall) -> Float[Array, "N *C"]:
             upper = jnp.concatenate([jnp.ones(1), above, jnp.zeros(1)])
             in_tail = jnp.concatenate([z > 0, jnp.ones(1, bool)])
             return jnp.where(in_tail, upper[:-1] - upper[1:], jnp.diff(lower))
-        return limit.start.masses(faces)
+        return limit.start.masses(faces, None if kinks is None else (kinks - shift) / factor)
 
     each = jnp.broadcast_arrays(*map(jnp.atleast_1d, (limit.start.factor, limit.start.shift)))
     mass = jax.vmap(masses)(*each)

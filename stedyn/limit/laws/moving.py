@@ -72,7 +72,8 @@ class MovingFlow(GridFlow):
             self.begin = jnp.asarray(moving.schedule(jnp.zeros(()))) * 1.0
 
         def masses(scale):
-            mass = start_masses(limit, (scale * self.core + self.rest)[1:-1], wall)
+            kinks = None if moving.kind == "percentile" else scale * limit.pieces.breaks  # see `_split`
+            mass = start_masses(limit, (scale * self.core + self.rest)[1:-1], wall, kinks)
             return jnp.broadcast_to(mass, (mass.shape[0], limit.teacher.size))
 
         if moving.kind == "fast-learned":
