@@ -24,7 +24,10 @@ def test_no_quantizers_closed_form(lr):
     assert solution.error_estimate < 1e-6
 
 
-@pytest.mark.parametrize("inputs", [pytest.param(None, marks=pytest.mark.slow), TWO_BIT])
+LEVELS = Quantizer(kind="levels", levels=[-1.3, -0.2, 0.2, 1.3])
+
+
+@pytest.mark.parametrize("inputs", [pytest.param(None, marks=pytest.mark.slow), TWO_BIT, LEVELS])
 def test_two_variable_equations_through_scipy(inputs):
     teacher, start = Teacher.gaussian(0.8), Start.gaussian(0.3, 0.5)
     lr, sigma, decay = 0.4, 0.3, 0.2

@@ -35,13 +35,11 @@ class PaddedQuantizer(eqx.Module):
         while size < number:
             size *= growth
         self.range, self.rounding = jnp.asarray(quantizer.range), quantizer.rounding
-        unit = quantizer.unit
-        if quantizer.explicit is not None:
-            unit = np.asarray(quantizer.explicit) / np.asarray(quantizer.range)
-        self.unit, self.spare = (
-            jnp.asarray(np.pad(unit, (0, size - number), "edge")),
-            jnp.asarray(size - number),
-        )
+        unit, pad = quantizer.unit, np.pad
+        if quantizer.explicit is not None:  # which may be traced
+            unit, pad = jnp.asarray(quantizer.explicit) / quantizer.range, jnp.pad
+        self.unit = jnp.asarray(pad(unit, (0, size - number), "edge"))
+        self.spare = jnp.asarray(size - number)
 
     @property
     def levels(self) -> Float[Array, " L"]:
