@@ -25,7 +25,7 @@ from stedyn.curves.jumps import plateaus_between
 from stedyn.curves.plateaus import find_plateaus
 from stedyn.files.problems import load_problem, problem_from_dict
 from stedyn.files.writing import problem_to_dict, save_problem
-from stedyn.rules import Sign, Step, StochasticRounding
+from stedyn.rules import Custom, Sign, Step, StochasticRounding
 from stedyn.simulation.observe import Observer
 
 TWO_BITS = Quantizer(2, 1.5)
@@ -261,14 +261,19 @@ def test_linear_students_are_followed_exactly():
         assert solution.error[np.flatnonzero(solution.tau == tau)[0]] == pytest.approx(error, rel=1e-6)
 
 
-@pytest.mark.parametrize("weights", [Quantizer(2, 1.5), Quantizer(kind="none")], ids=["grid", "mixture"])
-def test_a_rate_that_falls_in_steps_is_a_rule_for_each(weights):
-    """Steps end where a schedule jumps, one of its own kind or a function, as they do where a phase begins."""
+def test_no_step_goes_across_a_jump_of_the_rate():
+    """A rate in steps is a rule for each: of quantized weights a function of your own and phases, of others a formula."""
     problem = dataclasses.replace(
-        FLOAT_FIRST, weights=weights, phases=(), run=Run(taus=[0.0, 1.0, 2.3, 3.0, 6.0, 8.0])
+        FLOAT_FIRST, weights=TWO_BITS, phases=(), run=Run(taus=[0.0, 2.3, 3.0, 4.5])
     )
-    phases = [Phase(2.3 * k, rule=SGD(0.2 * 0.3**k)) for k in (1, 2, 3)]
-    expected = solve(dataclasses.replace(problem, phases=phases))
-    for schedule in (Step(2.3, 0.3), lambda tau: 0.3 ** jnp.floor(tau / 2.3)):
-        found = solve(dataclasses.replace(problem, rule=SGD(0.2, schedule=schedule)))
-        np.testing.assert_allclose(found.error, expected.error, rtol=2e-4)
+    schedule = Custom(lambda tau: jnp.where(tau < 2.3, 1.0, 0.3))
+    found = solve(dataclasses.replace(problem, rule=SGD(0.2, schedule=schedule)))
+    expected = solve(dataclasses.replace(problem, phases=[Phase(2.3, rule=SGD(0.06))]))
+    np.testing.assert_allclose(found.error, expected.error, rtol=2e-4)
+
+    linear = dataclasses.replace(problem, weights=None, rule=SGD(0.2, schedule=Step(2.3, 0.3)))
+    error = [1.25]
+    for lr, time in ((0.2, 2.3), (0.06, 0.7), (0.06, 1.5)):
+        rate, source = 2 * lr - lr**2, (lr * 0.3) ** 2
+        error.append(source / rate + (error[-1] - source / rate) * np.exp(-rate * time))
+    np.testing.assert_allclose(solve(linear).error, error, rtol=1e-6)
