@@ -11,7 +11,7 @@ from stedyn.limit.classes import coordinate_classes
 from stedyn.limit.quadrature import gauss_nodes
 from stedyn.limit.solution import _rounded_up
 from stedyn.quantizers.quantizer import as_arrays
-from stedyn.rules import DeterministicRounding, StochasticRounding
+from stedyn.rules import DeterministicRounding, Multinomial, StochasticRounding
 from stedyn.rules.schedules import Cosine, Inverse
 
 
@@ -191,6 +191,18 @@ def test_no_claim_is_exceeded(name):
     true = float(np.max(np.abs(np.asarray(rough.error / fine.error) - 1)))
     print(f"| {name} | {rough.error_estimate:.1e} | {true:.1e} | {fine.error_estimate:.1e} |")
     assert true < rough.error_estimate + fine.error_estimate / 3
+
+
+@pytest.mark.slow
+def test_the_error_of_steps_that_end_at_saved_times_is_claimed():
+    """Four times the tolerance of a step makes them no longer, and tells nothing of their error."""
+    problem = Problem(
+        Teacher.rademacher(1.16), Start.gaussian(std=0.77), weights=Quantizer(3, 2.0, kind="mid-tread"), noise_std=0.57,
+        rule=Multinomial(0.12, 1.5, 1.0), run=Run(18.0, 41),
+    )  # fmt: skip
+    rough, fine = solve(problem), solve(problem, tol=1e-4)
+    true = float(np.max(np.abs(rough.error / fine.error - 1)))
+    assert 1e-4 < true < rough.error_estimate
 
 
 @pytest.mark.parametrize("law", ["mixture", "fluid"])

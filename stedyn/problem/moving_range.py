@@ -100,9 +100,6 @@ class MovingRange(eqx.Module):
         self.factor = positive("weights.range_factor", given.get("factor", 1.0)) if scales else None
         self.percentile = _percentile(given["percentile"]) if kind == "percentile" else None
         self.schedule = as_schedule(given["schedule"]) if kind == "schedule" else None
-        if self.schedule is not None and self.schedule.kind == "step":
-            fail("weights.range_schedule", "a continuous schedule (thresholds that jump move many weights at once, "
-                 "which has another limit)", "step", "use 'cosine' or 'inverse'")  # fmt: skip
 
     @property
     def learned(self) -> bool:
@@ -120,6 +117,10 @@ class MovingRange(eqx.Module):
 
     def check(self, problem) -> None:
         """Refuse a problem that a moving range does not go with."""
+        if self.schedule is not None and (jumps := self.schedule.jumps(problem.taus[-1])).size:
+            fail("weights.range_schedule", "a continuous schedule (thresholds that jump move many weights at once, "
+                 "which has another limit)", f"{self.schedule.kind!r} that jumps at tau = {jumps[0]:.4g}",
+                 "use 'cosine' or 'inverse'")  # fmt: skip
         lattice = None if problem.rule.lattice is None else problem.rule.kind
         channels = None if problem.channels is None else f"{len(problem.channels.shares)} channels"
         for name, value, why in (

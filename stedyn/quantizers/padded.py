@@ -35,11 +35,14 @@ class PaddedQuantizer(eqx.Module):
         while size < number:
             size *= growth
         self.range, self.rounding = jnp.asarray(quantizer.range), quantizer.rounding
-        unit, pad = quantizer.unit, np.pad
-        if quantizer.explicit is not None:  # which may be traced
-            unit, pad = jnp.asarray(quantizer.explicit) / quantizer.range, jnp.pad
-        self.unit = jnp.asarray(pad(unit, (0, size - number), "edge"))
-        self.spare = jnp.asarray(size - number)
+        spare = size - number
+        if quantizer.explicit is None:
+            self.unit = jnp.asarray(np.pad(quantizer.unit, (0, spare), "edge"))
+        else:  # may be traced
+            self.unit = jnp.pad(
+                jnp.asarray(quantizer.explicit) / jnp.asarray(quantizer.range), (0, spare), "edge"
+            )
+        self.spare = jnp.asarray(spare)
 
     @property
     def levels(self) -> Float[Array, " L"]:

@@ -22,7 +22,8 @@ class Leg(NamedTuple):
 
     Of the times ``taus`` at which curves are saved the first ``saved`` are asked for, of the times ``keep`` of whole
     states the first ``kept``; the rest repeats the end, whose state the next phase takes over. Steps end at ``stops``:
-    at all of these, and just before a schedule jumps.
+    at all of these, and just before a schedule jumps. ``places`` are those of every other saved time, counted from the
+    end, ``sparse`` these times and their stops (`every_other`).
     """
 
     begin: Float[Array, ""]
@@ -31,6 +32,14 @@ class Leg(NamedTuple):
     stops: Float[Array, " E"]
     saved: int
     kept: int
+    places: np.ndarray
+    sparse: tuple[Float[Array, " T"], Float[Array, " E"]]
+
+    @property
+    def every_other(self) -> Leg:
+        """The leg with every other saved time: steps that end at saved times may be twice as long."""
+        taus, stops = self.sparse
+        return self._replace(taus=taus, stops=stops, saved=self.places.size)
 
     @property
     def times(self) -> tuple[Float[Array, ""], Float[Array, " T"], Float[Array, " K"], Float[Array, " E"]]:
@@ -53,9 +62,15 @@ def legs_of(problem, taus: np.ndarray, keep: np.ndarray) -> tuple[Leg, ...]:
         jumps = jumps_of(part.rule, own[-1])
         jumps = jumps[jumps > begin * (1 + CLOSE)]
         own, states = _before(own, jumps), _before(states, jumps)
-        stops = np.unique(np.concatenate([own, states, jumps * (1 - BEFORE)]))
-        start, own, states, stops = map(jnp.asarray, (begin * 1.0, _padded(own), states, _padded(stops)))
-        legs.append(Leg(start, own, states, stops, saved, kept))
+
+        def with_stops(some, others=(states, jumps * (1 - BEFORE))):
+            stops = np.unique(np.concatenate([some, *others]))
+            return jnp.asarray(_padded(some)), jnp.asarray(_padded(stops))
+
+        each, stops = with_stops(own)
+        places = np.arange(own.size)[::-2][::-1]
+        legs.append(Leg(jnp.asarray(begin * 1.0), each, jnp.asarray(states), stops, saved, kept,
+                        places[places < saved], with_stops(own[places])))  # fmt: skip
     return tuple(legs)
 
 
