@@ -326,7 +326,10 @@ def test_an_lr_above_the_ceiling_is_told_and_diverges():
         ({"ste": "clipped"}, "weights: expected ste = 'identity' and no latent clip"),
         ({"model": "sign"}, "teacher.model: expected 'linear'"),
         ({"weights": Quantizer(2, 0.5)}, "weights: expected levels around 0.7"),
-        ({"inputs": Quantizer(2, 100.0, kind="mid-tread")}, "inputs: expected inputs at two levels or more"),
+        (
+            {"inputs": Quantizer(2, 100.0, kind="mid-tread")},
+            "inputs: expected inputs at two levels or more, found 'each at one, the first at 0'",
+        ),
         ({"inputs": Quantizer(kind="levels", levels=[-0.5, 0.4], bits=1)}, None),
     ],
 )

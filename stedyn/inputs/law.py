@@ -132,6 +132,19 @@ class InputLaw(eqx.Module):
         }[self.kind]
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """Between which values all of the base lies, but for 1e-17 of it."""
+        if self.data is not None:
+            values = np.asarray(self.data.values)
+            return float(values.min()), float(values.max())
+        return {
+            "gaussian": (-NORMAL_END, NORMAL_END),
+            "relu": (0.0, NORMAL_END),
+            "uniform": (-1.0, 1.0),
+            "laplace": (-LAPLACE_END, LAPLACE_END),
+        }[self.kind]
+
+    @property
     def variance(self) -> Float[Array, ""] | float:
         """``Var x`` where ``v_i = 1``."""
         return array_of(self.scale) ** 2 * self.base[1]
@@ -169,12 +182,7 @@ class InputLaw(eqx.Module):
             return shift[..., None] + scale[..., None] * values, jnp.broadcast_to(
                 share, (*scale.shape, share.size)
             )
-        low, high = {
-            "gaussian": (-NORMAL_END, NORMAL_END),
-            "relu": (0.0, NORMAL_END),
-            "uniform": (-1.0, 1.0),
-            "laplace": (-LAPLACE_END, LAPLACE_END),
-        }[self.kind]
+        low, high = self.ends
         kink = jnp.clip(-shift / scale, low, high)
         ends = jnp.stack([kink, *(jnp.full_like(kink, end) for end in (low, 0.5 * (low + high), high))], -1)
         ends = jnp.sort(ends, -1)

@@ -30,7 +30,6 @@ ONE_CLASS_CELLS = 1600
 #: Cells of a first pass in the largest interval, where others have fewer.
 GRADED_CELLS = 88
 PASSES = 5
-_MADE = "num_accepted_steps"
 #: Expected seconds of a pass from which on they are told.
 LONG = 5.0
 #: A change of at most this multiple of what the second order promises confirms it.
@@ -185,13 +184,14 @@ def grid_curves(
         if count > 1:
             confirmed = np.where(expected < 0, confirmed, changes <= expected)
         parts = changes / np.where(confirmed, 3.0, 1.0)
-        estimate, steps = xp.sum(parts), 0.0
-        if not traced and estimate <= tol and runs[0][1][_MADE] < CLIPPED * runs[1][1][_MADE]:
+        estimate, of_steps = xp.sum(parts), 0.0
+        made = [run[1]["num_accepted_steps"] for run in runs]
+        if not traced and estimate <= tol and made[0] < CLIPPED * made[1]:
             sparse, accuracy = (leg.every_other for leg in legs), Accuracy(jnp.asarray(16 * rtol), least)
             place = map(np.asarray, (coarser[0], mesh.cells))
             run = one_pass(problem, tuple(sparse), accuracy, *place, shape, *reach)
-            steps = _of_steps(rest[0], _occupied(run[0], levels, mesh.folded, xp), legs, least)
-            estimate += steps
+            of_steps = _of_steps(rest[0], _occupied(run[0], levels, mesh.folded, xp), legs, least)
+            estimate += of_steps
         inside, reach = within(problem, reach, curves, xp)
         estimate = xp.where(inside, estimate, xp.inf)
         code = xp.where(bad, MAX_STEPS, xp.where(estimate <= tol, REACHED, INACCURATE))
@@ -208,7 +208,7 @@ def grid_curves(
                   f"{seconds:.0f} s", file=sys.stderr)  # fmt: skip
         if finer.cells > mesh.cells and changes[0] > STUCK * before:
             rtol, finer = rtol / FINER_STEPS, finer._replace(cells=mesh.cells)
-        elif steps > 0.3 * tol:
+        elif of_steps > 0.3 * tol:
             rtol = rtol / FINER_STEPS
         before = changes[0] if finer.cells > mesh.cells else np.inf
         growth = np.array([finer[flags.index(True)] / mesh[flags.index(True)] for flags in coarser])

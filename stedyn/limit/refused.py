@@ -11,9 +11,6 @@ from ..problem.problem import Problem
 from ..rules import Rule
 from ..rules.symmetry import check_centred
 
-#: Variance of ``phi``, relative to its largest level squared, below which there is none but for rounding.
-ONE_LEVEL = 1e-20
-
 
 def check_model(problem: Problem) -> None:
     """Refuse a rule whose coefficients are known for a Gaussian residual only, with a model that has none.
@@ -31,14 +28,25 @@ def check_model(problem: Problem) -> None:
 
 
 def check_seen(problem: Problem) -> None:
-    """Refuse an input quantizer that takes all inputs to one level: there is nothing to learn from."""
-    if problem.inputs.is_none or _is_traced(problem.inputs, problem.input_law):
+    """Refuse an input quantizer that takes every input to one level: there is nothing to learn from."""
+    inputs, law, covariance = problem.inputs, problem.input_law, problem.covariance
+    if inputs.is_none or _is_traced(inputs, law, covariance):
         return
-    moments = problem.moments(*problem.covariance.some(np.array([0.0, 0.5, 1.0])))
-    levels = np.asarray(problem.inputs.levels)
-    if np.all(np.asarray(moments.k2) <= ONE_LEVEL * np.max(np.abs(levels)) ** 2):
-        level = levels[int(np.argmax(np.max(np.asarray(moments.mass), axis=0)))]
-        fail("inputs", "inputs at two levels or more", f"all of them at {level:.4g}", "change range or kind")
+    levels, nearest = np.asarray(inputs.levels), inputs.rounding == "nearest"
+    own = 0.0 if covariance.means is None else np.asarray(covariance.means)
+    low, high = (
+        law.mean + own + law.scale * np.sqrt(np.asarray(covariance.values())) * end for end in law.ends
+    )
+    breaks = 0.5 * (levels[1:] + levels[:-1]) if nearest else levels[[0, -1]]
+    below, above = np.searchsorted(breaks, low, "right"), np.searchsorted(breaks, high)
+    if np.all(below >= above) and (nearest or not np.any(below == 1)):
+        level = levels[below[0]] if nearest else levels[-1 if below[0] else 0]
+        fail(
+            "inputs",
+            "inputs at two levels or more",
+            f"each at one, the first at {level:.4g}",
+            "change range or kind",
+        )
 
 
 def check_means(problem: Problem) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -114,19 +115,25 @@ class Custom(Schedule):
         return jnp.asarray(self.function(tau))
 
     def jumps(self, horizon):
-        edges = np.linspace(0.0, horizon, INTERVALS + 1)
-        with jax.ensure_compile_time_eval():
-            factors = jax.jit(jax.vmap(self))
-            if is_traced(factors(edges)):
-                return np.zeros(0)
-            low, high = edges[:-1], edges[1:]
-            change = first = np.abs(factors(high) - factors(low))
-            for _ in range(BISECTIONS):
-                middle = 0.5 * (low + high)
-                left, right = (np.abs(factors(middle) - factors(end)) for end in (low, high))
-                low, high = np.where(left > right, low, middle), np.where(left > right, middle, high)
-                change = np.maximum(left, right)
-        return high[(change > LEFT * first) & (change > 0)]
+        return _jumps(self.function, float(horizon))
+
+
+@functools.lru_cache(maxsize=16)
+def _jumps(function: Callable, horizon: float) -> np.ndarray:
+    """Times at which a function jumps: where bisection of its change leaves most of it; one in each of `INTERVALS`."""
+    edges = np.linspace(0.0, horizon, INTERVALS + 1)
+    with jax.ensure_compile_time_eval():
+        factors = jax.jit(jax.vmap(lambda tau: jnp.asarray(function(tau))))
+        if is_traced(factors(edges)):
+            return np.zeros(0)
+        low, high = edges[:-1], edges[1:]
+        change = first = np.abs(factors(high) - factors(low))
+        for _ in range(BISECTIONS):
+            middle = 0.5 * (low + high)
+            left, right = (np.abs(factors(middle) - factors(end)) for end in (low, high))
+            low, high = np.where(left > right, low, middle), np.where(left > right, middle, high)
+            change = np.maximum(left, right)
+    return high[(change > LEFT * first) & (change > 0)]
 
 
 SCHEDULES: dict[str, type[Schedule]] = {kind.kind: kind for kind in (Constant, Inverse, Step, Cosine)}
