@@ -25,6 +25,7 @@ from stedyn.curves.jumps import plateaus_between
 from stedyn.curves.plateaus import find_plateaus
 from stedyn.files.problems import load_problem, problem_from_dict
 from stedyn.files.writing import problem_to_dict, save_problem
+from stedyn.limit.laws.legs import legs_of
 from stedyn.rules import Custom, Sign, Step, StochasticRounding
 from stedyn.simulation.observe import Observer
 
@@ -277,3 +278,17 @@ def test_no_step_goes_across_a_jump_of_the_rate():
         rate, source = 2 * lr - lr**2, (lr * 0.3) ** 2
         error.append(source / rate + (error[-1] - source / rate) * np.exp(-rate * time))
     np.testing.assert_allclose(solve(linear).error, error, rtol=1e-6)
+
+
+@pytest.mark.parametrize("points", [2, 12, 257, 401])
+def test_legs_with_every_other_time_are_of_one_shape(points):
+    """So that their program is the same; both end where the phase ends, at the time that is saved there."""
+    problem = dataclasses.replace(FLOAT_FIRST, rule=SGD(0.2, schedule=Step(0.7, 0.9)), run=Run(8.0, points))
+    legs = legs_of(problem, problem.taus, np.array([1.0, 5.0]))
+    assert sum(leg.saved for leg in legs) == points
+    for leg in legs:
+        half = leg.every_other
+        assert [one.shape for one in half.times] == [one.shape for one in leg.times]
+        np.testing.assert_array_equal(leg.taus[leg.places], half.taus[: half.saved])
+        assert leg.stops[-1] == leg.taus[-1] == half.stops[-1] == half.taus[-1] == half.keep[0]
+        assert 2 * half.saved <= leg.saved + 1

@@ -186,7 +186,7 @@ def grid_curves(
         parts = changes / np.where(confirmed, 3.0, 1.0)
         estimate, of_steps = xp.sum(parts), 0.0
         made = [run[1]["num_accepted_steps"] for run in runs]
-        if not traced and estimate <= tol and made[0] < CLIPPED * made[1]:
+        if not traced and (estimate <= tol or count == PASSES) and made[0] < CLIPPED * made[1]:
             sparse, accuracy = (leg.every_other for leg in legs), Accuracy(jnp.asarray(16 * rtol), least)
             place = map(np.asarray, (coarser[0], mesh.cells))
             run = one_pass(problem, tuple(sparse), accuracy, *place, shape, *reach)

@@ -37,9 +37,11 @@ class Leg(NamedTuple):
 
     @property
     def every_other(self) -> Leg:
-        """The leg with every other saved time: steps that end at saved times may be twice as long."""
+        """The leg with every other saved time, and no state but the last: steps may be twice as long."""
         taus, stops = self.sparse
-        return self._replace(taus=taus, stops=stops, saved=self.places.size)
+        return self._replace(
+            taus=taus, keep=jnp.full_like(self.keep, taus[-1]), stops=stops, saved=self.places.size
+        )
 
     @property
     def times(self) -> tuple[Float[Array, ""], Float[Array, " T"], Float[Array, " K"], Float[Array, " E"]]:
@@ -61,16 +63,15 @@ def legs_of(problem, taus: np.ndarray, keep: np.ndarray) -> tuple[Leg, ...]:
             own, states = np.append(own, end), np.append(states, end)
         jumps = jumps_of(part.rule, own[-1])
         jumps = jumps[jumps > begin * (1 + CLOSE)]
-        own, states = _before(own, jumps), _before(states, jumps)
-
-        def with_stops(some, others=(states, jumps * (1 - BEFORE))):
-            stops = np.unique(np.concatenate([some, *others]))
-            return jnp.asarray(_padded(some)), jnp.asarray(_padded(stops))
-
-        each, stops = with_stops(own)
+        own, states, jumps = _before(own, jumps), _before(states, jumps), jumps * (1 - BEFORE)
         places = np.arange(own.size)[::-2][::-1]
-        legs.append(Leg(jnp.asarray(begin * 1.0), each, jnp.asarray(states), stops, saved, kept,
-                        places[places < saved], with_stops(own[places])))  # fmt: skip
+        stops, few = (
+            np.unique(np.concatenate(each)) for each in ((own, states, jumps), (own[places], jumps))
+        )
+        every, stops = _padded(own), _padded(stops)
+        sparse = _padded(own[places], every.size), _padded(few, stops.size)
+        begin, every, states, stops, *sparse = map(jnp.asarray, (begin * 1.0, every, states, stops, *sparse))
+        legs.append(Leg(begin, every, states, stops, saved, kept, places[places < saved], tuple(sparse)))
     return tuple(legs)
 
 
@@ -81,9 +82,9 @@ def _before(times: np.ndarray, jumps: np.ndarray) -> np.ndarray:
     return times
 
 
-def _padded(taus: np.ndarray) -> np.ndarray:
-    """The saved times with the last repeated: 256, 512, ... of them, so that few numbers of times are compiled."""
-    size = max(256, 1 << (taus.size - 1).bit_length())
+def _padded(taus: np.ndarray, least: int = 256) -> np.ndarray:
+    """Times with the last repeated: 256, 512, ... of them, so that few numbers of times are compiled."""
+    size = max(least, 1 << (taus.size - 1).bit_length())
     return np.append(taus, np.full(size - taus.size, taus[-1]))
 
 
