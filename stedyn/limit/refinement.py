@@ -185,8 +185,7 @@ def grid_curves(
             confirmed = np.where(expected < 0, confirmed, changes <= expected)
         parts = changes / np.where(confirmed, 3.0, 1.0)
         estimate, of_steps = xp.sum(parts), 0.0
-        made = [run[1]["num_accepted_steps"] for run in runs]
-        if not traced and (estimate <= tol or count == PASSES) and made[0] < CLIPPED * made[1]:
+        if not traced and (estimate <= tol or count == PASSES) and _clipped(runs):
             sparse, accuracy = (leg.every_other for leg in legs), Accuracy(jnp.asarray(16 * rtol), least)
             place = map(np.asarray, (coarser[0], mesh.cells))
             run = one_pass(problem, tuple(sparse), accuracy, *place, shape, *reach)
@@ -220,6 +219,12 @@ def grid_curves(
         kept = xp.asarray(faces)[: size + 1], states, teacher, share
     steps = tuple(itertools.chain(*zip(path, runs[1][3], strict=True)))
     return curves, counts, None if states is None else kept, steps, estimate, code
+
+
+def _clipped(runs) -> bool:
+    """Whether many steps of the first run ended at saved times: the second has four times their tolerance."""
+    first, second = (run[1]["num_accepted_steps"] for run in runs[:2])
+    return bool(first < CLIPPED * second)
 
 
 def _of_steps(curves, sparse, legs, least) -> float:
