@@ -72,6 +72,12 @@ def is_traced(value) -> bool:
     return jax is not None and isinstance(value, jax.core.Tracer)
 
 
+def any_traced(*parts) -> bool:
+    """Whether a leaf of pytrees is known only inside a JAX transformation."""
+    jax = sys.modules.get("jax")
+    return jax is not None and any(map(is_traced, jax.tree.leaves(parts)))
+
+
 def array_of(value):
     """An array: of NumPy, for which nothing is compiled, but as it is where it is traced."""
     return value if is_traced(value) else np.asarray(value)
@@ -144,7 +150,7 @@ def in_float64(function: _F) -> _F:
     def run(*args, **given):
         import jax  # not at the top: see `is_traced`
 
-        if not jax.config.read("jax_enable_x64") and any(map(is_traced, jax.tree.leaves((args, given)))):
+        if not jax.config.read("jax_enable_x64") and any_traced(args, given):
             raise InputError(
                 f"{function.__qualname__}: expected 64-bit floats inside a JAX transformation (jit, grad, vmap), found "
                 "32-bit ones; put it into `with jax.enable_x64(True):`."

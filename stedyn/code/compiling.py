@@ -27,7 +27,7 @@ import equinox as eqx
 import jax
 from jax import export
 
-from ..checks import InputError, is_traced
+from ..checks import InputError, any_traced
 from .fingerprint import LIBRARIES, fingerprint
 
 #: Environment variable with the folder of kept programs; none are kept without it.
@@ -76,7 +76,7 @@ class Program:
         arrays, fixed = eqx.partition((args, given), eqx.is_array)
         leaves, tree = jax.tree.flatten(fixed)
         run = None
-        if os.environ.get(FOLDER) and not any(map(is_traced, jax.tree.leaves(arrays))):
+        if os.environ.get(FOLDER) and not any_traced(arrays):
             run = self._found(arrays, tuple(leaves), tree)
         out, static = run(arrays) if run else self._jitted(arrays, tuple(leaves), tree)
         return eqx.combine(out, static.value)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checks import array_of, is_traced
+from ..checks import any_traced, array_of
 from ..problem.problem import Problem
 
 #: Errors below this part of the variance of the label, and of what rounding to a step costs, count as this much where
@@ -29,9 +28,7 @@ def least_of(problem: Problem, asked=None):
     finest step: a teacher on levels is learnt until no weight is off, down to the tails of the start.
     """
     quantizers, least = [part.weights for part in problem.parts], vanishing(problem)
-    xp = (
-        jnp if any(map(is_traced, jax.tree.leaves((problem, asked)))) else np
-    )  # for which nothing is compiled
+    xp = jnp if any_traced(problem, asked) else np  # for which nothing is compiled
     if asked is not None:
         return xp.maximum(least, asked)
     if problem.range_rule is not None or any(weights.n_levels < 2 for weights in quantizers):

@@ -201,14 +201,14 @@ def grid_curves(
         if traced or int(code) != INACCURATE or count == PASSES or unknowns >= MOST_UNKNOWNS:
             break
         finer = _refined(mesh, coarser, parts, tol, MOST_UNKNOWNS / unknowns)
-        seconds = (time.monotonic() - begun) * np.prod(np.divide(finer[:3], mesh[:3]))
-        if progress and seconds >= LONG:
-            print(f"error estimate {estimate:.2g}: pass {count + 1} of at most {PASSES} on a finer mesh, about "
-                  f"{seconds:.0f} s", file=sys.stderr)  # fmt: skip
         if finer.cells > mesh.cells and changes[0] > STUCK * before:
             rtol, finer = rtol / FINER_STEPS, finer._replace(cells=mesh.cells)
         elif of_steps > 0.3 * tol:
             rtol = rtol / FINER_STEPS
+        seconds = (time.monotonic() - begun) * np.prod(np.divide(finer[:3], mesh[:3]))
+        if progress and seconds >= LONG:
+            print(f"error estimate {estimate:.2g}: pass {count + 1} of at most {PASSES}, about {seconds:.0f} s",
+                  file=sys.stderr)  # fmt: skip
         before = changes[0] if finer.cells > mesh.cells else np.inf
         growth = np.array([finer[flags.index(True)] / mesh[flags.index(True)] for flags in coarser])
         expected = np.where(growth > 1, ORDER_MARGIN * changes / growth**2, -1.0)
@@ -233,8 +233,8 @@ def _of_steps(curves, sparse, legs, least) -> float:
     Both have the same cells. Doubled steps of the third order differ by 7 times the error of single ones, of the second
     by 3 times.
     """
-    ends = np.cumsum([0] + [leg.saved for leg in legs])
-    places = np.concatenate([end + leg.places for end, leg in zip(ends, legs, strict=False)])
+    begins = np.cumsum([0, *(leg.saved for leg in legs)])[:-1]
+    places = np.concatenate([begin + leg.places for begin, leg in zip(begins, legs, strict=True)])
     both = {name: curves[name][places] for name in ("error", "ptq_error", "tangent") if name in curves}
     with np.errstate(invalid="ignore"):  # what stopped has no numbers beyond
         others = {name: sparse[name][: places.size] for name in both}

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checks import InputError, fail, is_traced
+from ..checks import InputError, any_traced, fail, is_traced
 from ..problem.problem import Problem
 from ..rules import Rule
 from ..rules.symmetry import check_centred
@@ -30,7 +30,7 @@ def check_model(problem: Problem) -> None:
 def check_seen(problem: Problem) -> None:
     """Refuse an input quantizer that takes every input to one level: there is nothing to learn from."""
     inputs, law, covariance = problem.inputs, problem.input_law, problem.covariance
-    if inputs.is_none or _is_traced(inputs, law, covariance):
+    if inputs.is_none or any_traced(inputs, law, covariance):
         return
     levels, nearest = np.asarray(inputs.levels), inputs.rounding == "nearest"
     own = 0.0 if covariance.means is None else np.asarray(covariance.means)
@@ -68,7 +68,7 @@ def check_means(problem: Problem) -> None:
     if problem.surrogate.ends or problem.latent_clip is not None:
         fail("weights", "ste = 'identity' and no latent clip with inputs that have a mean (how weights at an end "
              "follow the common shifts is not derived)", problem.ste, fix)  # fmt: skip
-    if _is_traced(problem.inputs, problem.input_law, problem.teacher):
+    if any_traced(problem.inputs, problem.input_law, problem.teacher):
         return
     moments = problem.moments(*problem.covariance.some(np.array([0.0, 0.5, 1.0])))
     none = np.abs(moments.mean) <= 1e-6 * np.sqrt(moments.k2)
@@ -157,7 +157,3 @@ def _check_part(problem: Problem) -> None:
             decay,
             "set it to 0, use the identity estimator, or simulate",
         )
-
-
-def _is_traced(*parts) -> bool:
-    return any(is_traced(leaf) for leaf in jax.tree.leaves(parts))

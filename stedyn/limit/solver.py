@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checks import array, checked, fail, in_float64, is_traced, positive, whole
+from ..checks import any_traced, array, checked, fail, in_float64, positive, whole
 from ..problem.problem import Problem
 from .laws.law import Asked
 from .laws.legs import legs_of
@@ -116,7 +116,7 @@ def solve(
     if LAWS[law].densities and taus.size > MOST_TIMES:
         fail("run.points", f"at most {MOST_TIMES} saved times for the law {law!r}, which makes a step to each",
              taus.size, "save fewer")  # fmt: skip
-    traced = any(is_traced(leaf) for leaf in jax.tree.leaves(problem))
+    traced = any_traced(problem)
     cells = None if cells is None else whole("cells", cells, 4, 10**6)
     classes = None if classes is None else whole("classes", classes, 2, 4096)
     classes = classes and classes + classes % 2

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from ..checks import InputError, fail, is_traced, whole
+from ..checks import InputError, any_traced, fail, whole
 from ..code.compiling import Program
 from ..inputs.moments import InputMoments
 from ..inputs.samples import Samples
@@ -96,7 +96,7 @@ def with_spread(solution: Solution, dim: int, given: Sequence[str] = ()) -> Solu
     dim = whole("dim", dim, 2, 2**29)
     check_width(problem, given)
     given = tuple(dict.fromkeys([*given, *the_same_in_all(problem, dim)]))
-    if is_traced(solution.error) or any(is_traced(leaf) for leaf in jax.tree.leaves(problem)):
+    if any_traced(solution.error, problem):
         raise InputError("dim: expected none inside a JAX transformation; leave it out there.")
     plateaus = solution.plateaus()
     closed = [plateau for plateau in plateaus if plateau.end is not None]

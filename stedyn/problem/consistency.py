@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checks import fail, is_traced
+from ..checks import any_traced, fail, is_traced
 from ..inputs.moments import moments_compiled
 from ..quantizers.quantizer import as_arrays
 from .run import LARGEST, SMALLEST
@@ -74,7 +74,7 @@ def means_of(problem) -> str:
         return "zero"
     if law.centre:
         return "removed"
-    if any(is_traced(leaf) for leaf in jax.tree.leaves((problem.inputs, problem.covariance, law))):
+    if any_traced(problem.inputs, problem.covariance, law):
         return "zero"
     variance, means = problem.covariance.some(np.array([0.0, 0.5, 1.0]))
     found = moments_compiled(problem.filled_inputs, jnp.sqrt(variance), as_arrays(law), "kept", means)

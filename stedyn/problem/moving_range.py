@@ -100,6 +100,8 @@ class MovingRange(eqx.Module):
         self.factor = positive("weights.range_factor", given.get("factor", 1.0)) if scales else None
         self.percentile = _percentile(given["percentile"]) if kind == "percentile" else None
         self.schedule = as_schedule(given["schedule"]) if kind == "schedule" else None
+        if self.schedule is not None and self.schedule.kind == "step":
+            _refuse_jumps("step")
 
     @property
     def learned(self) -> bool:
@@ -118,9 +120,7 @@ class MovingRange(eqx.Module):
     def check(self, problem) -> None:
         """Refuse a problem that a moving range does not go with."""
         if self.schedule is not None and (jumps := self.schedule.jumps(problem.taus[-1])).size:
-            fail("weights.range_schedule", "a continuous schedule (thresholds that jump move many weights at once, "
-                 "which has another limit)", f"{self.schedule.kind!r} that jumps at tau = {jumps[0]:.4g}",
-                 "use 'cosine' or 'inverse'")  # fmt: skip
+            _refuse_jumps(f"a function that jumps at tau = {jumps[0]:.4g}")
         lattice = None if problem.rule.lattice is None else problem.rule.kind
         channels = None if problem.channels is None else f"{len(problem.channels.shares)} channels"
         for name, value, why in (
@@ -162,3 +162,8 @@ def _percentile(value):
     if not is_traced(value) and not np.all((np.asarray(value) > 0) & (np.asarray(value) < 100)):
         fail("weights.range_percentile", "a number above 0 and below 100", value, "give one of these")
     return value
+
+
+def _refuse_jumps(found: str):
+    fail("weights.range_schedule", "a continuous schedule (thresholds that jump move many weights at once, which has "
+         "another limit)", found, "use 'cosine' or 'inverse'")  # fmt: skip

@@ -126,14 +126,15 @@ def _jumps(function: Callable, horizon: float) -> np.ndarray:
         factors = jax.jit(jax.vmap(lambda tau: jnp.asarray(function(tau))))
         if is_traced(factors(edges)):
             return np.zeros(0)
-        low, high = edges[:-1], edges[1:]
-        change = first = np.abs(factors(high) - factors(low))
+        low, high = (np.stack([ends, factors(ends)]) for ends in (edges[:-1], edges[1:]))
+        first = np.abs(high[1] - low[1])
         for _ in range(BISECTIONS):
-            middle = 0.5 * (low + high)
-            left, right = (np.abs(factors(middle) - factors(end)) for end in (low, high))
-            low, high = np.where(left > right, low, middle), np.where(left > right, middle, high)
-            change = np.maximum(left, right)
-    return high[(change > LEFT * first) & (change > 0)]
+            at = 0.5 * (low[0] + high[0])
+            middle = np.stack([at, factors(at)])
+            left = np.abs(middle[1] - low[1]) > np.abs(high[1] - middle[1])
+            low, high = np.where(left, low, middle), np.where(left, middle, high)
+        change = np.abs(high[1] - low[1])
+    return high[0][(change > LEFT * first) & (change > 0)]
 
 
 SCHEDULES: dict[str, type[Schedule]] = {kind.kind: kind for kind in (Constant, Inverse, Step, Cosine)}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..checks import fail, is_traced
+from ..checks import any_traced, fail, is_traced
 
 #: Residuals that are tried, of both signs, in standard deviations of the label; irrational, so that a gradient on a
 #: threshold, which has probability 0, is not one of them.
@@ -43,7 +43,7 @@ def check_centred(problem) -> None:
     """
     rule = problem.rule
     laws = problem.inputs, problem.covariance, problem.input_law
-    if any(is_traced(leaf) for leaf in jax.tree.leaves((rule, *laws))):
+    if any_traced(rule, *laws):
         return
     r = _scale(problem) / rule.batch * np.concatenate([-SIZES, SIZES])
     tolerance = RANDOM_TOLERANCE if rule.uniforms else TOLERANCE
@@ -72,7 +72,7 @@ def check_centred(problem) -> None:
 def check_product(problem) -> None:
     """Refuse a rule that claims to be a function of the product ``r phi`` and is not."""
     rule = problem.rule
-    if not rule.product or any(is_traced(leaf) for leaf in jax.tree.leaves(rule)):
+    if not rule.product or any_traced(rule):
         return
     rng = np.random.default_rng(0)
     r = jnp.asarray(_scale(problem) * rng.choice([-1, 1], PAIRS) * np.exp(rng.normal(size=PAIRS)))[:, None]
