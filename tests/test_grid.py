@@ -142,6 +142,35 @@ def test_order_in_the_step(columns):
     assert np.polyfit(np.log(counts), np.log(errors), 1)[0] == pytest.approx(-columns, rel=0.05)
 
 
+class _Cubic(_Decay):
+    """``y' = 3 tau^2``, from 1."""
+
+    def advance(self, tau, step, y):
+        return y + step * 3 * (tau + step) ** 2
+
+
+@pytest.mark.parametrize("columns", [3, 4, 8])
+def test_a_polynomial_of_its_order_is_exact_within_a_step(columns):
+    solver = ExtrapolatedEuler(columns)
+    *_, dense, _, _ = solver.step(None, 1.0, 1.5, (jnp.full(2, 2.0), None), _Cubic(), None, False)
+    inside = solver.interpolation_cls(t0=jnp.asarray(1.0), t1=jnp.asarray(1.5), **dense)
+    for time in (1.0, 1.1, 1.3, 1.5):
+        np.testing.assert_allclose(inside.evaluate(jnp.asarray(time))[0], 1 + time**3, rtol=1e-11)
+
+
+def test_order_within_a_step():
+    """What is saved between the ends of steps is as accurate as they are: the error of one step is of order 4."""
+    solver, law, errors = ExtrapolatedEuler(3), _Decay(), []
+    sizes = np.array([0.04, 0.02, 0.01])
+    for size in sizes:
+        *_, dense, _, _ = solver.step(None, 0.0, size, (law.start(), None), law, None, False)
+        inside = solver.interpolation_cls(t0=jnp.asarray(0.0), t1=jnp.asarray(size), **dense)
+        times = size * np.linspace(0.0, 1.0, 9)
+        got = np.array([inside.evaluate(jnp.asarray(time))[0] for time in times])
+        errors.append(np.max(np.abs(got - (1 + 2 * times) ** -0.5)))
+    assert np.polyfit(np.log(sizes), np.log(errors), 1)[0] == pytest.approx(4, rel=0.05)
+
+
 @pytest.mark.slow
 def test_the_controller_keeps_its_tolerance():
     taus = jnp.linspace(0.0, 3.0, 7)

@@ -25,7 +25,6 @@ from stedyn.curves.jumps import plateaus_between
 from stedyn.curves.plateaus import find_plateaus
 from stedyn.files.problems import load_problem, problem_from_dict
 from stedyn.files.writing import problem_to_dict, save_problem
-from stedyn.limit.laws.legs import legs_of
 from stedyn.rules import Custom, Sign, Step, StochasticRounding
 from stedyn.simulation.observe import Observer
 
@@ -280,15 +279,15 @@ def test_no_step_goes_across_a_jump_of_the_rate():
     np.testing.assert_allclose(solve(linear).error, error, rtol=1e-6)
 
 
-@pytest.mark.parametrize("points", [2, 12, 257, 401])
-def test_legs_with_every_other_time_are_of_one_shape(points):
-    """So that their program is the same; both end where the phase ends, at the time that is saved there."""
-    problem = dataclasses.replace(FLOAT_FIRST, rule=SGD(0.2, schedule=Step(0.7, 0.9)), run=Run(8.0, points))
-    legs = legs_of(problem, problem.taus, np.array([1.0, 5.0]))
-    assert sum(leg.saved for leg in legs) == points
-    for leg in legs:
-        half = leg.every_other
-        assert [one.shape for one in half.times] == [one.shape for one in leg.times]
-        np.testing.assert_array_equal(leg.taus[leg.places], half.taus[: half.saved])
-        assert leg.stops[-1] == leg.taus[-1] == half.stops[-1] == half.taus[-1] == half.keep[0]
-        assert 2 * half.saved <= leg.saved + 1
+@pytest.mark.parametrize(
+    "weights", [Quantizer(2, 1.2), pytest.param(Quantizer(kind="none"), marks=pytest.mark.slow)]
+)
+def test_what_is_saved_changes_nothing(weights):
+    """Steps are as long as the tolerance asks for, and end where a phase begins and a schedule jumps."""
+    rule, later = SGD(0.2, schedule=Step(0.7, 0.9)), Phase(2.0, weights=weights)
+    problem = Problem(noise_std=0.3, rule=rule, phases=[later], run=Run(8.0, 401))
+    many = solve(problem)
+    few = solve(dataclasses.replace(problem, run=Run(8.0, 5)))
+    assert many.statistics["num_steps"] < 200 > few.statistics["num_steps"]
+    for name in ("error", "m", "q", "norm"):
+        np.testing.assert_allclose(getattr(many, name)[::100], getattr(few, name), rtol=1e-10)

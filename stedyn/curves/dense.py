@@ -25,7 +25,7 @@ class Steps(NamedTuple):
     error: Any
 
     def within(self, horizon: float) -> Steps:
-        """The steps up to a horizon, as NumPy arrays, without those that only round a saved time."""
+        """The steps up to a horizon, as NumPy arrays, without those that only round the end of another."""
         tau = np.asarray(self.tau)
         tau = tau[: np.searchsorted(tau, horizon * (1 + 1e-12), side="right")]
         kept = np.flatnonzero(np.diff(tau, prepend=-np.inf) > 1e-12 * horizon)

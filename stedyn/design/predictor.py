@@ -72,12 +72,8 @@ class Predictor:
         self.stationary = has_fixed_point(problem, any_range=True)
         horizon = objective.number if objective.kind == "error-at" else problem.run.tau
         timed = objective.kind in ("time-to", "plateau-length")
-        self.run = self.rough = Run(horizon, max(LEAST_POINTS, problem.run.points) if timed else 3)
-        self.least = None
-        if (
-            objective.kind == "time-to"
-        ):  # a saved time ends a step: of few an error is timed, the end of a plateau not
-            self.rough, self.least = Run(horizon, 3), BESIDE * float(objective.number or 0.0)
+        self.run = Run(horizon, max(LEAST_POINTS, problem.run.points) if timed else 3)
+        self.least = BESIDE * float(objective.number or 0.0) if objective.kind == "time-to" else None
         self.base = with_quantizer(problem, quantizer)  # checked once, for all ranges
         self.kept: dict[tuple[float, float, int | None], Outcome] = {}
         self.exactly = functools.lru_cache(maxsize=1)(self._solve)
@@ -139,7 +135,7 @@ class Predictor:
         """The curve of the objective's run: to the tolerance, or in one pass with so many cells."""
         tol = self.tol if cells is None else 1.0
         per = cells and cells // min(30, max(1, self.quantizer.n_levels))
-        return self._solved(self.at(width, lr, self.run if cells is None else self.rough), tol, per)
+        return self._solved(self.at(width, lr, self.run), tol, per)
 
     def _solved(self, problem: Problem, tol: float, cells: int | None = None) -> Solution:
         return solve(problem, law=REFERENCE, tol=tol, least_error=self.least, cells=cells, throw=False)

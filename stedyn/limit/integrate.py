@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -12,13 +13,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from diffrax import RESULTS
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ..curves.dense import Steps
 from .laws.law import Accuracy, Flow
 
 #: Largest number of steps, and the smallest step, where the integration stops: numbers no longer become finite.
 MAX_STEPS, DTMIN = 200_000, 1e-250
+
+
+class Within(diffrax.AbstractLocalInterpolation):
+    """The state within a step, ``y1 + z slopes[0] + z^2 slopes[1] + ..``, ``z`` from -1 to 0; the values at its end."""
+
+    t0: Float[Array, ""]  # type: ignore[misc]
+    t1: Float[Array, ""]  # type: ignore[misc]
+    y1: PyTree
+    slopes: PyTree
+
+    def evaluate(self, t0, t1=None, left=True):
+        z = (t0 - self.t1) / jnp.where(self.t1 == self.t0, 1.0, self.t1 - self.t0)
+
+        def at(y, slopes):
+            return y + z * functools.reduce(lambda total, slope: slope + z * total, list(slopes)[::-1])
+
+        state, values = self.y1
+        inside = jax.tree.map(at, state, self.slopes), values
+        return inside if t1 is None else jax.tree.map(operator.sub, self.evaluate(t1), inside)
 
 
 class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
@@ -35,7 +55,7 @@ class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
     least: Float[Array, ""] | float = 0.0
 
     term_structure: ClassVar = diffrax.AbstractTerm
-    interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation
+    interpolation_cls: ClassVar[Callable] = Within
 
     def order(self, terms):
         return self.columns
@@ -62,8 +82,11 @@ class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
             return new, new
 
         _, out = jax.lax.scan(substep, state, tuple(jnp.array(parts).T))
-        best, finer = (
-            jax.tree.map(lambda y, first=first: _extrapolated(y, first, k), out) for first in (1, 2)
+        found = jax.tree.map(
+            lambda y0, y: jnp.tensordot(_weights(k), jnp.concatenate([y0[None], y]), 1), state, out
+        )
+        best, finer, slopes = (
+            jax.tree.map(lambda each, part=part: each[part], found) for part in (0, 1, slice(2, None))
         )
         values, error = args.watch(best, finer)
         size, least = jnp.abs(values[0]), jnp.maximum(self.least, 1e-300)
@@ -71,16 +94,31 @@ class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
         error = jnp.where(jnp.isnan(error), jnp.inf, error)  # rejected, and tried again with a smaller step
         y1 = (best, values)
         unseen = jax.tree.map(jnp.zeros_like, best)
-        return y1, (unseen, error), dict(y0=y0, y1=y1), None, RESULTS.successful
+        return y1, (unseen, error), dict(y1=y1, slopes=slopes), None, RESULTS.successful
 
 
-def _extrapolated(y: Array, first: int, last: int) -> Array:
-    """Value at ``1/n = 0`` of the polynomial through the results of ``n = first .. last`` substeps."""
-    n = np.arange(first, last + 1)
-    weights = [float(np.prod(own / np.delete(own - n, i))) for i, own in enumerate(n)]
-    return functools.reduce(
-        operator.add, (w * y[i * (i + 1) // 2 - 1] for w, i in zip(weights, n, strict=True))
-    )
+def _weights(last: int) -> Float[np.ndarray, "R S"]:
+    """What the start of a step and the ends of its ``1 + 2 + .. + last`` substeps (S) make of its results (R).
+
+    First the end, extrapolated from ``1 .. last`` substeps, and from ``2 .. last``; then the coefficients of `Within`:
+    all but one are derivatives at the end, extrapolated from backward differences (Hairer and Ostermann 1990), the last
+    one leads to the start.
+    """
+    each = np.eye(1 + last * (last + 1) // 2)
+    at = {n: [each[0], *each[1 + n * (n - 1) // 2 :][:n]] for n in range(1, last + 1)}
+
+    def limit(order: int, first: int):  # of the polynomial in 1/n through what n = first .. last substeps say
+        total = np.zeros(len(each))
+        for n in range(first, last + 1):
+            others = np.delete(np.arange(first, last + 1), n - first)
+            difference = np.diff(np.array(at[n]), order, axis=0)[-1]
+            total += np.prod(n / (n - others)) * n**order / math.factorial(order) * difference
+        return total
+
+    end, slopes = limit(0, 1), [limit(order, order) for order in range(1, last)]
+    signs = (-1.0) ** np.arange(1, last)
+    rest = (-1.0) ** last * (each[0] - end - signs @ np.array(slopes))
+    return np.array([end, limit(0, 2), *slopes, rest])
 
 
 def _field(t, y, law):
@@ -116,8 +154,8 @@ def integrate(
     law
         Grid or mixture, or another `Flow`.
     taus, keep
-        Increasing times at which the observables, and the whole state, are saved. Every one of them
-        ends a step, so that nothing is interpolated.
+        Increasing times at which the observables, and the whole state, are saved, between the ends of steps
+        by a polynomial of their order (`Within`).
     accuracy
         Relative error of the watched values in one step, and the least error that is distinguished from 0.
     forward
@@ -125,17 +163,17 @@ def integrate(
     columns
         Order of the steps.
     stops
-        Increasing times at which steps end; by default those at which something is saved, which they have to hold.
+        Increasing times at which steps end, the last one included; only there by default.
 
     Returns
     -------
     diffrax.Solution
         ``ys[0]`` the observables, ``ys[1]`` the states if ``keep`` is not empty; see also `steps`; never raises.
     """
-    times = jnp.sort(jnp.concatenate([taus, keep])) if stops is None else stops
+    end = jnp.max(jnp.concatenate([taus, keep]))
     controller = diffrax.ClipStepSizeController(
         diffrax.PIDController(rtol=accuracy.rtol, atol=1e-12, norm=_largest, dtmin=DTMIN, force_dtmin=False),
-        step_ts=times,
+        step_ts=end[None] if stops is None else stops,
     )
     saves = [diffrax.SubSaveAt(ts=taus, fn=lambda t, y, args: args.observe(t, y[0]))]
     if keep.size:
@@ -146,8 +184,8 @@ def integrate(
         diffrax.ODETerm(_field),
         ExtrapolatedEuler(columns, accuracy.least),
         t0=jnp.asarray(begin),
-        t1=times[-1],
-        dt0=1e-4 * (times[-1] - begin),
+        t1=end,
+        dt0=1e-4 * (end - begin),
         y0=(start, law.watch(start, start)[0]),
         args=law,
         saveat=diffrax.SaveAt(subs=saves),

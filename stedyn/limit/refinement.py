@@ -37,8 +37,6 @@ ORDER_MARGIN = 1.6
 #: Teacher values and input variances that a first pass distinguishes, and the most.
 FIRST_CLASSES, MOST_CLASSES = 40, 512
 FIRST_VARIANCES, FIRST_PAIRED, MOST_VARIANCES = 12, 16, 64
-#: Steps end at saved times where four times their tolerance does not make them fewer by this factor (third order: 1.6).
-CLIPPED = 1.45
 #: Where more cells leave more than this part of a change, it is the error in time, and steps get as much more accurate.
 STUCK, FINER_STEPS = 0.6, 4
 
@@ -184,13 +182,7 @@ def grid_curves(
         if count > 1:
             confirmed = np.where(expected < 0, confirmed, changes <= expected)
         parts = changes / np.where(confirmed, 3.0, 1.0)
-        estimate, of_steps = xp.sum(parts), 0.0
-        if not traced and (estimate <= tol or count == PASSES) and _clipped(runs):
-            sparse, accuracy = (leg.every_other for leg in legs), Accuracy(jnp.asarray(16 * rtol), least)
-            place = map(np.asarray, (coarser[0], mesh.cells))
-            run = one_pass(problem, tuple(sparse), accuracy, *place, shape, *reach)
-            of_steps = _of_steps(rest[0], _occupied(run[0], levels, mesh.folded, xp), legs, least)
-            estimate += of_steps
+        estimate = xp.sum(parts)
         inside, reach = within(problem, reach, curves, xp)
         estimate = xp.where(inside, estimate, xp.inf)
         code = xp.where(bad, MAX_STEPS, xp.where(estimate <= tol, REACHED, INACCURATE))
@@ -203,8 +195,6 @@ def grid_curves(
         finer = _refined(mesh, coarser, parts, tol, MOST_UNKNOWNS / unknowns)
         if finer.cells > mesh.cells and changes[0] > STUCK * before:
             rtol, finer = rtol / FINER_STEPS, finer._replace(cells=mesh.cells)
-        elif of_steps > 0.3 * tol:
-            rtol = rtol / FINER_STEPS
         seconds = (time.monotonic() - begun) * np.prod(np.divide(finer[:3], mesh[:3]))
         if progress and seconds >= LONG:
             print(f"error estimate {estimate:.2g}: pass {count + 1} of at most {PASSES}, about {seconds:.0f} s",
@@ -219,26 +209,6 @@ def grid_curves(
         kept = xp.asarray(faces)[: size + 1], states, teacher, share
     steps = tuple(itertools.chain(*zip(path, runs[1][3], strict=True)))
     return curves, counts, None if states is None else kept, steps, estimate, code
-
-
-def _clipped(runs) -> bool:
-    """Whether many steps of the first run ended at saved times: the second has four times their tolerance."""
-    first, second = (run[1]["num_accepted_steps"] for run in runs[:2])
-    return bool(first < CLIPPED * second)
-
-
-def _of_steps(curves, sparse, legs, least) -> float:
-    """The error of steps that end at saved times, from curves whose steps may be twice as long.
-
-    Both have the same cells. Doubled steps of the third order differ by 7 times the error of single ones, of the second
-    by 3 times.
-    """
-    begins = np.cumsum([0, *(leg.saved for leg in legs)])[:-1]
-    places = np.concatenate([begin + leg.places for begin, leg in zip(begins, legs, strict=True)])
-    both = {name: curves[name][places] for name in ("error", "ptq_error", "tangent") if name in curves}
-    with np.errstate(invalid="ignore"):  # what stopped has no numbers beyond
-        others = {name: sparse[name][: places.size] for name in both}
-        return float(_extrapolate(both, [others], least, np)[1][0]) / 3
 
 
 def _refined(mesh: Mesh, coarser, parts, tol: float, room: float) -> Mesh:

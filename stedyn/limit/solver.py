@@ -114,8 +114,7 @@ def solve(
         if not LAWS[law].densities:
             fail("law", "'grid' or 'mixture' with dim", law, "choose one of these")
     if LAWS[law].densities and taus.size > MOST_TIMES:
-        fail("run.points", f"at most {MOST_TIMES} saved times for the law {law!r}, which makes a step to each",
-             taus.size, "save fewer")  # fmt: skip
+        fail("run.points", f"at most {MOST_TIMES} saved times for the law {law!r}", taus.size, "save fewer")
     traced = any_traced(problem)
     cells = None if cells is None else whole("cells", cells, 4, 10**6)
     classes = None if classes is None else whole("classes", classes, 2, 4096)

@@ -15,6 +15,8 @@ from ...rules.schedules import jumps_of
 CLOSE = 1e-9
 #: How far before a jump of a schedule a step ends: by more than rounding of times.
 BEFORE = 1e-14
+#: Fewest saved times, and ends of steps, of a program.
+TIMES, STOPS = 256, 16
 
 
 class Leg(NamedTuple):
@@ -22,8 +24,7 @@ class Leg(NamedTuple):
 
     Of the times ``taus`` at which curves are saved the first ``saved`` are asked for, of the times ``keep`` of whole
     states the first ``kept``; the rest repeats the end, whose state the next phase takes over. Steps end at ``stops``:
-    at all of these, and just before a schedule jumps. ``places`` are those of every other saved time, counted from the
-    end, ``sparse`` these times and their stops (`every_other`).
+    just before a schedule jumps, and at the end.
     """
 
     begin: Float[Array, ""]
@@ -32,16 +33,6 @@ class Leg(NamedTuple):
     stops: Float[Array, " E"]
     saved: int
     kept: int
-    places: np.ndarray
-    sparse: tuple[Float[Array, " T"], Float[Array, " E"]]
-
-    @property
-    def every_other(self) -> Leg:
-        """The leg with every other saved time, and no state but the last: steps may be twice as long."""
-        taus, stops = self.sparse
-        return self._replace(
-            taus=taus, keep=jnp.full_like(self.keep, taus[-1]), stops=stops, saved=self.places.size
-        )
 
     @property
     def times(self) -> tuple[Float[Array, ""], Float[Array, " T"], Float[Array, " K"], Float[Array, " E"]]:
@@ -63,15 +54,10 @@ def legs_of(problem, taus: np.ndarray, keep: np.ndarray) -> tuple[Leg, ...]:
             own, states = np.append(own, end), np.append(states, end)
         jumps = jumps_of(part.rule, own[-1])
         jumps = jumps[jumps > begin * (1 + CLOSE)]
-        own, states, jumps = _before(own, jumps), _before(states, jumps), jumps * (1 - BEFORE)
-        places = np.arange(own.size)[::-2][::-1]
-        stops, few = (
-            np.unique(np.concatenate(each)) for each in ((own, states, jumps), (own[places], jumps))
-        )
-        every, stops = _padded(own), _padded(stops)
-        sparse = _padded(own[places], every.size), _padded(few, stops.size)
-        begin, every, states, stops, *sparse = map(jnp.asarray, (begin * 1.0, every, states, stops, *sparse))
-        legs.append(Leg(begin, every, states, stops, saved, kept, places[places < saved], tuple(sparse)))
+        own, states = _before(own, jumps), _before(states, jumps)
+        stops = _padded(np.append(jumps * (1 - BEFORE), own[-1]), STOPS)
+        begin, every, states, stops = map(jnp.asarray, (begin * 1.0, _padded(own), states, stops))
+        legs.append(Leg(begin, every, states, stops, saved, kept))
     return tuple(legs)
 
 
@@ -82,8 +68,8 @@ def _before(times: np.ndarray, jumps: np.ndarray) -> np.ndarray:
     return times
 
 
-def _padded(taus: np.ndarray, least: int = 256) -> np.ndarray:
-    """Times with the last repeated: 256, 512, ... of them, so that few numbers of times are compiled."""
+def _padded(taus: np.ndarray, least: int = TIMES) -> np.ndarray:
+    """Times with the last repeated: ``least``, or twice, four times .. as many, so that few numbers are compiled."""
     size = max(least, 1 << (taus.size - 1).bit_length())
     return np.append(taus, np.full(size - taus.size, taus[-1]))
 

@@ -295,6 +295,6 @@ def mixture_curves(problem: Problem, asked: Asked) -> Solved:
         estimate = jnp.maximum(estimate, apart(merged, "ptq_error"))
     if not linear:
         estimate = 2 * (estimate + apart(run(rtol, jnp.ones(()), False)[0]))
-    estimate = jnp.maximum(estimate, rtol)  # of steps that end at saved times with either tolerance
+    estimate = jnp.maximum(estimate, rtol)  # of steps that end at jumps of a schedule with either tolerance
     code = jnp.where(bad, MAX_STEPS, jnp.where(estimate <= tol, REACHED, INACCURATE))
     return Solved(curves, counts, kept, path, estimate, code)
