@@ -176,22 +176,24 @@ SAME = [
 
 @pytest.mark.parametrize(("law", "others"), [("mixture", [Quantizer(2, 1.3)]), ("grid", SAME)])
 def test_problems_that_differ_in_numbers_and_times_share_a_program(law, others):
-    """Counted by JAX: none for another range, lr, noise, horizon, number of saved times; bits and kind with "grid"."""
+    """Counted by JAX: none for another range, lr, noise, horizon, saved times, inputs; bits, kind with "grid"."""
     compiled = []
 
     def count(event, *_, **__):
         if "backend_compile" in event:
             compiled.append(event)
 
-    def solved(weights, lr, noise, run):
-        problem = Problem(weights=weights, noise_std=noise, rule=SGD(lr), run=run)
+    def solved(weights, lr, noise, run, bits):
+        problem = Problem(
+            weights=weights, noise_std=noise, rule=SGD(lr), run=run, inputs=Quantizer(bits, 2.0)
+        )
         assert 0 < final_error(problem, shared=True) < 1
         return solve(problem, law=law, tol=0.5)
 
-    solved(Quantizer(2, 1.5), 0.2, 0.1, Run(2.0, 5))
+    solved(Quantizer(2, 1.5), 0.2, 0.1, Run(2.0, 5), 2)
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
-        answers = [solved(weights, 0.1, 0.2, Run(4.0, 9)) for weights in others]
+        answers = [solved(weights, 0.1, 0.2, Run(4.0, 9), 4 if law == "grid" else 2) for weights in others]
     finally:
         jax.monitoring.unregister_event_duration_listener(count)
     assert not compiled

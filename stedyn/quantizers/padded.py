@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ..checks import any_traced
 from .pieces import Pieces, pieces_of
 from .quantizer import Quantizer
 
@@ -36,12 +37,10 @@ class PaddedQuantizer(eqx.Module):
             size *= growth
         self.range, self.rounding = jnp.asarray(quantizer.range), quantizer.rounding
         spare = size - number
-        if quantizer.explicit is None:
-            self.unit = jnp.asarray(np.pad(quantizer.unit, (0, spare), "edge"))
-        else:  # may be traced
-            self.unit = jnp.pad(
-                jnp.asarray(quantizer.explicit) / jnp.asarray(quantizer.range), (0, spare), "edge"
-            )
+        xp, unit = jnp if any_traced(quantizer) else np, quantizer.unit  # numbers need no program
+        if quantizer.explicit is not None:
+            unit = xp.asarray(quantizer.explicit) / xp.asarray(quantizer.range)
+        self.unit = jnp.asarray(xp.pad(unit, (0, spare), "edge"))
         self.spare = jnp.asarray(spare)
 
     @property

@@ -226,8 +226,8 @@ class Quantizer(eqx.Module):
             return jnp.asarray(np.array(self.explicit, dtype=float))
         if self.is_none:
             return jnp.zeros(0)
-        largest = jnp.asarray(self.range) * 1.0
-        return largest * self.unit.astype(largest.dtype)
+        largest = (jnp if is_traced(self.range) else np).asarray(self.range) * 1.0  # numbers need no program
+        return jnp.asarray(largest * self.unit.astype(largest.dtype))
 
     @property
     def step(self) -> Float[Array, ""]:
