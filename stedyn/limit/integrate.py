@@ -23,21 +23,25 @@ MAX_STEPS, DTMIN = 200_000, 1e-250
 
 
 class Within(diffrax.AbstractLocalInterpolation):
-    """The state within a step, ``y1 + z slopes[0] + z^2 slopes[1] + ..``, ``z`` from -1 to 0; the values at its end."""
+    """The state within a step, ``(1 + z) y1 - z y0 + z (1 + z) (bends[0] + z bends[1] + ..)``, ``z`` from -1 to 0.
+
+    The values are those at its end.
+    """
 
     t0: Float[Array, ""]  # type: ignore[misc]
     t1: Float[Array, ""]  # type: ignore[misc]
+    y0: PyTree
     y1: PyTree
-    slopes: PyTree
+    bends: PyTree
 
     def evaluate(self, t0, t1=None, left=True):
         z = (t0 - self.t1) / jnp.where(self.t1 == self.t0, 1.0, self.t1 - self.t0)
 
-        def at(y, slopes):
-            return y + z * functools.reduce(lambda total, slope: slope + z * total, list(slopes)[::-1])
+        def at(before, after, bends):
+            bend = functools.reduce(lambda total, one: one + z * total, list(bends)[::-1])
+            return (1 + z) * after - z * before + z * (1 + z) * bend
 
-        state, values = self.y1
-        inside = jax.tree.map(at, state, self.slopes), values
+        inside = jax.tree.map(at, self.y0[0], self.y1[0], self.bends), self.y1[1]
         return inside if t1 is None else jax.tree.map(operator.sub, self.evaluate(t1), inside)
 
 
@@ -85,7 +89,7 @@ class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
         found = jax.tree.map(
             lambda y0, y: jnp.tensordot(_weights(k), jnp.concatenate([y0[None], y]), 1), state, out
         )
-        best, finer, slopes = (
+        best, finer, bends = (
             jax.tree.map(lambda each, part=part: each[part], found) for part in (0, 1, slice(2, None))
         )
         values, error = args.watch(best, finer)
@@ -94,15 +98,14 @@ class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
         error = jnp.where(jnp.isnan(error), jnp.inf, error)  # rejected, and tried again with a smaller step
         y1 = (best, values)
         unseen = jax.tree.map(jnp.zeros_like, best)
-        return y1, (unseen, error), dict(y1=y1, slopes=slopes), None, RESULTS.successful
+        return y1, (unseen, error), dict(y0=y0, y1=y1, bends=bends), None, RESULTS.successful
 
 
 def _weights(last: int) -> Float[np.ndarray, "R S"]:
     """What the start of a step and the ends of its ``1 + 2 + .. + last`` substeps (S) make of its results (R).
 
-    First the end, extrapolated from ``1 .. last`` substeps, and from ``2 .. last``; then the coefficients of `Within`:
-    all but one are derivatives at the end, extrapolated from backward differences (Hairer and Ostermann 1990), the last
-    one leads to the start.
+    First the end, extrapolated from ``1 .. last`` substeps, and from ``2 .. last``; then the bends of `Within`, from
+    derivatives at the end that are extrapolated from backward differences (Hairer and Ostermann 1990).
     """
     each = np.eye(1 + last * (last + 1) // 2)
     at = {n: [each[0], *each[1 + n * (n - 1) // 2 :][:n]] for n in range(1, last + 1)}
@@ -115,10 +118,11 @@ def _weights(last: int) -> Float[np.ndarray, "R S"]:
             total += np.prod(n / (n - others)) * n**order / math.factorial(order) * difference
         return total
 
-    end, slopes = limit(0, 1), [limit(order, order) for order in range(1, last)]
-    signs = (-1.0) ** np.arange(1, last)
-    rest = (-1.0) ** last * (each[0] - end - signs @ np.array(slopes))
-    return np.array([end, limit(0, 2), *slopes, rest])
+    end = limit(0, 1)
+    bends = [end - each[0]]
+    for order in range(1, last):
+        bends.append(limit(order, order) - bends[-1])
+    return np.array([end, limit(0, 2), *bends[1:]])
 
 
 def _field(t, y, law):
