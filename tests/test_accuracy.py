@@ -194,15 +194,16 @@ def test_no_claim_is_exceeded(name):
 
 
 @pytest.mark.slow
-def test_the_error_of_steps_that_end_at_saved_times_is_claimed():
-    """Four times the tolerance of a step makes them no longer, and tells nothing of their error."""
+def test_the_error_of_steps_is_claimed_beside_many_saved_times():
+    """Where these ended steps, four times the tolerance made them no longer, and told nothing of their error."""
     problem = Problem(
         Teacher.rademacher(1.16), Start.gaussian(std=0.77), weights=Quantizer(3, 2.0, kind="mid-tread"), noise_std=0.57,
         rule=Multinomial(0.12, 1.5, 1.0), run=Run(18.0, 41),
     )  # fmt: skip
     rough, fine = solve(problem), solve(problem, tol=1e-4)
     true = float(np.max(np.abs(rough.error / fine.error - 1)))
-    assert 1e-4 < true < rough.error_estimate
+    assert 2e-5 < true < rough.error_estimate  # so much more than the finer one claims for itself
+    assert fine.error_estimate < 2e-5
 
 
 @pytest.mark.parametrize("law", ["mixture", "fluid"])

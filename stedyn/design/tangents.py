@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..checks import fail
-from ..curves.dense import Steps, between, extrapolated
+from ..curves.dense import Steps, between
 from ..curves.objectives import Objective
 from ..curves.plateaus import find_plateaus
 from ..limit.laws.legs import legs_of
@@ -33,8 +33,10 @@ TO: dict[str, Callable] = {
 STEP = 1e-3
 #: A second difference above this part of the value is a jump.
 JUMP = 1e-3
-#: Saved times of a curve, at which its error is estimated.
-POINTS = 201
+#: A tangent changes faster than its curve, by which steps go: they are made more accurate by this factor.
+FINER = 8
+#: Times of a curve, over the horizon, at which it and its tangent are read: as many as a program of 512 has.
+TIMES = np.unique([*np.linspace(0.0, 1.0, 301), *np.geomspace(1e-5, 1.0, 211)[:-1]])
 
 
 def moved(problem: Problem, to: str, value) -> Problem:
@@ -43,20 +45,17 @@ def moved(problem: Problem, to: str, value) -> Problem:
 
 
 def _tangent_pass(problem, legs, accuracy, coarse, cells, mesh, to):
-    """A pass of the grid law (see `grid_pass`): the error curve and its tangent, and those of the steps."""
+    """A pass of the grid law (see `grid_pass`): the error curve and its tangent."""
+
+    accuracy = accuracy._replace(rtol=accuracy.rtol / FINER)
 
     def run(value):
-        curves, stats, kept, (steps,), bad = grid_pass(
-            moved(problem, to, value), legs, accuracy, coarse, cells, mesh
-        )
-        return (curves["error"], steps), (stats, kept, bad)
+        curves, *others = grid_pass(moved(problem, to, value), legs, accuracy, coarse, cells, mesh)
+        return curves["error"], others
 
     value = TO[to](problem)
-    (error, steps), (tangent, moves), (stats, kept, bad) = jax.jvp(
-        run, (value,), (jnp.ones_like(value),), has_aux=True
-    )
-    moves = moves._replace(tau=steps.tau)  # the steps stay where they are
-    return {"error": error, "tangent": tangent}, stats, kept, ((steps, moves),), bad
+    error, tangent, others = jax.jvp(run, (value,), (jnp.ones_like(value),), has_aux=True)
+    return {"error": error, "tangent": tangent}, *others
 
 
 def of_curve(
@@ -74,19 +73,19 @@ def of_curve(
             objective,
             "choose it, or a weight quantizer",
         )
-    run = Run(problem.run.tau, max(POINTS, problem.run.points))
+    run = Run(taus=problem.run.tau * TIMES)
     if goal is not None and goal.kind == "error-at":
         run = Run(goal.number, 3)
 
     one_pass = functools.partial(_tangent_pass, to=to)
-    curves, _, _, steps, estimate, code = grid_curves(
+    curves, _, _, _, estimate, code = grid_curves(
         problem.timeless,
         legs_of(problem, run.taus, np.zeros(0)),
         tol,
         least_of(problem),
         one_pass=one_pass,
     )
-    error, tangent = np.asarray(curves["error"]), np.asarray(curves["tangent"])
+    error, tangent = (np.asarray(curves[name])[: run.taus.size] for name in ("error", "tangent"))
     status = Status(int(code))
     if not (status.ok and np.all(np.isfinite(error)) and np.all(np.isfinite(tangent))):
         fail(
@@ -97,7 +96,7 @@ def of_curve(
         )
     step = STEP * parameter or STEP
     least = float(vanishing(problem))
-    curve, slope = (extrapolated(*(one.within(run.tau) for one in pair)) for pair in zip(*steps, strict=True))
+    curve, slope = Steps(run.taus, error), Steps(run.taus, tangent)
     low, middle, high = (_read(goal, *between(_shifted(curve, slope, k * step, least))) for k in (-1, 0, 1))
     if low is None and middle is None and high is None:
         reached = goal is not None and goal.kind == "time-to"

@@ -27,6 +27,7 @@ def check_model(problem: Problem) -> None:
              "Gaussian residual only)", rule.kind, "choose one of these, or simulate")  # fmt: skip
 
 
+@jax.ensure_compile_time_eval()
 def check_seen(problem: Problem) -> None:
     """Refuse an input quantizer that takes every input to one level: there is nothing to learn from."""
     inputs, law, covariance = problem.inputs, problem.input_law, problem.covariance
