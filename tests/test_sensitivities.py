@@ -52,11 +52,6 @@ def curve(monkeypatch, error, tangent, code=REACHED):
     monkeypatch.setattr(tangents, "grid_curves", lambda *args, **kwargs: returned)
 
 
-def steps(values):
-    """A step at each time."""
-    return Steps(TAU, values)
-
-
 def staircase(stretch, depth=0.5):
     s = TAU / stretch
     return 0.1 + depth / (1 + np.exp(s - 30)) + 0.3 / (1 + np.exp(s - 70))
@@ -84,7 +79,7 @@ def smallest_drop():
     low, high = 0.05, 0.2
     for _ in range(40):
         middle = 0.5 * (low + high)
-        found = find_plateaus(*between(steps(0.4 + middle * DROP)), 0.0)
+        found = find_plateaus(*between(Steps(TAU, 0.4 + middle * DROP)), 0.0)
         low, high = (low, middle) if found else (middle, high)
     return high
 

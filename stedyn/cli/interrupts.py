@@ -37,9 +37,8 @@ def interruptible(for_good: bool) -> Iterator[list[int]]:
         with hears:
             while told := hears.recv(1):  # as soon as the signal is there, whatever the main thread does
                 time.sleep(PATIENCE)
-                mine = (
-                    signal.getsignal(told[0]) is interrupt
-                )  # other handlers answer their signals themselves
+                # other handlers answer their signals themselves
+                mine = signal.getsignal(told[0]) is interrupt
                 if mine and not received:
                     os.write(2, f"stedyn: {LOST}\n".encode())
                     os._exit(128 + told[0])

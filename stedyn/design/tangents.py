@@ -46,7 +46,6 @@ def moved(problem: Problem, to: str, value) -> Problem:
 
 def _tangent_pass(problem, legs, accuracy, coarse, cells, mesh, to):
     """A pass of the grid law (see `grid_pass`): the error curve and its tangent."""
-
     accuracy = accuracy._replace(rtol=accuracy.rtol / FINER)
 
     def run(value):
