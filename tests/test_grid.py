@@ -128,11 +128,18 @@ class _Decay(eqx.Module):
         return dict(y=y)
 
 
+def one_step(solver, law, t0, t1, y):
+    """The state after a step, and the polynomial within it."""
+    t0, t1 = map(jnp.asarray, (t0, t1))
+    after, _, dense, _, _ = solver.step(None, t0, t1, (y, None, jnp.zeros(solver.columns)), law, None, False)
+    return after, solver.interpolation_cls(t0=t0, t1=t1, **dense)
+
+
 @pytest.mark.parametrize("columns", [3, 4])
 def test_order_in_the_step(columns):
     solver, law = ExtrapolatedEuler(columns), _Decay()
     counts = np.array([20, 40, 80, 160])
-    step = jax.jit(lambda t0, t1, y: solver.step(None, t0, t1, (y, None), law, None, False)[0][0])
+    step = jax.jit(lambda t0, t1, y: one_step(solver, law, t0, t1, y)[0][0])
     errors = []
     for count in counts:
         y = law.start()
@@ -152,9 +159,9 @@ class _Cubic(_Decay):
 @pytest.mark.parametrize("columns", [3, 4, 8])
 def test_a_polynomial_of_its_order_is_exact_within_a_step(columns):
     solver = ExtrapolatedEuler(columns)
-    *_, dense, _, _ = solver.step(None, 1.0, 1.5, (jnp.full(2, 2.0), None), _Cubic(), None, False)
-    inside = solver.interpolation_cls(t0=jnp.asarray(1.0), t1=jnp.asarray(1.5), **dense)
-    assert np.all(inside.evaluate(inside.t0)[0] == 2.0)
+    after, inside = one_step(solver, _Cubic(), 1.0, 1.5, jnp.asarray(2.0))
+    assert inside.evaluate(inside.t0)[0] == 2.0
+    np.testing.assert_allclose(after[2], 1 + (1 + 0.5 * np.arange(1, columns + 1) / columns) ** 3, rtol=1e-11)
     for time in (1.1, 1.3, 1.5):
         np.testing.assert_allclose(inside.evaluate(jnp.asarray(time))[0], 1 + time**3, rtol=1e-11)
 
@@ -164,8 +171,7 @@ def test_order_within_a_step():
     solver, law, errors = ExtrapolatedEuler(3), _Decay(), []
     sizes = np.array([0.04, 0.02, 0.01])
     for size in sizes:
-        *_, dense, _, _ = solver.step(None, 0.0, size, (law.start(), None), law, None, False)
-        inside = solver.interpolation_cls(t0=jnp.asarray(0.0), t1=jnp.asarray(size), **dense)
+        _, inside = one_step(solver, law, 0.0, size, law.start())
         times = size * np.linspace(0.0, 1.0, 9)
         got = np.array([inside.evaluate(jnp.asarray(time))[0] for time in times])
         errors.append(np.max(np.abs(got - (1 + 2 * times) ** -0.5)))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..checks import fail
-from ..curves.dense import Steps, between
+from ..curves.dense import Steps, between, by_leg
 from ..curves.objectives import Objective
 from ..curves.plateaus import find_plateaus
 from ..limit.laws.legs import legs_of
@@ -35,8 +35,8 @@ STEP = 1e-3
 JUMP = 1e-3
 #: A tangent changes faster than its curve, by which steps go: they are made more accurate by this factor.
 FINER = 8
-#: Times of a curve, over the horizon, at which it and its tangent are read: as many as a program of 512 has.
-TIMES = np.unique([*np.linspace(0.0, 1.0, 301), *np.geomspace(1e-5, 1.0, 211)[:-1]])
+#: Times, over the horizon, at which curve and tangent are compared with those of other passes.
+TIMES = np.unique([*np.linspace(0.0, 1.0, 128), *np.geomspace(1e-5, 1.0, 128)[:-1]])
 
 
 def moved(problem: Problem, to: str, value) -> Problem:
@@ -45,16 +45,21 @@ def moved(problem: Problem, to: str, value) -> Problem:
 
 
 def _tangent_pass(problem, legs, accuracy, coarse, cells, mesh, to):
-    """A pass of the grid law (see `grid_pass`): the error curve and its tangent."""
+    """A pass of the grid law (see `grid_pass`): error curve and tangent, and both in its steps."""
     accuracy = accuracy._replace(rtol=accuracy.rtol / FINER)
 
     def run(value):
-        curves, *others = grid_pass(moved(problem, to, value), legs, accuracy, coarse, cells, mesh)
-        return curves["error"], others
+        curves, counts, kept, path, bad = grid_pass(
+            moved(problem, to, value), legs, accuracy, coarse, cells, mesh
+        )
+        return (curves["error"], [one.error for one in path]), (counts, kept, path, bad)
 
     value = TO[to](problem)
-    error, tangent, others = jax.jvp(run, (value,), (jnp.ones_like(value),), has_aux=True)
-    return {"error": error, "tangent": tangent}, *others
+    (error, _), (tangent, slopes), (counts, kept, path, bad) = jax.jvp(
+        run, (value,), (jnp.ones_like(value),), has_aux=True
+    )
+    both = [(one, Steps(one.tau, slope)) for one, slope in zip(path, slopes, strict=True)]
+    return {"error": error, "tangent": tangent}, counts, kept, both, bad
 
 
 def of_curve(
@@ -77,7 +82,7 @@ def of_curve(
         run = Run(goal.number, 3)
 
     one_pass = functools.partial(_tangent_pass, to=to)
-    curves, _, _, _, estimate, code = grid_curves(
+    curves, _, _, path, estimate, code = grid_curves(
         problem.timeless,
         legs_of(problem, run.taus, np.zeros(0)),
         tol,
@@ -95,8 +100,13 @@ def of_curve(
         )
     step = STEP * parameter or STEP
     least = float(vanishing(problem))
-    curve, slope = Steps(run.taus, error), Steps(run.taus, tangent)
-    low, middle, high = (_read(goal, *between(_shifted(curve, slope, k * step, least))) for k in (-1, 0, 1))
+    lines, slopes = (by_leg(steps, len(problem.begins), run.tau) for steps in zip(*path, strict=True))
+
+    def read(change):
+        legs = zip(lines, slopes, strict=True)
+        return _read(goal, *between(*(_shifted(*leg, change, least) for leg in legs)))
+
+    low, middle, high = map(read, (-step, 0.0, step))
     if low is None and middle is None and high is None:
         reached = goal is not None and goal.kind == "time-to"
         wanted = "an error that is reached" if reached else "a curve with a plateau"

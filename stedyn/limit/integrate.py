@@ -19,7 +19,7 @@ from ..curves.dense import Steps
 from .laws.law import Accuracy, Flow
 
 #: Largest number of steps, and the smallest step, where the integration stops: numbers no longer become finite.
-MAX_STEPS, DTMIN = 200_000, 1e-250
+MAX_STEPS, DTMIN = 50_000, 1e-250
 
 
 class Within(diffrax.AbstractLocalInterpolation):
@@ -41,7 +41,7 @@ class Within(diffrax.AbstractLocalInterpolation):
             bend = functools.reduce(lambda total, one: one + z * total, list(bends)[::-1])
             return (1 + z) * after - z * before + z * (1 + z) * bend
 
-        inside = jax.tree.map(at, self.y0[0], self.y1[0], self.bends), self.y1[1]
+        inside = jax.tree.map(at, self.y0[0], self.y1[0], self.bends), *self.y1[1:]
         return inside if t1 is None else jax.tree.map(operator.sub, self.evaluate(t1), inside)
 
 
@@ -50,9 +50,9 @@ class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
 
     The law is the argument ``args`` and has to offer ``advance(t, h, y)``, one linearly implicit step,
     and ``watch(best, other)``: the values whose relative accuracy counts and how far two results lie
-    apart in them. The state is ``(y, values)``, and only ``values`` carry an error estimate: the
+    apart in them. The state is ``(y, values, errors)``, and only ``values`` carry an error estimate: the
     difference to the member of order ``k - 1`` of the tableau (Deuflhard 1985). Below ``least`` the first of them
-    counts as that much.
+    counts as that much. The ``errors`` (k,) are the first of the values at even parts of the step, the last at its end.
     """
 
     columns: int = 3
@@ -89,23 +89,25 @@ class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
         found = jax.tree.map(
             lambda y0, y: jnp.tensordot(_weights(k), jnp.concatenate([y0[None], y]), 1), state, out
         )
-        best, finer, bends = (
-            jax.tree.map(lambda each, part=part: each[part], found) for part in (0, 1, slice(2, None))
+        best, finer, bends, inside = (
+            jax.tree.map(lambda each, part=part: each[part], found)
+            for part in (0, 1, slice(2, k + 1), slice(k + 1, None))
         )
         values, error = args.watch(best, finer)
         size, least = jnp.abs(values[0]), jnp.maximum(self.least, 1e-300)
         error = error.at[0].multiply(size / jnp.maximum(size, least))
         error = jnp.where(jnp.isnan(error), jnp.inf, error)  # rejected, and tried again with a smaller step
-        y1 = (best, values)
-        unseen = jax.tree.map(jnp.zeros_like, best)
-        return y1, (unseen, error), dict(y0=y0, y1=y1, bends=bends), None, RESULTS.successful
+        y1 = (best, values, jnp.append(jax.vmap(args.error)(inside), values[0]))
+        unseen = jax.tree.map(jnp.zeros_like, y1)
+        return y1, (unseen[0], error, unseen[2]), dict(y0=y0, y1=y1, bends=bends), None, RESULTS.successful
 
 
 def _weights(last: int) -> Float[np.ndarray, "R S"]:
     """What the start of a step and the ends of its ``1 + 2 + .. + last`` substeps (S) make of its results (R).
 
     First the end, extrapolated from ``1 .. last`` substeps, and from ``2 .. last``; then the bends of `Within`, from
-    derivatives at the end that are extrapolated from backward differences (Hairer and Ostermann 1990).
+    derivatives at the end that are extrapolated from backward differences (Hairer and Ostermann 1990); then what
+    `Within` says of the ends of ``last`` even parts, but for the last.
     """
     each = np.eye(1 + last * (last + 1) // 2)
     at = {n: [each[0], *each[1 + n * (n - 1) // 2 :][:n]] for n in range(1, last + 1)}
@@ -122,12 +124,16 @@ def _weights(last: int) -> Float[np.ndarray, "R S"]:
     bends = [end - each[0]]
     for order in range(1, last):
         bends.append(limit(order, order) - bends[-1])
-    return np.array([end, limit(0, 2), *bends[1:]])
+    inside = [
+        (1 + z) * end - z * each[0] + z * (1 + z) * np.polynomial.polynomial.polyval(z, np.array(bends[1:]))
+        for z in np.arange(1, last) / last - 1
+    ]
+    return np.array([end, limit(0, 2), *bends[1:], *inside])
 
 
 def _field(t, y, law):
-    """The vector field of ``(state, values)``; the law travels as the argument of the solve."""
-    return law(t, y[0]), jnp.zeros_like(y[1])
+    """The vector field of ``(state, values, errors)``; the law travels as the argument of the solve."""
+    return law(t, y[0]), *map(jnp.zeros_like, y[1:])
 
 
 def _largest(scaled):
@@ -137,8 +143,8 @@ def _largest(scaled):
 
 
 def _record(tau, y, law):
-    """Time and error, the first of the watched values."""
-    return tau, y[1][0]
+    """Time, and the errors at even parts of the step that ends there."""
+    return tau, y[2]
 
 
 def integrate(
@@ -184,13 +190,14 @@ def integrate(
         saves.append(diffrax.SubSaveAt(ts=keep, fn=lambda t, y, args: y[0]))
     saves.append(diffrax.SubSaveAt(t0=True, steps=True, fn=_record))
     start = law.start()
+    values = law.watch(start, start)[0]
     return diffrax.diffeqsolve(
         diffrax.ODETerm(_field),
         ExtrapolatedEuler(columns, accuracy.least),
         t0=jnp.asarray(begin),
         t1=end,
         dt0=1e-4 * (end - begin),
-        y0=(start, law.watch(start, start)[0]),
+        y0=(start, values, jnp.full(columns, values[0])),
         args=law,
         saveat=diffrax.SaveAt(subs=saves),
         stepsize_controller=controller,
@@ -201,7 +208,7 @@ def integrate(
 
 
 def steps(solution: diffrax.Solution) -> Steps:
-    """The error at every step, however the solution is saved."""
+    """The error in every step, however the solution is saved."""
     saved: Any = solution.ys
     return Steps(*saved[-1])
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..checks import Failure, is_traced
-from ..curves.dense import Steps, between, extrapolated
+from ..curves.dense import Steps, between, by_leg
 from ..curves.plateaus import Plateau
 from ..files.results import Result
 from ..problem.means import mean_mode_line
@@ -26,9 +26,6 @@ CURVES = (
     "error", "m", "q", "overlap", "norm", "effective_step", "saturated", "flip_rate", "classification_error",
     "ptq_error", "kappa", "mean_mode", "range",
 )  # fmt: skip
-
-#: Part of the last interval of a phase by which its end lies before the next phase.
-EDGE = 1e-3
 
 _SENTENCES = (
     "The solution reached the horizon within the requested tolerance.",
@@ -188,20 +185,9 @@ class Solution(Result, eqx.Module):
     @property
     def dense(self) -> tuple[np.ndarray, np.ndarray]:
         """Times and errors (M,) on the steps of the solver and between them, whatever ``tau`` is."""
-        steps = [one.within(float(self.tau[-1])) for one in self.steps]
-        if not steps or np.size(steps[0].tau) < 2:
-            return np.asarray(self.tau), np.asarray(self.error)
-        if "samples" in self.statistics:  # between which it is not smooth
-            return steps[0].tau, np.maximum(steps[0].error, 0.0)
-        meshes = len(steps) // len(self.problem.begins)
-        legs = [steps[k : k + meshes] for k in range(0, len(steps), meshes)]
-        curves = [
-            between(extrapolated(*leg) if meshes == 2 else leg[0]) for leg in legs if leg[0].tau.size > 1
-        ]
-        # a phase ends just before the next one begins, where the error may jump
-        for (tau, _), _ in zip(curves, curves[1:], strict=False):
-            tau[-1] -= EDGE * (tau[-1] - tau[-2])
-        return tuple(np.concatenate(parts) for parts in zip(*curves, strict=True))  # type: ignore[return-value]
+        legs = len(self.problem.begins)
+        curve = by_leg(self.steps, legs, float(self.tau[-1])) if self.steps else []
+        return between(*curve) if curve else (np.asarray(self.tau), np.asarray(self.error))
 
     def plateaus(self) -> list[Plateau]:
         """Plateaus of the error curve (`stedyn.find_plateaus`), found on the steps of the solver, not on ``tau``.

@@ -19,7 +19,7 @@ from .refused import check_closes
 from .solution import DIVERGED, MAX_STEPS, MEAN_MODE, Densities, Solution, SolveError, Status
 from .width import check_width, with_spread
 
-#: Saved times of a law that makes at least one of its 200 000 steps to each.
+#: Most saved times of a law with densities.
 MOST_TIMES = 100_000
 _OPTIONAL = (
     "saturated",
@@ -182,7 +182,10 @@ def _stable_part(curves, taus, problem: Problem):
 
 def _finite_part(curves, taus, code: int, problem: Problem, path):
     """The saved times before a failure; the whole curve without one. The steps tell whether the error has grown."""
-    error, steps = np.asarray(curves["error"]), np.concatenate([np.zeros(1), *(one.error for one in path)])
+    error, steps = (
+        np.asarray(curves["error"]),
+        np.concatenate([np.zeros(1), *(np.ravel(one.error) for one in path)]),
+    )
     scale = max(error[0], float(problem.label_variance))
     good = np.all([np.isfinite(np.asarray(curves[name])) for name in ("error", "m", "q", "norm")], axis=0)
     bounded = good & ~problem.diverges(error)
