@@ -100,13 +100,8 @@ def of_curve(
         )
     step = STEP * parameter or STEP
     least = float(vanishing(problem))
-    lines, slopes = (by_leg(steps, len(problem.begins), run.tau) for steps in zip(*path, strict=True))
-
-    def read(change):
-        legs = zip(lines, slopes, strict=True)
-        return _read(goal, *between(*(_shifted(*leg, change, least) for leg in legs)))
-
-    low, middle, high = map(read, (-step, 0.0, step))
+    (curve,), (slope,) = (by_leg(steps, 1, run.tau) for steps in zip(*path, strict=True))
+    low, middle, high = (_read(goal, *between(_shifted(curve, slope, k * step, least))) for k in (-1, 0, 1))
     if low is None and middle is None and high is None:
         reached = goal is not None and goal.kind == "time-to"
         wanted = "an error that is reached" if reached else "a curve with a plateau"

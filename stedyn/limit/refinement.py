@@ -34,6 +34,8 @@ PASSES = 5
 LONG = 5.0
 #: A change of at most this multiple of what the second order promises confirms it.
 ORDER_MARGIN = 1.6
+#: Relative error that rounding makes, in sums over many cells.
+ROUNDING = 1e-12
 #: Teacher values and input variances that a first pass distinguishes, and the most.
 FIRST_CLASSES, MOST_CLASSES = 40, 512
 FIRST_VARIANCES, FIRST_PAIRED, MOST_VARIANCES = 12, 16, 64
@@ -182,7 +184,7 @@ def grid_curves(
         if count > 1:
             confirmed = np.where(expected < 0, confirmed, changes <= expected)
         parts = changes / np.where(confirmed, 3.0, 1.0)
-        estimate = xp.sum(parts)
+        estimate = xp.maximum(xp.sum(parts), ROUNDING)
         inside, reach = within(problem, reach, curves, xp)
         estimate = xp.where(inside, estimate, xp.inf)
         code = xp.where(bad, MAX_STEPS, xp.where(estimate <= tol, REACHED, INACCURATE))
