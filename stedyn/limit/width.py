@@ -212,7 +212,8 @@ def _steps_of(solution: Solution, times) -> tuple[np.ndarray, np.ndarray, np.nda
     path = np.asarray(solution.steps[0].within(horizon).tau) if solution.steps else np.asarray(solution.tau)
     tau = np.unique(np.concatenate([[0.0], path, times]))
     tau = tau[np.append(True, np.diff(tau) > 1e-12 * horizon)]
-    parts = -(-STEPS // max(tau.size - 1, 1))
+    count = max(tau.size - 1, 1)
+    parts = (filled(-(-STEPS // count) * count + 1) - 1) // count  # what would be filled up is used
     tau = np.append((tau[:-1, None] + np.diff(tau)[:, None] * np.arange(parts) / parts).ravel(), tau[-1])
     at = np.abs(tau - times[:, None]).argmin(axis=1)
     tau = np.append(tau, np.full(filled(tau.size) - tau.size, tau[-1]))
