@@ -20,7 +20,7 @@ from stedyn import (
     small_lr_stairs,
     solve,
 )
-from stedyn.curves.dense import PIECES, Steps, between, extrapolated
+from stedyn.curves.dense import PIECES, Steps, between, extrapolated, smooth_sections
 from stedyn.curves.plateaus import simulated_times
 from stedyn.curves.slopes import prominent, sinking
 from stedyn.rules import Adam, Sign, Step
@@ -115,39 +115,47 @@ def test_prominent_peaks_are_those_of_scipy():
         assert prominent(height, 0.7) == list(expected)
 
 
-def recorded(tau, parts, scale=1.0):
-    """A smooth curve as a solver records it, with its errors at even parts of the steps that end at ``tau``."""
-    ends = np.append(tau[0], tau)
-    at = ends[:-1, None] + np.diff(ends)[:, None] * np.arange(1, parts + 1) / parts
-    return Steps(tau, scale * smooth(at))
+def smooth(tau, scale=1.0):
+    return Steps(tau, scale * (np.exp(-0.5 * tau) + 0.2 / (1 + np.exp(tau - 10))))
 
 
-def smooth(tau):
-    return np.exp(-0.5 * tau) + 0.2 / (1 + np.exp(tau - 10))
-
-
-@pytest.mark.parametrize("parts", [1, 4, 8])
-def test_a_step_is_a_polynomial_through_its_errors(parts):
+def test_between_the_steps_the_curve_is_cubic():
     gaps = []
-    for count in (8, 15):
-        steps = recorded(np.linspace(0, 15, count), parts)
-        tau = np.linspace(0, 15, 1001)
-        gaps.append(np.max(np.abs(steps.at(tau) - smooth(tau))))
-        times, error = between(steps)
-        assert times.size == (PIECES if parts > 1 else 1) * (count - 1) + 1
-        np.testing.assert_allclose(error, steps.at(times), rtol=1e-12, atol=1e-15)
-    assert gaps[1] < gaps[0] / 2**parts  # of order K + 1
-    fine, coarse = recorded(np.linspace(0, 15, 121), parts), recorded(np.linspace(0, 15, 97), parts, 1.03)
-    np.testing.assert_allclose(
-        extrapolated(fine, coarse).error, recorded(fine.tau, parts, 0.99).error, rtol=1e-3
-    )
+    for count in (31, 61):
+        tau, error = between(smooth(np.linspace(0, 15, count)))
+        assert tau.size == PIECES * (count - 1) + 1
+        gaps.append(np.max(np.abs(error - smooth(tau).error)))
+    assert gaps[1] < gaps[0] / 10  # of fourth order
+    fine, coarse = smooth(np.linspace(0, 15, 61)), smooth(np.linspace(0, 15, 47), 1.03)
+    np.testing.assert_allclose(extrapolated(fine, coarse).error, smooth(fine.tau, 0.99).error, rtol=2e-4)
+    # a sudden fall makes no dip, as the spline would have
+    wild = Steps(np.arange(5.0), np.array([1.0, 0.99, 0.98, 0.1, 0.09]))
+    assert np.all(np.diff(between(wild)[1]) <= 1e-15)
 
 
-def test_a_kink_between_two_steps_stays_one():
-    tau = np.array([0.0, 1.0, 2.5])
-    steps = Steps(tau, np.array([[1.0] * 4, [1.0] * 4, [1 + 1.5 * k / 4 for k in range(1, 5)]]))
-    times, error = between(steps)
-    np.testing.assert_allclose(error, 1 + np.maximum(times - 1, 0.0), rtol=1e-12)
+def test_errors_within_a_step_are_part_of_the_curve():
+    tau = np.array([0.0, 5.0, 15.0])
+    ends = np.append(tau[0], tau)
+    at = ends[:-1, None] + np.diff(ends)[:, None] * np.arange(1, 5) / 4
+    steps = Steps(tau, smooth(at).error).within(15.0)
+    np.testing.assert_allclose(steps.tau, [0.0, 1.25, 2.5, 3.75, 5.0, 7.5, 10.0, 12.5, 15.0])
+    np.testing.assert_allclose(steps.error, smooth(steps.tau).error)
+
+
+@pytest.mark.parametrize("two_meshes", [False, True])
+def test_a_kink_between_two_sections_stays_one(two_meshes):
+    def kinked(count, scale):
+        tau = np.concatenate([np.linspace(0, 1, count)[:-1], np.linspace(1 - 1e-14, 3, count)])
+        return Steps(tau, scale * (1 + np.maximum(tau - 1, 0.0) ** 2 + 3 * np.maximum(tau - 1, 0.0)))
+
+    steps = [kinked(5, 1.0), kinked(4, 1.03)] if two_meshes else [kinked(5, 0.99)]
+    tau, error = between(*smooth_sections(steps, 1, 3.0, np.array([1.0, 2.9, 7.0])))
+    np.testing.assert_allclose(error, kinked(5, 0.99).error[0] + np.interp(tau, *_finely(0.99)), rtol=1e-5)
+
+
+def _finely(scale):
+    late = np.linspace(1, 3, 20_001)
+    return np.append(0.0, late), np.append(0.0, scale * ((late - 1) ** 2 + 3 * (late - 1)))
 
 
 def test_steps_after_the_horizon_and_of_no_length_are_left_out():
@@ -164,7 +172,7 @@ def test_the_curve_between_saved_times_is_that_which_is_saved_there(problem):
     tau = np.unique([*np.linspace(0, problem.run.tau, 1001), *np.linspace(6.9, 7.1, 201)])
     solution = solve(dataclasses.replace(problem, run=Run(taus=tau)))
     error = np.interp(solution.tau, *solution.dense)
-    np.testing.assert_allclose(error, solution.error, rtol=1e-4)  # what 64 pieces of a step cut off
+    np.testing.assert_allclose(error, solution.error, rtol=1e-4)
 
 
 def three_bits(tau, points, range_=1.0, lr=0.02, noise_std=0.1, start_std=0.02):

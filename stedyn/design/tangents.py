@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..checks import fail
-from ..curves.dense import Steps, between, by_leg
+from ..curves.dense import Steps, between
 from ..curves.objectives import Objective
 from ..curves.plateaus import find_plateaus
 from ..limit.laws.legs import legs_of
@@ -22,6 +22,7 @@ from ..limit.refinement import grid_curves
 from ..limit.refused import check_closes
 from ..limit.solution import Status
 from ..problem.problem import Problem, Run
+from ..rules.schedules import jumps_of
 
 #: Parameters, and where a problem has them.
 TO: dict[str, Callable] = {
@@ -35,8 +36,8 @@ STEP = 1e-3
 JUMP = 1e-3
 #: A tangent changes faster than its curve, by which steps go: they are made more accurate by this factor.
 FINER = 8
-#: Times, over the horizon, at which curve and tangent are compared with those of other passes.
-TIMES = np.unique([*np.linspace(0.0, 1.0, 128), *np.geomspace(1e-5, 1.0, 128)[:-1]])
+#: Times of a curve, over the horizon, at which it and its tangent are read: as many as a program of 512 has.
+TIMES = np.unique([*np.linspace(0.0, 1.0, 301), *np.geomspace(1e-5, 1.0, 211)[:-1]])
 
 
 def moved(problem: Problem, to: str, value) -> Problem:
@@ -45,21 +46,16 @@ def moved(problem: Problem, to: str, value) -> Problem:
 
 
 def _tangent_pass(problem, legs, accuracy, coarse, cells, mesh, to):
-    """A pass of the grid law (see `grid_pass`): error curve and tangent, and both in its steps."""
+    """A pass of the grid law (see `grid_pass`): the error curve and its tangent."""
     accuracy = accuracy._replace(rtol=accuracy.rtol / FINER)
 
     def run(value):
-        curves, counts, kept, path, bad = grid_pass(
-            moved(problem, to, value), legs, accuracy, coarse, cells, mesh
-        )
-        return (curves["error"], [one.error for one in path]), (counts, kept, path, bad)
+        curves, *others = grid_pass(moved(problem, to, value), legs, accuracy, coarse, cells, mesh)
+        return curves["error"], others
 
     value = TO[to](problem)
-    (error, _), (tangent, slopes), (counts, kept, path, bad) = jax.jvp(
-        run, (value,), (jnp.ones_like(value),), has_aux=True
-    )
-    both = [(one, Steps(one.tau, slope)) for one, slope in zip(path, slopes, strict=True)]
-    return {"error": error, "tangent": tangent}, counts, kept, both, bad
+    error, tangent, others = jax.jvp(run, (value,), (jnp.ones_like(value),), has_aux=True)
+    return {"error": error, "tangent": tangent}, *others
 
 
 def of_curve(
@@ -77,12 +73,13 @@ def of_curve(
             objective,
             "choose it, or a weight quantizer",
         )
-    run = Run(taus=problem.run.tau * TIMES)
+    jumps = jumps_of(problem.rule, problem.run.tau)
+    run = Run(taus=np.union1d(problem.run.tau * TIMES, jumps))
     if goal is not None and goal.kind == "error-at":
         run = Run(goal.number, 3)
 
     one_pass = functools.partial(_tangent_pass, to=to)
-    curves, _, _, path, estimate, code = grid_curves(
+    curves, _, _, _, estimate, code = grid_curves(
         problem.timeless,
         legs_of(problem, run.taus, np.zeros(0)),
         tol,
@@ -100,8 +97,11 @@ def of_curve(
         )
     step = STEP * parameter or STEP
     least = float(vanishing(problem))
-    (curve,), (slope,) = (by_leg(steps, 1, run.tau) for steps in zip(*path, strict=True))
-    low, middle, high = (_read(goal, *between(_shifted(curve, slope, k * step, least))) for k in (-1, 0, 1))
+    slope = Steps(run.taus, tangent)
+    low, middle, high = (
+        _read(goal, *between(*_shifted(Steps(run.taus, error), slope, k * step, least).sections(jumps)))
+        for k in (-1, 0, 1)
+    )
     if low is None and middle is None and high is None:
         reached = goal is not None and goal.kind == "time-to"
         wanted = "an error that is reached" if reached else "a curve with a plateau"

@@ -14,8 +14,6 @@ from .answers import Band, Curve, RangeCurve
 LIMIT, SIMULATION, FIXED, RULE = "#3d8fd1", "#d55e00", "#009e73", "#a06cd5"
 #: Most levels whose occupancy is drawn.
 MOST_LEVELS = 256
-#: Most points of the curve that are sent to the browser.
-MOST_POINTS = 4000
 #: Bins of a simulated histogram.
 HISTOGRAM = 60
 #: Moves density, occupancy, histogram and the mark on the curve to a frame, in the browser.
@@ -92,8 +90,7 @@ class Figures:
         """Curve, plateaus, density and occupancy of a solution, at a frame."""
         solution = curve.solution
         tau, error = solution.dense
-        shown = np.unique(np.linspace(0, tau.size - 1, min(tau.size, MOST_POINTS)).astype(int))
-        self.line.data = dict(x=tau[shown], y=error[shown])
+        self.line.data = dict(x=tau, y=error)
         end = float(solution.tau[-1])
         ends = [end if plateau.end is None else plateau.end for plateau in curve.plateaus]
         self.plateaus.data = dict(left=[plateau.start for plateau in curve.plateaus], right=ends)

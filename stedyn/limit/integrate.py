@@ -52,7 +52,7 @@ class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
     and ``watch(best, other)``: the values whose relative accuracy counts and how far two results lie
     apart in them. The state is ``(y, values, errors)``, and only ``values`` carry an error estimate: the
     difference to the member of order ``k - 1`` of the tableau (Deuflhard 1985). Below ``least`` the first of them
-    counts as that much. The ``errors`` (k,) are the first of the values at even parts of the step, the last at its end.
+    counts as that much. The ``errors`` are the first of the values at even parts of the step, the last at its end.
     """
 
     columns: int = 3
@@ -74,7 +74,7 @@ class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
         return terms.vf(t0, y0, args)
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
-        h, state, k = t1 - t0, y0[0], self.columns
+        h, state, k, recorded = t1 - t0, y0[0], self.columns, y0[2].size
         parts = [
             part for n in range(1, k + 1) for part in zip(np.arange(n) / n, np.full(n, 1 / n), strict=True)
         ]
@@ -87,7 +87,7 @@ class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
 
         _, out = jax.lax.scan(substep, state, tuple(jnp.array(parts).T))
         found = jax.tree.map(
-            lambda y0, y: jnp.tensordot(_weights(k), jnp.concatenate([y0[None], y]), 1), state, out
+            lambda y0, y: jnp.tensordot(_weights(k, recorded), jnp.concatenate([y0[None], y]), 1), state, out
         )
         best, finer, bends, inside = (
             jax.tree.map(lambda each, part=part: each[part], found)
@@ -97,17 +97,18 @@ class ExtrapolatedEuler(diffrax.AbstractAdaptiveSolver):
         size, least = jnp.abs(values[0]), jnp.maximum(self.least, 1e-300)
         error = error.at[0].multiply(size / jnp.maximum(size, least))
         error = jnp.where(jnp.isnan(error), jnp.inf, error)  # rejected, and tried again with a smaller step
-        y1 = (best, values, jnp.append(jax.vmap(args.error)(inside), values[0]))
+        errors = values[:1] if recorded == 1 else jnp.append(jax.vmap(args.error)(inside), values[0])
+        y1 = (best, values, errors)
         unseen = jax.tree.map(jnp.zeros_like, y1)
         return y1, (unseen[0], error, unseen[2]), dict(y0=y0, y1=y1, bends=bends), None, RESULTS.successful
 
 
-def _weights(last: int) -> Float[np.ndarray, "R S"]:
+def _weights(last: int, parts: int) -> Float[np.ndarray, "R S"]:
     """What the start of a step and the ends of its ``1 + 2 + .. + last`` substeps (S) make of its results (R).
 
     First the end, extrapolated from ``1 .. last`` substeps, and from ``2 .. last``; then the bends of `Within`, from
     derivatives at the end that are extrapolated from backward differences (Hairer and Ostermann 1990); then what
-    `Within` says of the ends of ``last`` even parts, but for the last.
+    `Within` says of the ends of even ``parts``, but for the last.
     """
     each = np.eye(1 + last * (last + 1) // 2)
     at = {n: [each[0], *each[1 + n * (n - 1) // 2 :][:n]] for n in range(1, last + 1)}
@@ -126,7 +127,7 @@ def _weights(last: int) -> Float[np.ndarray, "R S"]:
         bends.append(limit(order, order) - bends[-1])
     inside = [
         (1 + z) * end - z * each[0] + z * (1 + z) * np.polynomial.polynomial.polyval(z, np.array(bends[1:]))
-        for z in np.arange(1, last) / last - 1
+        for z in np.arange(1, parts) / parts - 1
     ]
     return np.array([end, limit(0, 2), *bends[1:], *inside])
 
@@ -197,7 +198,7 @@ def integrate(
         t0=jnp.asarray(begin),
         t1=end,
         dt0=1e-4 * (end - begin),
-        y0=(start, values, jnp.full(columns, values[0])),
+        y0=(start, values, jnp.full(columns if columns > 3 else 1, values[0])),
         args=law,
         saveat=diffrax.SaveAt(subs=saves),
         stepsize_controller=controller,

@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..checks import Failure, is_traced
-from ..curves.dense import Steps, between, by_leg
+from ..curves.dense import Steps, between, smooth_sections
 from ..curves.plateaus import Plateau
 from ..files.results import Result
 from ..problem.means import mean_mode_line
 from ..problem.problem import Problem
+from ..rules.schedules import jumps_of
 from .endings import Course, course
 from .spread import Spread
 
@@ -185,8 +186,12 @@ class Solution(Result, eqx.Module):
     @property
     def dense(self) -> tuple[np.ndarray, np.ndarray]:
         """Times and errors (M,) on the steps of the solver and between them, whatever ``tau`` is."""
-        legs = len(self.problem.begins)
-        curve = by_leg(self.steps, legs, float(self.tau[-1])) if self.steps else []
+        end, problem = float(self.tau[-1]), self.problem
+        if self.steps and "samples" in self.statistics:  # between which it is not smooth
+            tau, error = self.steps[0].within(end)
+            return tau, np.maximum(error, 0.0)
+        jumps = np.concatenate([jumps_of(part.rule, end) for part in problem.parts])
+        curve = smooth_sections(self.steps, len(problem.begins), end, jumps)
         return between(*curve) if curve else (np.asarray(self.tau), np.asarray(self.error))
 
     def plateaus(self) -> list[Plateau]:

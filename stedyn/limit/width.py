@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from .solution import Solution
 
 #: Fewest steps of the sweep, responses that are swept at once, cells; teacher classes, alone and of every variance.
-STEPS, AT_ONCE, CELLS, CLASSES, FEWER_CLASSES = 200, 64, 400, 32, 8
-#: Cells of one teacher value without a quantizer, where a closed form is met to 4e-5.
+STEPS, AT_ONCE, CELLS, CLASSES, FEWER_CLASSES = 300, 64, 400, 32, 8
+#: Cells of one teacher value without a quantizer, where a closed form is met to 8e-5.
 MORE_CELLS = 3200
 #: Variances of a power law that are taken as they are.
 MOST_VALUES = 2**22
