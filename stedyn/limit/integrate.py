@@ -22,6 +22,12 @@ from .laws.law import Accuracy, Flow
 MAX_STEPS, DTMIN = 50_000, 1e-250
 
 
+def _inside(z, before, after, bends):
+    """The polynomial of `Within` at ``z``."""
+    bend = functools.reduce(lambda total, one: one + z * total, list(bends)[::-1])
+    return (1 + z) * after - z * before + z * (1 + z) * bend
+
+
 class Within(diffrax.AbstractLocalInterpolation):
     """The state within a step, ``(1 + z) y1 - z y0 + z (1 + z) (bends[0] + z bends[1] + ..)``, ``z`` from -1 to 0.
 
@@ -37,10 +43,7 @@ class Within(diffrax.AbstractLocalInterpolation):
     def evaluate(self, t0, t1=None, left=True):
         z = (t0 - self.t1) / jnp.where(self.t1 == self.t0, 1.0, self.t1 - self.t0)
 
-        def at(before, after, bends):
-            bend = functools.reduce(lambda total, one: one + z * total, list(bends)[::-1])
-            return (1 + z) * after - z * before + z * (1 + z) * bend
-
+        at = functools.partial(_inside, z)
         inside = jax.tree.map(at, self.y0[0], self.y1[0], self.bends), *self.y1[1:]
         return inside if t1 is None else jax.tree.map(operator.sub, self.evaluate(t1), inside)
 
@@ -125,10 +128,7 @@ def _weights(last: int, parts: int) -> Float[np.ndarray, "R S"]:
     bends = [end - each[0]]
     for order in range(1, last):
         bends.append(limit(order, order) - bends[-1])
-    inside = [
-        (1 + z) * end - z * each[0] + z * (1 + z) * np.polynomial.polynomial.polyval(z, np.array(bends[1:]))
-        for z in np.arange(1, parts) / parts - 1
-    ]
+    inside = [_inside(z, each[0], end, bends[1:]) for z in np.arange(1, parts) / parts - 1]
     return np.array([end, limit(0, 2), *bends[1:], *inside])
 
 
@@ -192,13 +192,14 @@ def integrate(
     saves.append(diffrax.SubSaveAt(t0=True, steps=True, fn=_record))
     start = law.start()
     values = law.watch(start, start)[0]
+    parts = columns if columns > 3 else 1  # see `Steps`
     return diffrax.diffeqsolve(
         diffrax.ODETerm(_field),
         ExtrapolatedEuler(columns, accuracy.least),
         t0=jnp.asarray(begin),
         t1=end,
         dt0=1e-4 * (end - begin),
-        y0=(start, values, jnp.full(columns if columns > 3 else 1, values[0])),
+        y0=(start, values, jnp.full(parts, values[0])),
         args=law,
         saveat=diffrax.SaveAt(subs=saves),
         stepsize_controller=controller,

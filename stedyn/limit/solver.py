@@ -182,10 +182,8 @@ def _stable_part(curves, taus, problem: Problem):
 
 def _finite_part(curves, taus, code: int, problem: Problem, path):
     """The saved times before a failure; the whole curve without one. The steps tell whether the error has grown."""
-    error, steps = (
-        np.asarray(curves["error"]),
-        np.concatenate([np.zeros(1), *(np.ravel(one.error) for one in path)]),
-    )
+    error = np.asarray(curves["error"])
+    steps = np.concatenate([np.zeros(1), *(np.ravel(one.error) for one in path)])
     scale = max(error[0], float(problem.label_variance))
     good = np.all([np.isfinite(np.asarray(curves[name])) for name in ("error", "m", "q", "norm")], axis=0)
     bounded = good & ~problem.diverges(error)
