@@ -207,7 +207,7 @@ def _range_rule(content: dict[str, Any]) -> MovingRange | None:
                  f"set range_rule ({', '.join(RANGE_RULES)})")  # fmt: skip
         return None
     rule = MovingRange(kind, **given)
-    if rule.measured and content.get("kind") != "none":
+    if rule.measured and content.get("kind") not in ("none", "levels"):
         content.setdefault("range", 1.0)
     return rule
 

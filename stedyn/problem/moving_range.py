@@ -138,6 +138,9 @@ class MovingRange(eqx.Module):
                 )
         width = problem.weights.range
         if self.measured and not is_traced(width) and np.any(np.asarray(width) != 1):
+            if problem.weights.explicit:
+                fail("weights.levels", f"1 as the largest absolute level with range_rule = {self.kind!r}, which scales "
+                     "them", width, "divide the levels by it")  # fmt: skip
             fail("weights.range", f"no range (in Python 1) with range_rule = {self.kind!r}, which sets it", width,
                  "leave it out; range_factor scales what is measured")  # fmt: skip
         if self.schedule is None:

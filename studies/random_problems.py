@@ -1,0 +1,175 @@
+"""Do claims hold where nobody looked: random problems, each with its error estimate and its verdict put to the test.
+
+A seed makes a problem out of all tables of a problem file (``independent/random_tables.py``). It is solved at the
+default tolerance and at an eighth of it: the deviation of the curve should stay below what both claim together, that of
+the curve between the steps, from which plateaus are read, below the tolerance. It is then simulated: p of
+the verdict of ``stedyn compare`` should be even between 0 and 1. ``--show SEED`` prints a problem as TOML. Seeds in the
+table already are not computed again.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import tomli_w
+from scipy import stats
+from tqdm import tqdm
+
+from stedyn.checks import InputError
+from stedyn.comparison.comparison import compare
+from stedyn.drawing.axes import SIMULATION, THEORY
+from stedyn.files import report
+from stedyn.files.writing import problem_to_dict
+from stedyn.limit.solver import solve
+from stedyn.problem.phases import replaced
+from stedyn.problem.problem import Problem, Run
+from stedyn.simulation import simulate
+
+sys.path.insert(0, str(Path(__file__).parent))
+from independent.random_tables import problem_of
+
+FIRST, PROBLEMS, QUICK = 15_000, 60, 2
+TOL, FINER, DIM, RUNS = 5e-3, 8, 1000, 16
+#: Times at which the curve between the steps is compared.
+BETWEEN = 200
+
+
+def claims_of(problem: Problem) -> dict:
+    """Estimates of a solution and of a finer one, and how far apart their curves are.
+
+    Deviations are relative to the error, or to what counts as none (`stedyn.solve`, ``least_error``).
+    """
+    begun = time.perf_counter()
+    solution = solve(problem, tol=TOL, throw=False)
+    seconds = time.perf_counter() - begun
+    times = np.union1d(problem.taus, np.linspace(0.0, solution.tau[-1], BETWEEN))
+    finer = solve(replaced(problem, run=Run(taus=times)), tol=TOL / FINER, throw=False)
+    end = min(solution.tau[-1], finer.tau[-1])
+    least = float(solution.least_error)
+
+    def deviation(tau, error) -> float:
+        tau, error = np.asarray(tau), np.asarray(error)
+        exact = np.interp(tau[tau <= end], finer.tau, finer.error)
+        return float(np.max(np.abs(error[tau <= end] - exact) / np.maximum(exact, least)))
+
+    dense = np.interp(finer.tau, *solution.dense)
+    claim = float(solution.error_estimate + finer.error_estimate)
+    saved = deviation(solution.tau, solution.error)
+    return {
+        "law": solution.law, "estimate": float(solution.error_estimate), "finer_estimate": float(finer.error_estimate),
+        "deviation": saved, "ratio": saved / claim, "between": deviation(finer.tau, dense),
+        "status": str(solution.status), "final_error": solution.final_error, "seconds": seconds,
+    }  # fmt: skip
+
+
+def verdict_of(problem: Problem, seed: int) -> dict:
+    """What ``stedyn compare`` says."""
+    comparison = compare(solve(problem, tol=TOL), simulate(problem, dim=DIM, seeds=RUNS, seed=RUNS * seed))
+    gap, sem = comparison.relative_gap
+    return {"agreement": comparison.agreement, "p": comparison.p_value, "gap": gap, "gap_sem": sem}
+
+
+def row_of(seed: int) -> dict:
+    """One row of the table."""
+    row = {"seed": seed, "rule": "", "refused": ""}
+    try:
+        problem = problem_of(seed)
+        row["rule"] = problem.rule.kind
+        row |= claims_of(problem)
+        if row["status"].startswith("The solution reached"):
+            row |= verdict_of(problem, seed)
+    except InputError as why:
+        row["refused"] = str(why)
+    return row
+
+
+def draw(table: pd.DataFrame):
+    """Ratios of deviation to claim in order, and the p values in order beside those of chance."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.6), layout="constrained")
+    shown = {"deviation / claim": table["ratio"], f"deviation between steps / {TOL}": table["between"] / TOL}
+    for (label, values), color in zip(shown.items(), (THEORY, SIMULATION), strict=True):
+        values = np.sort(values.dropna())
+        left.step(
+            np.maximum(values, 1e-5), np.arange(1, values.size + 1), where="post", color=color, label=label
+        )
+    left.axvline(1.0, color="0.5", lw=0.8)
+    left.set(xscale="log", xlabel="part of what is claimed", ylabel="problems with at most this")
+    left.legend(frameon=False)
+    p = np.sort(table["p"].dropna())
+    places = np.arange(1, p.size + 1)
+    chance = stats.beta(places, p.size + 1 - places)
+    right.fill_between(
+        chance.mean(), chance.ppf(0.025), chance.ppf(0.975), color="0.9", lw=0, label="95 % by chance"
+    )
+    right.plot([0, 1], [0, 1], color="0.5", lw=0.8)
+    right.plot(chance.mean(), p, "o", ms=3, color=THEORY)
+    right.set(xlabel="p by chance, in order", ylabel="p of the verdict, in order", xlim=(0, 1), ylim=(0, 1))
+    right.legend(frameon=False)
+    for ax in (left, right):
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def sentences(table: pd.DataFrame) -> list[str]:
+    """What the table says."""
+    solved = table[table["ratio"].notna()]
+    p = solved["p"].dropna()
+    lines = [
+        f"{len(table)} problems, {int((table['refused'] != '').sum())} refused; deviation beyond the claim: "
+        f"{int((solved['ratio'] > 1).sum())}, largest {solved['ratio'].max():.2f} of it; between steps beyond {TOL}: "
+        f"{int((solved['between'] > TOL).sum())}, largest {solved['between'].max():.1e}"
+    ]
+    if p.size > 1:
+        lines.append(
+            f"verdicts: {', '.join(f'{n} {word}' for word, n in solved['agreement'].value_counts().items())}; "
+            f"p below 0.01: {int((p < 0.01).sum())} of {p.size}; even between 0 and 1 (Kolmogorov-Smirnov): "
+            f"p = {stats.kstest(p, 'uniform').pvalue:.2g}"
+        )
+    return lines
+
+
+def main(
+    quick: bool = False, out: str = "data", first: int = FIRST, problems: int | None = None
+) -> pd.DataFrame:
+    """Write ``random_problems.csv`` and ``.png`` after every problem; return the table, one row a seed."""
+    jax.config.update("jax_enable_x64", True)
+    folder = Path(out)
+    path, rows = folder / "random_problems.csv", []
+    if path.exists():
+        rows = pd.read_csv(path, comment="#", keep_default_na=False, na_values={"p": [""]}).to_dict("records")
+    folder.mkdir(parents=True, exist_ok=True)
+    about = (
+        f"studies/random_problems.py: tol = {TOL}, d = {DIM}, {RUNS} runs each, {jax.devices()[0].platform}"
+    )
+    done = {row["seed"] for row in rows}
+    for seed in tqdm(range(first, first + (problems or (QUICK if quick else PROBLEMS))), desc="problems"):
+        if seed in done:
+            continue
+        rows.append(row_of(seed))
+        table = pd.DataFrame(rows).sort_values("seed", ignore_index=True)
+        lines = sentences(table)
+        report.write_csv(path, table, about, *lines)
+    print("\n".join(lines))
+    report.write_figure(folder / "random_problems.png", draw(table))
+    return table
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} problems")
+    parser.add_argument("--out", default="data", help="folder of the results")
+    parser.add_argument("--first", type=int, default=FIRST, help="the first seed")
+    parser.add_argument("--problems", type=int, help="how many")
+    parser.add_argument(
+        "--show", type=int, metavar="SEED", help="print the problem of a seed as TOML, and do nothing"
+    )
+    given = parser.parse_args()
+    if given.show is None:
+        main(given.quick, given.out, given.first, given.problems)
+    else:
+        print(tomli_w.dumps(problem_to_dict(problem_of(given.show))))
