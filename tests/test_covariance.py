@@ -8,6 +8,7 @@ from scipy.integrate import solve_ivp
 from stedyn import (
     SGD,
     Covariance,
+    InputLaw,
     Problem,
     Quantizer,
     Run,
@@ -59,6 +60,25 @@ def test_classes_keep_the_variance_of_the_output(teacher, coarse):
     found = coordinate_classes(Problem(teacher, covariance=POWER), 32, coarse)
     assert found.share.sum() == pytest.approx(1, rel=1e-12)
     assert (found.share * found.variance[found.group]) @ found.teacher**2 == pytest.approx(0.49, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "law, within", [(InputLaw.uniform(), 1e-5), (InputLaw.samples([-1.0, -0.2, 0.2, 1.0]), 3e-3)]
+)
+def test_classes_of_bounded_inputs(law, within):
+    """Averages over the variances, which have kinks where an end of the inputs passes a threshold, and their claim."""
+    problem = Problem(input_law=law, inputs=TWO_BIT.with_range(1.5), covariance=Covariance.power_law(0.7))
+
+    def error(variance, share):  # of weights on a level
+        moments = problem.moments(variance)
+        return float(share @ (moments.std**2 - 2 * 0.8 * moments.k1 + 0.8**2 * moments.k2))
+
+    values = problem.covariance.values()
+    exact = error(values, np.full(values.size, 1 / values.size))
+    for variances in (12, 24, 48):
+        found, other = (coordinate_classes(problem, 96, coarse, variances) for coarse in (False, True))
+        off = abs(error(found.variance, found.share) - exact) / exact
+        assert off < min(within, abs(error(other.variance, other.share) / exact - 1))
 
 
 def test_classes_of_pairs_know_their_correlation():
