@@ -8,6 +8,8 @@ table already are not computed again.
 """
 
 import argparse
+import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -33,8 +35,12 @@ from stedyn.simulation import simulate
 sys.path.insert(0, str(Path(__file__).parent))
 from independent.random_tables import problem_of
 
+COLUMNS = ["seed", "rule", "refused", "law", "status", "estimate", "finer_estimate", "deviation", "ratio", "between",
+           "final_error", "seconds", "agreement", "p", "gap", "gap_sem"]  # fmt: skip
 FIRST, PROBLEMS, QUICK = 15_000, 60, 2
 TOL, FINER, DIM, RUNS = 5e-3, 8, 1000, 16
+#: Seconds after which a problem is given up: a finer curve of hundreds of classes takes an hour.
+LIMIT = 300
 #: Times at which the curve between the steps is compared.
 BETWEEN = 200
 
@@ -76,16 +82,23 @@ def verdict_of(problem: Problem, seed: int) -> dict:
 
 def row_of(seed: int) -> dict:
     """One row of the table."""
-    row = {"seed": seed, "rule": "", "refused": ""}
+    row = {"seed": seed}
     try:
         problem = problem_of(seed)
-        row["rule"] = problem.rule.kind
-        row |= claims_of(problem)
-        if row["status"].startswith("The solution reached"):
-            row |= verdict_of(problem, seed)
     except InputError as why:
-        row["refused"] = str(why)
-    return row
+        return row | {"refused": str(why)}
+    row |= {"rule": problem.rule.kind, **claims_of(problem)}
+    return row | verdict_of(problem, seed) if row["status"].startswith("The solution reached") else row
+
+
+def answered(seed: int) -> dict:
+    """The row of a process of its own, which is given up after `LIMIT`."""
+    command = [sys.executable, __file__, "--row", str(seed)]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return {"seed": seed, "status": f"no answer in {LIMIT} s"}
+    return json.loads(done.stdout)
 
 
 def draw(table: pd.DataFrame):
@@ -120,8 +133,9 @@ def sentences(table: pd.DataFrame) -> list[str]:
     solved = table[table["ratio"].notna()]
     p = solved["p"].dropna()
     lines = [
-        f"{len(table)} problems, {int((table['refused'] != '').sum())} refused; deviation beyond the claim: "
-        f"{int((solved['ratio'] > 1).sum())}, largest {solved['ratio'].max():.2f} of it; between steps beyond {TOL}: "
+        f"{len(table)} problems, {table['refused'].notna().sum()} refused, "
+        f"{(table['status'] == f'no answer in {LIMIT} s').sum()} without an answer in {LIMIT} s; "
+        f"deviation beyond the claim: {int((solved['ratio'] > 1).sum())}, largest {solved['ratio'].max():.2f} of it; between steps beyond {TOL}: "
         f"{int((solved['between'] > TOL).sum())}, largest {solved['between'].max():.1e}"
     ]
     if p.size > 1:
@@ -136,22 +150,19 @@ def sentences(table: pd.DataFrame) -> list[str]:
 def main(
     quick: bool = False, out: str = "data", first: int = FIRST, problems: int | None = None
 ) -> pd.DataFrame:
-    """Write ``random_problems.csv`` and ``.png`` after every problem; return the table, one row a seed."""
-    jax.config.update("jax_enable_x64", True)
+    """Write ``random_problems.csv`` after every problem, and ``.png``; return the table, one row a seed."""
     folder = Path(out)
     path, rows = folder / "random_problems.csv", []
     if path.exists():
-        rows = pd.read_csv(path, comment="#", keep_default_na=False, na_values={"p": [""]}).to_dict("records")
+        rows = pd.read_csv(path, comment="#").to_dict("records")
     folder.mkdir(parents=True, exist_ok=True)
     about = (
         f"studies/random_problems.py: tol = {TOL}, d = {DIM}, {RUNS} runs each, {jax.devices()[0].platform}"
     )
     done = {row["seed"] for row in rows}
     for seed in tqdm(range(first, first + (problems or (QUICK if quick else PROBLEMS))), desc="problems"):
-        if seed in done:
-            continue
-        rows.append(row_of(seed))
-        table = pd.DataFrame(rows).sort_values("seed", ignore_index=True)
+        rows += [] if seed in done else [answered(seed)]
+        table = pd.DataFrame(rows, columns=COLUMNS).sort_values("seed", ignore_index=True)
         lines = sentences(table)
         report.write_csv(path, table, about, *lines)
     print("\n".join(lines))
@@ -168,8 +179,14 @@ if __name__ == "__main__":
     parser.add_argument(
         "--show", type=int, metavar="SEED", help="print the problem of a seed as TOML, and do nothing"
     )
+    parser.add_argument(
+        "--row", type=int, metavar="SEED", help="print the row of a seed as JSON, and do nothing"
+    )
     given = parser.parse_args()
-    if given.show is None:
+    if given.row is not None:
+        jax.config.update("jax_enable_x64", True)
+        print(json.dumps(row_of(given.row)))
+    elif given.show is None:
         main(given.quick, given.out, given.first, given.problems)
     else:
         print(tomli_w.dumps(problem_to_dict(problem_of(given.show))))

@@ -158,6 +158,9 @@ def arithmetic(platform: str) -> dict[str, str]:
     found = {"JAX": jax.__version__, "XLA": jaxlib.__version__, "device": f"{platform} {device.device_kind}"}
     if platform == "cpu":
         found["instruction set"] = f"{machine()} {_instructions()}"
+        found["largest loop of one kernel"] = (
+            _flag("xla_cpu_small_while_loop_byte_threshold=") or "that of XLA"
+        )
     return found
 
 
@@ -168,9 +171,14 @@ def _instructions() -> str:
     except OSError:
         return "unknown"
     flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
-    allowed = os.environ.get("XLA_FLAGS", "").partition("--xla_cpu_max_isa=")[2].split(" ")[0]
+    allowed = _flag("--xla_cpu_max_isa=")
     known = [name for name in ("sse4_2", "avx", "avx2", "fma", "avx512f", "asimd", "sve") if name in flags]
     return " ".join(known + ([f"at most {allowed}"] if allowed else []))
+
+
+def _flag(name: str) -> str:
+    """The value of a flag of XLA in the environment, empty without it."""
+    return os.environ.get("XLA_FLAGS", "").partition(name)[2].split(" ")[0]
 
 
 def _lock_path(path: Path) -> Path:
