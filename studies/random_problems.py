@@ -132,11 +132,12 @@ def sentences(table: pd.DataFrame) -> list[str]:
     """What the table says."""
     solved = table[table["ratio"].notna()]
     p = solved["p"].dropna()
+    late = table["status"] == f"no answer in {LIMIT} s"
+    beyond, between = (solved["ratio"] > 1).sum(), (solved["between"] > TOL).sum()
     lines = [
-        f"{len(table)} problems, {table['refused'].notna().sum()} refused, "
-        f"{(table['status'] == f'no answer in {LIMIT} s').sum()} without an answer in {LIMIT} s; "
-        f"deviation beyond the claim: {int((solved['ratio'] > 1).sum())}, largest {solved['ratio'].max():.2f} of it; between steps beyond {TOL}: "
-        f"{int((solved['between'] > TOL).sum())}, largest {solved['between'].max():.1e}"
+        f"{len(table)} problems, {table['refused'].notna().sum()} refused, {late.sum()} without an answer in {LIMIT} s; "
+        f"deviation beyond the claim: {beyond}, largest {solved['ratio'].max():.2f} of it; "
+        f"between steps beyond {TOL}: {between}, largest {solved['between'].max():.1e}"
     ]
     if p.size > 1:
         lines.append(
