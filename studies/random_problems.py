@@ -135,7 +135,7 @@ def sentences(table: pd.DataFrame) -> list[str]:
     late = table["status"] == f"no answer in {LIMIT} s"
     beyond, between = (solved["ratio"] > 1).sum(), (solved["between"] > TOL).sum()
     lines = [
-        f"{len(table)} problems, {table['refused'].notna().sum()} refused, {late.sum()} without an answer in {LIMIT} s; "
+        f"{len(table)} problems, {table['refused'].notna().sum()} refused, {late.sum()} without answer in {LIMIT} s; "
         f"deviation beyond the claim: {beyond}, largest {solved['ratio'].max():.2f} of it; "
         f"between steps beyond {TOL}: {between}, largest {solved['between'].max():.1e}"
     ]
