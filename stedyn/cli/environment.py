@@ -7,10 +7,6 @@ from pathlib import Path
 
 from ..checks import Notice, printable
 
-#: XLA compiles a loop over so few bytes as a whole, and starts every operation of every turn of others by itself, which
-#: takes longer than the operation in a step of the simulator and in the elimination of the grid law.
-LOOPS = "xla_cpu_small_while_loop_byte_threshold=1000000"
-
 
 def set_environment() -> None:
     """Keep compiled programs, and their traces, between calls (unless ``STEDYN_CACHE=off``), if JAX does not run yet.
@@ -19,12 +15,7 @@ def set_environment() -> None:
     A program with a call back into Python cannot be kept: checks of equinox then put nan instead, which
     a solve reports as its status.
     """
-    if "jax" in sys.modules:
-        return
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_backend_extra_options" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_extra_options={LOOPS}".lstrip()
-    if os.environ.get("STEDYN_CACHE", "") == "off":
+    if "jax" in sys.modules or os.environ.get("STEDYN_CACHE", "") == "off":
         return
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stedyn"
     with contextlib.suppress(OSError):  # without a folder nothing is kept
