@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from stedyn.files.problems import problem_from_dict
-from stedyn.limit.refused import check_closes
+from stedyn.limit.refused import check_closes, check_model
 from stedyn.problem.problem import Problem
 
 #: Longest run and number of saved times.
@@ -192,4 +192,6 @@ def problem_of(seed: int) -> Problem:
     """
     problem = problem_from_dict(tables_of(seed))
     check_closes(problem)
+    for part in problem.parts:
+        check_model(part)
     return problem
