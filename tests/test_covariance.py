@@ -81,6 +81,13 @@ def test_classes_of_bounded_inputs(law, within):
         assert off < min(within, abs(error(other.variance, other.share) / exact - 1))
 
 
+def test_classes_of_unquantized_measured_inputs_have_no_jumps():
+    law = InputLaw.samples(np.linspace(-1.0, 1.0, 40))
+    problem = Problem(input_law=law, covariance=Covariance.power_law(0.7))
+    found = coordinate_classes(problem, 48, True, 12)
+    assert np.sum(np.asarray(found.share) > 0) == 10
+
+
 def test_classes_of_pairs_know_their_correlation():
     rng = np.random.default_rng(2)
     variance = np.exp(rng.normal(size=500))

@@ -54,15 +54,13 @@ def _variances(covariance: Covariance, n: int, coarse, kinks: Float[Array, " J"]
     if data is not None and data.atoms is not None and data.atoms.size <= n:
         return jnp.asarray(data.atoms), jnp.asarray(data.weights)
     values = jnp.sort(jnp.asarray(covariance.values()))
-    log_v, weights = (
-        jnp.log(values),
-        values / values.size,
-    )  # a coordinate counts with its variance in the error
+    # a coordinate counts with its variance in the error
+    log_v, weights = jnp.log(values), values / values.size
     n = min(n, values.size)
     bins = max(1, n // NODES) if kinks.size else 1
     index = intervals(log_v, weights, bins, jnp.log(kinks)) if kinks.size else jnp.zeros(values.size, int)
     most = n // bins - 1
-    fewer = jnp.where(coarse, most if jumps else min(FEWER_VARIANCES, most), 0)
+    fewer = jnp.where(coarse, most if jumps and kinks.size else min(FEWER_VARIANCES, most), 0)
     part, log_v = (each.reshape(-1) for each in gauss_nodes(log_v, weights, index, bins, n // bins, fewer))
     value = jnp.exp(log_v)
     share = part / value / jnp.sum(part / value)
