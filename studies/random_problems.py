@@ -27,9 +27,10 @@ from stedyn.comparison.comparison import compare
 from stedyn.drawing.axes import SIMULATION, THEORY
 from stedyn.files import report
 from stedyn.files.writing import problem_to_dict
+from stedyn.limit.solution import Solution
 from stedyn.limit.solver import solve
 from stedyn.problem.phases import replaced
-from stedyn.problem.problem import Problem, Run
+from stedyn.problem.problem import Run
 from stedyn.simulation import simulate
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -45,14 +46,12 @@ LIMIT = 300
 BETWEEN = 200
 
 
-def claims_of(problem: Problem) -> dict:
+def claims_of(solution: Solution) -> dict:
     """Estimates of a solution and of a finer one, and how far apart their curves are.
 
     Deviations are relative to the error, or to what counts as none (`stedyn.solve`, ``least_error``).
     """
-    begun = time.perf_counter()
-    solution = solve(problem, tol=TOL, throw=False)
-    seconds = time.perf_counter() - begun
+    problem = solution.problem
     times = np.union1d(problem.taus, np.linspace(0.0, solution.tau[-1], BETWEEN))
     finer = solve(replaced(problem, run=Run(taus=times)), tol=TOL / FINER, throw=False)
     end = min(solution.tau[-1], finer.tau[-1])
@@ -69,26 +68,27 @@ def claims_of(problem: Problem) -> dict:
     return {
         "law": solution.law, "estimate": float(solution.error_estimate), "finer_estimate": float(finer.error_estimate),
         "deviation": saved, "ratio": saved / claim, "between": deviation(finer.tau, dense),
-        "status": str(solution.status), "final_error": solution.final_error, "seconds": seconds,
+        "status": str(solution.status), "final_error": solution.final_error,
     }  # fmt: skip
 
 
-def verdict_of(problem: Problem, seed: int) -> dict:
+def verdict_of(solution: Solution, seed: int) -> dict:
     """What ``stedyn compare`` says."""
-    comparison = compare(solve(problem, tol=TOL), simulate(problem, dim=DIM, seeds=RUNS, seed=RUNS * seed))
+    comparison = compare(solution, simulate(solution.problem, dim=DIM, seeds=RUNS, seed=RUNS * seed))
     gap, sem = comparison.relative_gap
     return {"agreement": comparison.agreement, "p": comparison.p_value, "gap": gap, "gap_sem": sem}
 
 
 def row_of(seed: int) -> dict:
     """One row of the table."""
-    row = {"seed": seed}
+    begun = time.perf_counter()
     try:
-        problem = problem_of(seed)
+        solution = solve(problem_of(seed), tol=TOL, throw=False)
     except InputError as why:
-        return row | {"refused": str(why)}
-    row |= {"rule": problem.rule.kind, **claims_of(problem)}
-    return row | verdict_of(problem, seed) if row["status"].startswith("The solution reached") else row
+        return {"seed": seed, "refused": str(why)}
+    seconds = time.perf_counter() - begun
+    row = {"seed": seed, "rule": solution.problem.rule.kind, "seconds": seconds, **claims_of(solution)}
+    return row | verdict_of(solution, seed) if solution.status.ok else row
 
 
 def answered(seed: int) -> dict:
@@ -149,6 +149,11 @@ def sentences(table: pd.DataFrame) -> list[str]:
     return lines
 
 
+def tabulated(rows: list[dict]) -> pd.DataFrame:
+    """The rows in the order of their seeds."""
+    return pd.DataFrame(rows, columns=COLUMNS).sort_values("seed", ignore_index=True)
+
+
 def main(
     quick: bool = False, out: str = "data", first: int = FIRST, problems: int | None = None
 ) -> pd.DataFrame:
@@ -161,13 +166,13 @@ def main(
     about = (
         f"studies/random_problems.py: tol = {TOL}, d = {DIM}, {RUNS} runs each, {jax.devices()[0].platform}"
     )
-    done = {row["seed"] for row in rows}
-    for seed in tqdm(range(first, first + (problems or (QUICK if quick else PROBLEMS))), desc="problems"):
-        rows += [] if seed in done else [answered(seed)]
-        table = pd.DataFrame(rows, columns=COLUMNS).sort_values("seed", ignore_index=True)
-        lines = sentences(table)
-        report.write_csv(path, table, about, *lines)
-    print("\n".join(lines))
+    table = tabulated(rows)
+    seeds = range(first, first + (problems or (QUICK if quick else PROBLEMS)))
+    for seed in tqdm([seed for seed in seeds if seed not in set(table["seed"])], desc="problems"):
+        rows.append(answered(seed))
+        table = tabulated(rows)
+        report.write_csv(path, table, about, *sentences(table))
+    print("\n".join(sentences(table)))
     report.write_figure(folder / "random_problems.png", draw(table))
     return table
 

@@ -247,6 +247,8 @@ REFUSED = {
     "lattice": (lambda: r12(rule=StochasticRounding(delta=0.5)), "rule: expected another"),
     "channels": (lambda: r12(teacher=Teacher.gaussian(1.0), channels=Channels([1.0, 0.5])), "channels: expected another"),
     "range": (lambda: r12(range_rule=MovingRange("rms")), "weights.range: expected no range"),
+    "levels": (lambda: problem_from_dict({"weights": {"kind": "levels", "levels": [-0.7, 0.7], "range_rule": "rms"}}),
+               "weights.levels: expected 1 as the largest absolute level"),
     "fixed": (lambda: problem_from_dict({"weights": {"bits": 2, "range": 1.0, "range_lr": 1.0}}), "range_lr: expected it"),
     "ste": (lambda: solve(r12(ste="clipped")), "weights.ste: expected 'identity'"),
     "mean": (lambda: solve(r12(input_law=InputLaw("relu"))), "inputs: expected inputs without a mean"),

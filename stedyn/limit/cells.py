@@ -53,33 +53,35 @@ def _variances(covariance: Covariance, n: int, coarse, kinks: Float[Array, " J"]
     data = covariance.data
     if data is not None and data.atoms is not None and data.atoms.size <= n:
         return jnp.asarray(data.atoms), jnp.asarray(data.weights)
-    values = jnp.sort(jnp.asarray(covariance.values()))
+    values = jnp.asarray(covariance.values())
+    n, bins, index = min(n, values.size), 1, jnp.zeros(values.size, int)
+    if kinks.size:
+        values, bins = jnp.sort(values), max(1, n // NODES)
     # a coordinate counts with its variance in the error
     log_v, weights = jnp.log(values), values / values.size
-    n = min(n, values.size)
-    bins = max(1, n // NODES) if kinks.size else 1
-    index = intervals(log_v, weights, bins, jnp.log(kinks)) if kinks.size else jnp.zeros(values.size, int)
+    if kinks.size:
+        index = intervals(log_v, weights, bins, jnp.log(kinks))
     most = n // bins - 1
-    fewer = jnp.where(coarse, most if jumps and kinks.size else min(FEWER_VARIANCES, most), 0)
+    fewer = jnp.where(coarse, most if jumps else min(FEWER_VARIANCES, most), 0)
     part, log_v = (each.reshape(-1) for each in gauss_nodes(log_v, weights, index, bins, n // bins, fewer))
     value = jnp.exp(log_v)
     share = part / value / jnp.sum(part / value)
     return value * (jnp.mean(values) / (share @ value)), share
 
 
-def variance_bends(problem: Problem):
-    """Variances at which an end of a bounded law of the inputs passes a threshold of their quantizer, or infinity.
+def variance_bends(problem: Problem) -> tuple[Float[Array, " J"], bool]:
+    """Variances at which an end of a bounded law of the inputs passes a break of their quantizer, or infinity.
 
-    Of measured values that are few each of them is such an end.
+    Of measured values that are few each of them is such an end. And whether there are more, at which moments jump.
     """
-    law, levels = problem.input_law, problem.inputs.levels
+    law = problem.input_law
     if problem.inputs.is_none or law.kind not in ("uniform", "file"):
-        return jnp.zeros(0)
-    ends = jnp.array([-1.0, 1.0]) if law.data is None else jnp.asarray(law.data.values)
-    if ends.size > FEW:
+        return jnp.zeros(0), False
+    ends = jnp.asarray(law.ends if law.data is None else law.data.values)
+    if jumps := ends.size > FEW:
         ends = jnp.stack([jnp.min(ends), jnp.max(ends)])
-    std = (0.5 * (levels[1:] + levels[:-1]) - law.mean) / (law.scale * ends[:, None])
-    return jnp.where(std > 0, std, jnp.inf).reshape(-1) ** 2
+    std = (problem.inputs.pieces.breaks - law.mean) / (law.scale * ends[:, None])
+    return jnp.where(std > 0, std, jnp.inf).reshape(-1) ** 2, jumps
 
 
 def variance_cells(values: Float[Array, " n"], n: int, coarse) -> Int[Array, " n"]:

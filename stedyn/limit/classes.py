@@ -15,7 +15,7 @@ from ..problem.phases import with_new
 from ..problem.populations import Teacher
 from ..problem.problem import Problem
 from ..quantizers.pieces import size_of_steps
-from .cells import FEW, input_cells, input_classes, variance_bends, variance_cells
+from .cells import input_cells, input_classes, variance_bends, variance_cells
 from .quadrature import gauss_nodes, intervals
 
 
@@ -91,9 +91,10 @@ def coordinate_classes(
         n = n // 2
     if problem.paired:
         return _paired_classes(problem, n, per, variances, merge, folded)
-    bends = jnp.concatenate([variance_bends(part) for part in _bending(problem)])
-    jumps = problem.input_law.data is not None and problem.input_law.data.values.size > FEW
-    variance, mean, part = input_classes(problem.covariance, variances, merge[1], bends, jumps)
+    bends, jumps = zip(*map(variance_bends, _bending(problem)), strict=True)
+    variance, mean, part = input_classes(
+        problem.covariance, variances, merge[1], jnp.concatenate(bends), any(jumps)
+    )
     if exact:
         teacher = jnp.broadcast_to(values, (variance.size, values.size))
         share = jnp.broadcast_to(weights, teacher.shape)
