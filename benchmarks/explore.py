@@ -2,8 +2,8 @@
 
     python benchmarks/explore.py [--changes 9]
 
-Every change is typed when nothing else is computed, and timed until the answer has been painted. Floor: the pass of the
-law alone, in the process of the server.
+Every change is entered when nothing else is computed, and timed from the key until the answer has been painted. Floor:
+the pass of the law alone, in the process of the server.
 """
 
 import argparse
@@ -15,8 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-#: Ends when what is there now has been painted.
-PAINTED = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+#: Notes when a key is pressed.
+PRESSED = "() => addEventListener('keydown', () => { window.pressed = performance.now() }, {capture: true, once: true})"
+#: Milliseconds from the key until what is there now has been painted.
+PAINTED = """() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(
+  () => done(performance.now() - window.pressed))))"""
 
 
 def main() -> None:
@@ -41,7 +44,7 @@ def main() -> None:
         for k in range(count + 1):
             page.locator('[data-stage="done"]').wait_for()
             time.sleep(0.5)
-            taken.append(_timed(lambda k=k: _seen(page, str(1 + 0.05 * k))))
+            taken.append(_seen(page, str(1 + 0.05 * k)))
         page.locator('[data-stage="done"]').wait_for()
     server.stop()
     passes = [_timed(lambda k=k: list(first(start.with_text("weights", "range", str(1.01 + 0.05 * k)).problem())))
@@ -53,12 +56,13 @@ def main() -> None:
           f"{seen / unit:.2f} imports of {unit:.2f} s; the pass alone takes {floor:.2f} s")  # fmt: skip
 
 
-def _seen(page, width: str) -> None:
-    """Another range, until its answer is painted."""
+def _seen(page, width: str) -> float:
+    """Seconds until the answer to another range is painted."""
     from browser import change
 
+    page.evaluate(PRESSED)
     change(page, "weights-range", width)
-    page.evaluate(PAINTED)
+    return page.evaluate(PAINTED) / 1000
 
 
 def _timed(task) -> float:

@@ -3,8 +3,9 @@
 A seed makes a problem out of all tables of a problem file (``independent/random_tables.py``). It is solved at the
 default tolerance and at an eighth of it: the deviation of the curve should stay below what both claim together, that of
 the curve between the steps, from which plateaus are read, below the tolerance. It is then simulated: p of
-the verdict of ``stedyn compare`` should be even between 0 and 1. ``--show SEED`` prints a problem as TOML. Seeds in the
-table already are not computed again.
+the verdict of ``stedyn compare`` should be even between 0 and 1. A curve that goes on for many relaxation times should
+end at the fixed point that `stedyn.fixed_point` finds without it. ``--show SEED`` prints a problem as TOML. Seeds in
+the table already are not computed again.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -27,21 +29,26 @@ from stedyn.comparison.comparison import compare
 from stedyn.drawing.axes import SIMULATION, THEORY
 from stedyn.files import report
 from stedyn.files.writing import problem_to_dict
+from stedyn.limit.fixed_points import fixed_point
 from stedyn.limit.solution import Solution
 from stedyn.limit.solver import solve
+from stedyn.limit.stationary import has_fixed_point
 from stedyn.problem.phases import replaced
-from stedyn.problem.problem import Run
+from stedyn.problem.problem import Problem, Run
 from stedyn.simulation import simulate
 
 sys.path.insert(0, str(Path(__file__).parent))
 from independent.random_tables import problem_of
 
 COLUMNS = ["seed", "rule", "refused", "law", "status", "estimate", "finer_estimate", "deviation", "ratio", "between",
-           "final_error", "seconds", "agreement", "p", "gap", "gap_sem"]  # fmt: skip
+           "final_error", "seconds", "agreement", "p", "gap", "gap_sem", "fixed_point", "end", "end_estimate",
+           "end_ratio", "unfinished"]  # fmt: skip
 FIRST, PROBLEMS, QUICK = 15_000, 60, 2
 TOL, FINER, DIM, RUNS = 5e-3, 8, 1000, 16
 #: Seconds after which a problem is given up: a finer curve of hundreds of classes takes an hour.
 LIMIT = 300
+#: Relaxation times, and most `tau`, after which a curve is at its fixed point, which is found to a relative 1e-6.
+RELAXED, LONGEST, FOUND = 25.0, 3000.0, 1e-6
 #: Times at which the curve between the steps is compared.
 BETWEEN = 200
 
@@ -79,26 +86,50 @@ def verdict_of(solution: Solution, seed: int) -> dict:
     return {"agreement": comparison.agreement, "p": comparison.p_value, "gap": gap, "gap_sem": sem}
 
 
-def row_of(seed: int) -> dict:
-    """One row of the table."""
+def end_of(problem: Problem) -> dict:
+    """The fixed point, and the end of a curve that has come to it."""
+    if problem.phases or problem.rule.schedule is not None or not has_fixed_point(problem):
+        return {}
+    point = fixed_point(problem)
+    tau = RELAXED * (point.relaxation_time or np.inf)
+    if not point.stable or tau > LONGEST:
+        return {"fixed_point": point.error}
+    end = solve(replaced(problem, run=Run(taus=[0.0, max(tau, 1.0)])), tol=TOL, throw=False)
+    away = min(abs(end.final_error - error) / error for error in (point.error, *point.others))
+    estimate = float(end.error_estimate)
+    return {
+        "fixed_point": point.error, "end": end.final_error, "end_estimate": estimate,
+        "end_ratio": away / (estimate + FOUND),
+    }  # fmt: skip
+
+
+def rows_of(seed: int) -> Iterator[dict]:
+    """The row of a seed, three times: as far as it is known."""
     begun = time.perf_counter()
     try:
         solution = solve(problem_of(seed), tol=TOL, throw=False)
     except InputError as why:
-        return {"seed": seed, "refused": str(why)}
+        yield {"seed": seed, "refused": str(why)}
+        return
     seconds = time.perf_counter() - begun
-    row = {"seed": seed, "rule": solution.problem.rule.kind, "seconds": seconds, **claims_of(solution)}
-    return row | verdict_of(solution, seed) if solution.status.ok else row
+    row = {"seed": seed, "rule": solution.problem.rule.kind, "seconds": seconds, "unfinished": True}
+    yield row | {"status": str(solution.status)}
+    row |= claims_of(solution)
+    yield row
+    if solution.status.ok:
+        row |= verdict_of(solution, seed)
+        yield row
+    yield row | end_of(solution.problem) | {"unfinished": False}
 
 
 def answered(seed: int) -> dict:
     """The row of a process of its own, which is given up after `LIMIT`."""
     command = [sys.executable, __file__, "--row", str(seed)]
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        return {"seed": seed, "status": f"no answer in {LIMIT} s"}
-    return json.loads(done.stdout)
+        said = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=LIMIT).stdout
+    except subprocess.TimeoutExpired as late:
+        said = late.stdout or b""
+    return json.loads((said.splitlines() or [json.dumps({"seed": seed, "unfinished": True})])[-1])
 
 
 def draw(table: pd.DataFrame):
@@ -133,13 +164,18 @@ def sentences(table: pd.DataFrame) -> list[str]:
     """What the table says."""
     solved = table[table["ratio"].notna()]
     p = solved["p"].dropna()
-    late = table["status"] == f"no answer in {LIMIT} s"
+    late, ends = (table["unfinished"] == True).sum(), table["end_ratio"].dropna()  # noqa: E712 (may be unknown)
     beyond, between = (solved["ratio"] > 1).sum(), (solved["between"] > TOL).sum()
     lines = [
-        f"{len(table)} problems, {table['refused'].notna().sum()} refused, {late.sum()} without answer in {LIMIT} s; "
+        f"{len(table)} problems, {table['refused'].notna().sum()} refused, {late} not finished in {LIMIT} s; "
         f"deviation beyond the claim: {beyond}, largest {solved['ratio'].max():.2f} of it; "
         f"between steps beyond {TOL}: {between}, largest {solved['between'].max():.1e}"
     ]
+    if ends.size:
+        lines.append(
+            f"curves that end at their fixed point: {ends.size}, farther than they claim: {(ends > 1).sum()}, "
+            f"largest {ends.max():.2f} of it"
+        )
     if p.size > 1:
         lines.append(
             f"verdicts: {', '.join(f'{n} {word}' for word, n in solved['agreement'].value_counts().items())}; "
@@ -187,12 +223,13 @@ if __name__ == "__main__":
         "--show", type=int, metavar="SEED", help="print the problem of a seed as TOML, and do nothing"
     )
     parser.add_argument(
-        "--row", type=int, metavar="SEED", help="print the row of a seed as JSON, and do nothing"
+        "--row", type=int, metavar="SEED", help="print the row of a seed as JSON, as far as it is known"
     )
     given = parser.parse_args()
     if given.row is not None:
         jax.config.update("jax_enable_x64", True)
-        print(json.dumps(row_of(given.row)))
+        for row in rows_of(given.row):
+            print(json.dumps(row), flush=True)
     elif given.show is None:
         main(given.quick, given.out, given.first, given.problems)
     else:

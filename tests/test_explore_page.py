@@ -2,7 +2,10 @@
 
 import contextlib
 import http.client
+import signal
 import socket
+import subprocess
+import sys
 import time
 from urllib.parse import parse_qsl, urlsplit
 
@@ -229,3 +232,24 @@ def _connected(address, origin):
 def test_other_origins_are_refused(address):
     assert _connected(address, "http://example.org") == 403
     assert _connected(address, address.rstrip("/")) == 101
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_while_a_program_is_compiled():
+    from stedyn.explore.server import ADDRESS, free_port
+
+    port = free_port(0)
+    command = [sys.executable, "-m", "stedyn", "explore", "--no-open", "--port", str(port)]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        with contextlib.suppress(ConnectionRefusedError):
+            connection = http.client.HTTPConnection(ADDRESS, port, timeout=60)
+            connection.request("GET", "/")  # a page of its own, which begins to compute
+            assert connection.getresponse().status == 200
+            break
+        time.sleep(0.1)
+    time.sleep(3)
+    server.send_signal(signal.SIGINT)
+    _, said = server.communicate(timeout=60)
+    assert server.returncode == 0
+    assert len(said.splitlines()) == 1

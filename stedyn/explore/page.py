@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import panel as pn
+from panel.io import hold
 
 from ..checks import InputError
 from ..limit.fixed_points import FixedPoint
@@ -110,9 +111,17 @@ class Page:
         )
 
     def _later(self, function, *arguments) -> None:
-        """Call a function with the lock of the page, which drawing needs; also from another thread."""
+        """Call a function with the lock of the page, which drawing needs; also from another thread.
+
+        What it changes is sent at once, as one message.
+        """
+
+        def held() -> None:
+            with hold(self.doc):
+                function(*arguments)
+
         if self.doc is not None:
-            self.doc.add_next_tick_callback(functools.partial(function, *arguments))
+            self.doc.add_next_tick_callback(held)
 
     def _changed(self, view: View, at: Control | None) -> None:
         """Answer a new view; one that is at fault is told at its control, and the figures stay."""
