@@ -51,9 +51,19 @@ html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "navba
 html_sidebars = {"**": ["globaltoc.html"]}
 
 
+ARXIV = re.compile(r"arXiv (\d{4}\.\d{5})")
+
+
+def linked_papers(app, page, source) -> None:
+    """Papers that a page cites become links."""
+    if app.env.doc2path(page).suffix == ".md":
+        source[0] = ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", source[0])
+
+
 def linked(app, what, name, obj, options, lines) -> None:
-    """Pages and sections of the theory that a docstring cites become links."""
+    """Papers, pages and sections of the theory that a docstring cites become links."""
     for k, line in enumerate(lines):
+        line = ARXIV.sub(r"`arXiv \1 <https://arxiv.org/abs/\1>`__", line)
         line = re.sub(r"``docs/theory\.md``, equation (\d+)", r"theory, equation :eq:`theory-eq-\1`", line)
         line = re.sub(r"``docs/theory\.md``, section (\d+)", r":ref:`theory, section \1 <theory-\1>`", line)
         lines[k] = re.sub(r"``docs/([\w-]+)\.md``", r":doc:`\1.md </\1>`", line)
@@ -61,4 +71,5 @@ def linked(app, what, name, obj, options, lines) -> None:
 
 def setup(app) -> None:
     """Hooks of the site."""
+    app.connect("source-read", linked_papers)
     app.connect("autodoc-process-docstring", linked)

@@ -54,8 +54,9 @@ class MovingRange(eqx.Module):
     lr : float
         Rate of a learned range, in units of ``tau`` for "learned".
     estimator : {"lsq", "pact"}
-        Between the outermost levels ``e = (psi - w) / R`` (LSQ, arXiv 1902.08153, eq. 3) or 0 (PACT, arXiv
-        1805.06085, eq. 3); beyond them ``psi / R``, which is -1 or 1 where these levels are ``-R`` and ``R``.
+        Between the outermost levels ``e = (psi - w) / R`` (LSQ, arXiv 1902.08153, eq. 3) or 0
+        (PACT, arXiv 1805.06085, eq. 3); beyond them ``psi / R``, which is -1 or 1 where these levels are
+        ``-R`` and ``R``.
     decay : float
         Weight decay of the range.
     factor : float
