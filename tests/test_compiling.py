@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import time
 
 import equinox as eqx
@@ -12,6 +13,7 @@ import pytest
 
 from stedyn.code import compiling
 from stedyn.code.compiling import FOLDER, Program, version_of
+from stedyn.limit.laws.fluxes import implicit
 
 
 class Pair(eqx.Module):
@@ -149,3 +151,31 @@ def test_old_programs_of_other_versions_are_removed(traced, tmp_path):
     left = {path.name for path in (tmp_path / "programs").iterdir()}
     assert len(left) == 3
     assert left > {"traces-new", "mine"}
+
+
+def dense(up, down, mass):
+    """One implicit step of every class by a dense solve."""
+    size = len(mass)
+    columns = []
+    for u, d, m in zip(up.T, down.T, mass.T, strict=True):
+        leave = np.append(u, 0) + np.append(0, d)
+        columns.append(np.linalg.solve(np.eye(size) + np.diag(leave) - np.diag(u, -1) - np.diag(d, 1), m))
+    return np.array(columns).T
+
+
+@pytest.mark.parametrize("transformed", ["plain", "batch", "derivative", "loop", "alike", "kept"])
+def test_one_kernel_is_one_call_with_the_same_numbers(transformed):
+    up, down = jax.random.uniform(jax.random.key(0), (2, 39, 5))
+    mass = jax.random.uniform(jax.random.key(1), (40, 5))
+    step = {
+        "plain": implicit,
+        "batch": lambda up, down, mass: jax.vmap(implicit, (None, None, 0))(up, down, mass[None])[0],
+        "derivative": lambda up, down, mass: jax.jvp(implicit, (up, down, mass), (up, down, mass))[0],
+        "loop": lambda up, down, mass: jax.lax.fori_loop(0, 1, lambda k, m: implicit(up, down, m), mass),
+        "alike": lambda up, down, mass: implicit(up, up, mass),
+        "kept": jax.export.export(jax.jit(implicit))(up, down, mass).call,
+    }[transformed]
+    compiled = jax.jit(step).lower(up, down, mass).compile()
+    assert re.search(r" call\(.*xla_cpu_small_call", compiled.as_text())
+    expected = dense(*map(np.asarray, (up, up if transformed == "alike" else down, mass)))
+    np.testing.assert_allclose(compiled(up, down, mass), expected, rtol=1e-12)

@@ -26,6 +26,7 @@ from typing import Any
 import equinox as eqx
 import jax
 from jax import export
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from ..checks import InputError, any_traced
 from .fingerprint import LIBRARIES, fingerprint
@@ -49,6 +50,31 @@ def once(function: Callable) -> Program:
 def soon(function: Callable) -> Program:
     """Compile what runs for a while (`SOON`). Not within other programs."""
     return Program(function, SOON)
+
+
+def one_kernel(function: Callable) -> Callable:
+    """A function of arrays that a CPU computes as one kernel, without a way back to XLA before its end.
+
+    XLA starts every operation of every turn of a loop by itself, unless its arrays have less than 1 kB; that takes
+    longer than a turn over few classes. For arithmetic and loops alone: anything else (sorts, scatters, libraries)
+    would end the process. The attributes are those that XLA gives such short loops.
+    """
+    marks = {"xla_cpu_small_call": "true", "inlineable": "false"}
+
+    def within(*arrays):
+        with set_xla_metadata(**dict.fromkeys(marks)):
+            return function(*arrays)
+
+    jitted = jax.jit(within)
+
+    @functools.wraps(function)
+    def run(*arrays):
+        if jax.default_backend() != "cpu":
+            return function(*arrays)
+        with set_xla_metadata(**marks):
+            return jitted(*arrays)
+
+    return run
 
 
 class _Static(eqx.Module):

@@ -25,8 +25,9 @@ from .solution import INACCURATE, MAX_STEPS, REACHED
 
 #: Cells of a first pass of the grid law, over all intervals, and with many variances; the largest number of unknowns.
 FIRST_CELLS, FEWER_CELLS, MOST_UNKNOWNS = 800, 600, 1_500_000
-#: Cells of a first pass where there is one class: few problems need a finer mesh, and a program of its size.
-ONE_CLASS_CELLS = 1600
+#: Cells of a first pass where there is one class: few problems need a finer mesh, and a program of its size; half of
+#: them are enough at tolerances from `LOOSE` on.
+ONE_CLASS_CELLS, LOOSE = 1600, 1e-2
 #: Cells of a first pass in the largest interval, where others have fewer.
 GRADED_CELLS = 88
 PASSES = 5
@@ -107,7 +108,7 @@ def _sizes(featured) -> tuple[np.ndarray, int]:
 
 
 def first_mesh(
-    problem, cells, classes, foldable: bool
+    problem, cells, classes, foldable: bool, tol: float = 0.0
 ) -> tuple[Mesh, np.ndarray, list[tuple[bool, bool, bool]]]:
     """The mesh of the first pass, the size of every interval, and the coarser ones that are compared with it."""
     featured = with_new(problem, problem.parts, "weights")
@@ -118,7 +119,7 @@ def first_mesh(
     if cells is None:
         least = 16 if np.min(sizes) == 1 else GRADED_CELLS
         one = single and alike and problem.channels is None
-        first = ONE_CLASS_CELLS if one else FIRST_CELLS if alike else FEWER_CELLS
+        first = ONE_CLASS_CELLS // (1 + (tol >= LOOSE)) if one else FIRST_CELLS if alike else FEWER_CELLS
         cells = max(least, first // intervals // 2 * 2)
     atoms = problem.teacher.data is not None and problem.teacher.data.atoms is not None and not problem.paired
     if classes is None:  # an interval of the teacher values on either side of every kink
@@ -156,7 +157,7 @@ def grid_curves(
     The steps are those of the first and of the second mesh in turn, leg by leg.
     """
     foldable = not any(leg.kept for leg in legs)
-    mesh, sizes, coarser = first_mesh(problem, cells, classes, foldable)
+    mesh, sizes, coarser = first_mesh(problem, cells, classes, foldable, tol)
     levels, xp = {part.weights.n_levels for part in problem.parts}, jnp if traced else np
     least = jnp.asarray(least)
     if traced:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..code.compiling import Program, soon
+from ..code.compiling import Program, one_kernel, soon
 from .laws.fluxes import implicit, velocity
 from .laws.grid import GridFlow
 
@@ -123,6 +123,7 @@ def _feedback(flow: GridFlow, V, memory, tau, mass):
     return gain, growth, -slope, velocity(up, down, mass)
 
 
+@one_kernel
 def _implicit_adjoint(up, down, value):
     """The transpose of `implicit`: responses (N, C, T) before an implicit step, in which nothing is subtracted."""
     none = jnp.zeros((1, up.shape[1]))

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ...code.compiling import one_kernel
+
 
 def velocity(up, down, mass) -> Float[Array, "N C"]:
     """Change of the masses per ``tau`` from rates of crossing the faces."""
@@ -14,6 +16,7 @@ def velocity(up, down, mass) -> Float[Array, "N C"]:
     return jnp.concatenate([zero, flux]) - jnp.concatenate([flux, zero])
 
 
+@one_kernel
 def implicit(up, down, mass):
     """Masses (N, C) after an implicit Euler step in which the faces between cells are crossed at ``up, down`` (N-1, C).
 
