@@ -108,7 +108,7 @@ def end_of(problem: Problem) -> dict:
 
 
 def rows_of(seed: int) -> Iterator[dict]:
-    """The row of a seed, three times: as far as it is known."""
+    """The row of a seed, again and again: as far as it is known."""
     begun = time.perf_counter()
     try:
         solution = solve(problem_of(seed), tol=TOL, throw=False)
