@@ -8,11 +8,12 @@ import pytest
 from scipy import stats
 from systems import TWO_BIT, reference
 
-from stedyn import SGD, Problem, Quantizer, Run, Start, compare, simulate, solve
+from stedyn import SGD, Problem, Quantizer, Run, Start, Teacher, compare, simulate, solve
 from stedyn.checks import InputError
 from stedyn.comparison.gaps import deviations
 from stedyn.comparison.predicted import detectable_gap, noise_of
 from stedyn.comparison.verdict import LEVEL
+from stedyn.rules import DeterministicRounding
 
 SIZES = (250, 1000, 4000)
 SEEDS = 16
@@ -274,6 +275,19 @@ def test_weights_that_never_moved_are_no_disagreement():
     comparison = compare(solution, near)
     assert comparison.agreement == "agree"
     assert np.max(np.abs(comparison.gap_in_standard_errors)) < 3
+
+
+def test_where_nothing_moves_the_lattice_of_the_start_is_no_disagreement():
+    """All moves are rounded away: what the seeds drew says the whole error, but for the rounding of the start."""
+    rule = DeterministicRounding(0.005, delta=0.175, momentum=0.5)
+    problem = Problem(
+        teacher=Teacher.rademacher(0.335), start=Start.constant(0.272), rule=rule, run=Run(5.0, 15)
+    )
+    solution, ensemble = solve(problem), simulate(problem, dim=1000, seeds=16)
+    assert np.all(ensemble.error == ensemble.error[:, :1])
+    assert compare(solution, ensemble).agreement == "agree"
+    shifted = dataclasses.replace(solution, error=1.05 * solution.error)
+    assert compare(shifted, ensemble).agreement == "differ"
 
 
 def r1(lr, run=Run(5.0, 51)):  # noqa: B008
