@@ -133,7 +133,8 @@ def answered(seed: int) -> dict:
         said = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=LIMIT).stdout
     except subprocess.TimeoutExpired as late:
         said = late.stdout or b""
-    return json.loads((said.splitlines() or [json.dumps({"seed": seed, "unfinished": True})])[-1])
+    lines = said.splitlines()
+    return json.loads(lines[-1]) if lines else {"seed": seed, "unfinished": True}
 
 
 def draw(table: pd.DataFrame):
@@ -168,7 +169,7 @@ def sentences(table: pd.DataFrame) -> list[str]:
     """What the table says."""
     solved = table[table["ratio"].notna()]
     p = solved["p"].dropna()
-    late, ends = (table["unfinished"] == True).sum(), table["end_ratio"].dropna()  # noqa: E712 (may be unknown)
+    late, ends = table["unfinished"].eq(True).sum(), table["end_ratio"].dropna()
     beyond, between = (solved["ratio"] > 1).sum(), (solved["between"] > TOL).sum()
     lines = [
         f"{len(table)} problems, {table['refused'].notna().sum()} refused, {late} not finished in {LIMIT} s; "

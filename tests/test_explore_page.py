@@ -37,6 +37,14 @@ def _later_stages(problem, dim):
     yield Band(np.array([0.0, 1.0]), np.array([1.0, 1.0]), np.array([0.1, 0.1]), dim)
 
 
+def _listens(host, port):
+    """Wait until a server does."""
+    for _ in range(600):
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection((host, port)):
+            return
+        time.sleep(0.1)
+
+
 @pytest.fixture(scope="module")
 def address():
     from stedyn.explore import page
@@ -46,10 +54,7 @@ def address():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page, "stages", _later_stages)
         server = serve(START, port, threaded=True)
-        for _ in range(600):  # until its thread listens
-            with contextlib.suppress(ConnectionRefusedError), socket.create_connection((ADDRESS, port)):
-                break
-            time.sleep(0.1)
+        _listens(ADDRESS, port)
         yield f"http://{ADDRESS}:{port}/"
         server.stop()
 
@@ -241,13 +246,10 @@ def test_ctrl_c_ends_it_while_a_program_is_compiled():
     port = free_port(0)
     command = [sys.executable, "-m", "stedyn", "explore", "--no-open", "--port", str(port)]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    for _ in range(600):
-        with contextlib.suppress(ConnectionRefusedError):
-            connection = http.client.HTTPConnection(ADDRESS, port, timeout=60)
-            connection.request("GET", "/")  # a page of its own, which begins to compute
-            assert connection.getresponse().status == 200
-            break
-        time.sleep(0.1)
+    _listens(ADDRESS, port)
+    connection = http.client.HTTPConnection(ADDRESS, port, timeout=60)
+    connection.request("GET", "/")  # a page of its own, which begins to compute
+    assert connection.getresponse().status == 200
     time.sleep(3)
     server.send_signal(signal.SIGINT)
     _, said = server.communicate(timeout=60)

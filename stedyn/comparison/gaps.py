@@ -14,8 +14,6 @@ from .verdict import Part, floored, mean_test, part_level, single_times
 
 #: With at least so many seeds: stretches of time, and numbers of the start that serve as controls.
 STRETCHES, CONTROLS = {2: 1, 12: 2, 24: 4}, {2: 0, 6: 2, 12: 3}
-#: Part of the variance over the seeds that controls have to leave.
-NOTHING_LEFT = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,8 +78,7 @@ def curve_parts(
 
     The relative gap of every seed, averaged over each of a few stretches of time (the later half of the saved times
     with few seeds), is tested by `stedyn.comparison.verdict.mean_test`. Its controls are what the seeds drew (see
-    `deviations`), which carries most of the noise of an early curve; where it is all of it, since nothing moves,
-    rounding would decide (a start on a lattice), and there are none.
+    `deviations`), which carries most of the noise of an early curve.
     ``parts`` is the number of main parts of the verdict.
     """
     after = np.flatnonzero(gaps.tau > 0)
@@ -101,12 +98,9 @@ def curve_parts(
     averages = np.zeros((gaps.tau.size, count))
     for k, stretch in enumerate(stretches):
         averages[stretch, k] = 1 / stretch.size
-    scores, floor = gaps.relative @ averages, gaps.floor @ averages
-    test = mean_test(scores, None if draws is None else _varying(draws), floor)
+    controls = None if draws is None else _varying(draws)
+    test = mean_test(gaps.relative @ averages, controls, gaps.floor @ averages)
     assert test is not None  # the two tables leave degrees of freedom
-    if np.any(seeds * np.diag(test.covariance) < NOTHING_LEFT * scores.var(axis=0, ddof=1)):
-        test = mean_test(scores, None, floor)
-        assert test is not None
     detectable = test.detectable(np.ones(count), part_level(parts))
     return Part("curve", test.p_value, test.dof), single_times(gaps.in_errors, seeds), detectable
 

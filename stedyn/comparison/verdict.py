@@ -22,6 +22,8 @@ LEVEL, POWER = 0.01, 0.8
 LINEAR = 0.2
 #: Part of the level that guards single times, which the other parts may overlook.
 TIMES_SHARE = 0.05
+#: Part of the variance over the seeds that controls have to leave.
+NOTHING_LEFT = 1e-6
 #: A gap of this size has to be detectable, or the comparison decides nothing.
 USEFUL_GAP = 1.0
 
@@ -72,7 +74,8 @@ def mean_test(
     ----------
     scores : (S, K)
     controls : (S, Q), optional
-        Numbers of mean zero; those that do not vary, or are combinations of others, are left out.
+        Numbers of mean zero; those that do not vary, or are combinations of others, are left out. Where they leave
+        nothing of the noise, all are: a mean of theirs that is zero but for rounding would decide.
     floor : (K,)
         What one event of one seed changes, for scores that would else seem free of noise; see `floored`.
     """
@@ -88,6 +91,8 @@ def mean_test(
     coefficients = np.linalg.lstsq(design, scores, rcond=None)[0]
     residual, mean = scores - design @ coefficients, coefficients[0]
     each = residual.T @ residual / nu + np.diag(floored(mean, floor, seeds))
+    if design.shape[1] > 1 and np.any(np.diag(each) < NOTHING_LEFT * scores.var(axis=0, ddof=1)):
+        return mean_test(scores, None, floor)
     covariance = each * np.linalg.inv(design.T @ design)[0, 0]
     square = _squared(mean, covariance)
     dof = count, nu - count + 1

@@ -25,8 +25,8 @@ from .solution import INACCURATE, MAX_STEPS, REACHED
 
 #: Cells of a first pass of the grid law, over all intervals, and with many variances; the largest number of unknowns.
 FIRST_CELLS, FEWER_CELLS, MOST_UNKNOWNS = 800, 600, 1_500_000
-#: Cells of a first pass where there is one class: few problems need a finer mesh, and a program of its size; half of
-#: them are enough at tolerances from `LOOSE` on.
+#: Cells of a first pass where there is one class, at tolerances below `LOOSE`: few problems need a finer mesh, and a
+#: program of its size.
 ONE_CLASS_CELLS, LOOSE = 1600, 1e-2
 #: Cells of a first pass in the largest interval, where others have fewer.
 GRADED_CELLS = 88
@@ -119,7 +119,9 @@ def first_mesh(
     if cells is None:
         least = 16 if np.min(sizes) == 1 else GRADED_CELLS
         one = single and alike and problem.channels is None
-        first = ONE_CLASS_CELLS // (1 + (tol >= LOOSE)) if one else FIRST_CELLS if alike else FEWER_CELLS
+        first = FIRST_CELLS if alike else FEWER_CELLS
+        if one and tol < LOOSE:
+            first = ONE_CLASS_CELLS
         cells = max(least, first // intervals // 2 * 2)
     atoms = problem.teacher.data is not None and problem.teacher.data.atoms is not None and not problem.paired
     if classes is None:  # an interval of the teacher values on either side of every kink
